@@ -1,0 +1,1 @@
+"""The MQTT contract, the connections that speak it, and the local broker."""

@@ -1,0 +1,1 @@
+"""The emulated fleet: devices that connect, download, acknowledge and misbehave."""

@@ -1,0 +1,3 @@
+"""The provisioning service, its durable engine and the command line."""
+
+__version__ = "0.1.0"
