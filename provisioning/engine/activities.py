@@ -1,0 +1,161 @@
+"""Runs activities: coroutines on the loop, plain functions in threads, both bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+from durabletask import task
+from durabletask.serialization import DataConverter
+from durabletask.worker import ActivityNotRegisteredError
+
+from provisioning.engine import failures
+from provisioning.engine.context import check_size
+from provisioning.engine.functions import Function, Functions
+from provisioning.engine.options import EngineOptions
+from provisioning.engine.records import ActivityCall, Kind
+
+Done = Callable[[ActivityCall, Kind, str | None], None]
+"""Told of each activity's end: the call, TASK_COMPLETED with the result or TASK_FAILED with the failure."""
+
+_TURNS_BEFORE_YIELD = 32
+"""Activities that one task runs in a row, where they never wait, before others get the loop."""
+
+_log = logging.getLogger(__name__)
+
+
+class ActivityRunner:
+    """The activities of one engine. All methods are the loop's."""
+
+    def __init__(
+        self, functions: Functions, converter: DataConverter, options: EngineOptions, done: Done
+    ) -> None:
+        self._functions = functions
+        self._converter = converter
+        self._options = options
+        self._done = done
+        self._waiting_async: deque[tuple[ActivityCall, Function]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._running_async = 0
+        self._threads: list[threading.Thread] = []
+        self._waiting_sync: SimpleQueue[tuple[ActivityCall, Function] | None] = SimpleQueue()
+        self._unfinished_sync = 0
+        self._results: deque[tuple[ActivityCall, Kind, str | None]] = deque()
+        self._results_announced = False
+        self._loop = asyncio.get_running_loop()
+        self._stopping = False
+
+    @property
+    def backlog(self) -> int:
+        """Activities that wait for a place or run."""
+        return len(self._waiting_async) + self._running_async + self._unfinished_sync
+
+    def submit(self, call: ActivityCall) -> None:
+        """Run an activity; its end is told to ``done``, on the loop, never within this call."""
+        if self._stopping:
+            return
+        function = self._functions.activities.get(call.name)
+        if function is None:
+            missing = ActivityNotRegisteredError(f"Activity function named '{call.name}' was not registered!")
+            self._loop.call_soon(self._done, call, Kind.TASK_FAILED, _failure(missing))
+        elif function.is_async:
+            self._waiting_async.append((call, function))
+            if len(self._tasks) < self._options.max_async_activities:
+                worker = self._loop.create_task(self._run_waiting(), name="activities")
+                self._tasks.add(worker)
+                worker.add_done_callback(self._tasks.discard)
+        else:
+            self._unfinished_sync += 1
+            self._waiting_sync.put((call, function))
+            wanted = min(self._unfinished_sync, self._options.max_sync_activities)
+            if len(self._threads) < wanted:
+                thread = threading.Thread(target=self._run_in_thread, name="activity", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    async def stop(self) -> None:
+        """Start no more, cancel coroutines, wait for plain functions. What is cut off runs again later."""
+        self._stopping = True
+        self._waiting_async.clear()
+        for worker in list(self._tasks):
+            worker.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        while not self._waiting_sync.empty():
+            self._waiting_sync.get()
+        for _ in self._threads:
+            self._waiting_sync.put(None)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+        self._threads.clear()
+
+    # Coroutines
+
+    async def _run_waiting(self) -> None:
+        in_a_row = 0
+        while self._waiting_async:
+            call, function = self._waiting_async.popleft()
+            self._running_async += 1
+            try:
+                kind, text = await self._run(call, function)
+            finally:
+                self._running_async -= 1
+            if self._stopping:
+                return
+            self._done(call, kind, text)
+            in_a_row += 1
+            if in_a_row % _TURNS_BEFORE_YIELD == 0:
+                await asyncio.sleep(0)
+
+    async def _run(self, call: ActivityCall, function: Function) -> tuple[Kind, str | None]:
+        try:
+            value = self._converter.deserialize(call.input, function.input_type)
+            result = await function.call(task.ActivityContext(call.instance_id, call.task_id), value)
+            return Kind.TASK_COMPLETED, self._encode(call, result)
+        except asyncio.CancelledError as error:
+            if self._stopping:
+                raise
+            # User code cancelled itself: that ends this activity, not the worker that carries others.
+            current = asyncio.current_task()
+            while current is not None and current.cancelling():
+                current.uncancel()
+            return Kind.TASK_FAILED, _failure(error)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            return Kind.TASK_FAILED, _failure(error)
+
+    # Threads
+
+    def _run_in_thread(self) -> None:
+        while (item := self._waiting_sync.get()) is not None:
+            call, function = item
+            try:
+                value = self._converter.deserialize(call.input, function.input_type)
+                result = function.call(task.ActivityContext(call.instance_id, call.task_id), value)
+                kind, text = Kind.TASK_COMPLETED, self._encode(call, result)
+            except BaseException as error:  # whatever ends user code is that activity's end alone
+                kind, text = Kind.TASK_FAILED, _failure(error)
+            self._results.append((call, kind, text))
+            if not self._results_announced:
+                self._results_announced = True
+                self._loop.call_soon_threadsafe(self._take_results)
+
+    def _take_results(self) -> None:
+        self._results_announced = False
+        while self._results:
+            call, kind, text = self._results.popleft()
+            self._unfinished_sync -= 1
+            if not self._stopping:
+                self._done(call, kind, text)
+
+    def _encode(self, call: ActivityCall, result: Any) -> str | None:
+        text = self._converter.serialize(result)
+        return check_size(f"the result of activity {call.name!r}", text, self._options.max_payload_bytes)
+
+
+def _failure(error: BaseException) -> str:
+    return failures.encode(failures.details_of(error))

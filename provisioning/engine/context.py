@@ -1,0 +1,253 @@
+"""The orchestration context that user code sees, over an :class:`Execution`'s bookkeeping.
+
+The context only turns calls into actions and tasks; what it collects is read by
+:mod:`provisioning.engine.execution` after the generator has yielded. It does no I/O.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from durabletask import task
+
+from provisioning.engine.errors import PayloadTooLargeError
+from provisioning.engine.failures import ResultTask
+from provisioning.engine.functions import function_name, return_type_of
+from provisioning.engine.records import Kind, to_datetime, to_microseconds
+from provisioning.engine.retries import Retry
+
+if TYPE_CHECKING:
+    from provisioning.engine.execution import Execution
+
+# The SDK's namespace: the same orchestration gets the same ids on either engine.
+_UUID_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_OID, "9e952958-5e33-4daf-827f-2fa12937b875")
+
+
+class Action:
+    """Something that the orchestrator asked for; its ``kind`` is that of the event that confirms it."""
+
+    __slots__ = ("data", "due", "kind", "name", "ref", "task_id", "version")
+
+    def __init__(
+        self,
+        kind: Kind,
+        task_id: int,
+        *,
+        name: str | None = None,
+        ref: str | None = None,
+        data: str | None = None,
+        due: int = 0,
+        version: str | None = None,
+    ) -> None:
+        self.kind = kind
+        self.task_id = task_id
+        self.name = name
+        self.ref = ref
+        self.data = data
+        self.due = due
+        self.version = version
+
+
+class Pending:
+    """A task that waits for an outside result, by the id under which that result will come."""
+
+    __slots__ = ("action", "final_due", "resumes", "retry", "return_type", "task")
+
+    def __init__(
+        self,
+        action: Action,
+        task_: ResultTask[Any] | task.TimerTask | None,
+        *,
+        return_type: Any = None,
+        retry: Retry | None = None,
+        final_due: int = 0,
+        resumes: Pending | None = None,
+    ) -> None:
+        self.action = action
+        self.task = task_
+        self.return_type = return_type
+        self.retry = retry
+        #: Timers: when the whole is due, where it is made of several.
+        self.final_due = final_due
+        #: Retry timers: what to ask for again when they fire.
+        self.resumes = resumes
+
+
+class Context(task.OrchestrationContext):
+    """:class:`durabletask.task.OrchestrationContext` on the embedded engine."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._uuid_counter = 0
+
+    @property
+    def instance_id(self) -> str:
+        return self._execution.instance_id
+
+    @property
+    def parent_instance_id(self) -> str | None:
+        return self._execution.parent_id
+
+    @property
+    def version(self) -> str | None:
+        return self._execution.version
+
+    @property
+    def current_utc_datetime(self) -> datetime:
+        return to_datetime(self._execution.now)
+
+    @property
+    def is_replaying(self) -> bool:
+        return self._execution.replaying
+
+    def set_custom_status(self, custom_status: Any) -> None:
+        x = self._execution
+        text = x.converter.serialize(custom_status)
+        x.custom_status = check_size("custom status", text, x.options.max_custom_status_bytes)
+
+    def create_timer(self, fire_at: datetime | timedelta) -> task.TimerTask:
+        x = self._execution
+        if isinstance(fire_at, timedelta):
+            due = x.now + round(fire_at / timedelta(microseconds=1))
+        else:
+            due = to_microseconds(fire_at.astimezone(UTC) if fire_at.utcoffset() is not None else fire_at)
+        timer = task.TimerTask()
+        pending = x.start_timer(timer, due)
+        timer.set_cancel_handler(lambda: x.cancel_timer(pending))
+        return timer
+
+    def call_activity(
+        self,
+        activity: task.Activity[Any, Any] | str,
+        *,
+        input: Any | None = None,
+        retry_policy: task.RetryPolicy | None = None,
+        tags: dict[str, str] | None = None,
+        return_type: type | None = None,
+    ) -> task.CompletableTask[Any]:
+        x = self._execution
+        name = function_name(activity)
+        if return_type is None and callable(activity):
+            return_type = return_type_of(activity, x.converter)
+        data = x.encode(f"the input of activity {name!r}", input)
+        ref = json.dumps(tags) if tags else None
+        action = Action(Kind.TASK_SCHEDULED, x.next_id(), name=name, ref=ref, data=data)
+        return self._ask(action, return_type, retry_policy)
+
+    def call_sub_orchestrator(
+        self,
+        orchestrator: task.Orchestrator[Any, Any] | str,
+        *,
+        input: Any | None = None,
+        instance_id: str | None = None,
+        retry_policy: task.RetryPolicy | None = None,
+        version: str | None = None,
+        return_type: type | None = None,
+    ) -> task.CompletableTask[Any]:
+        x = self._execution
+        name = function_name(orchestrator)
+        data = x.encode(f"the input of sub-orchestration {name!r}", input)
+        task_id = x.next_id()
+        child_id = instance_id or f"{x.instance_id}:{task_id:04x}"
+        action = Action(
+            Kind.CHILD_CREATED,
+            task_id,
+            name=name,
+            ref=child_id,
+            data=data,
+            version=version or x.default_version,
+        )
+        return self._ask(action, return_type, retry_policy)
+
+    def _ask(
+        self, action: Action, return_type: Any, policy: task.RetryPolicy | None
+    ) -> task.CompletableTask[Any]:
+        x = self._execution
+        result: ResultTask[Any] = ResultTask()
+        retry = None if policy is None else Retry(policy, started_at=x.now)
+        x.actions[action.task_id] = action
+        x.pending[action.task_id] = Pending(action, result, return_type=return_type, retry=retry)
+        return result
+
+    def wait_for_external_event(
+        self, name: str, *, data_type: type | None = None
+    ) -> task.CancellableTask[Any]:
+        x = self._execution
+        wait: task.CancellableTask[Any] = task.CancellableTask()
+        folded = name.casefold()
+        buffered = x.take_buffered(folded)
+        if buffered is not None:
+            wait.complete(x.converter.deserialize(buffered.data, data_type))
+            return wait
+        waiter = (wait, data_type)
+        waiters = x.waiters.setdefault(folded, deque())
+        waiters.append(waiter)
+        wait.set_cancel_handler(_remover(waiters, waiter))
+        return wait
+
+    def send_event(self, instance_id: str, event_name: str, *, data: Any | None = None) -> None:
+        if not instance_id or not instance_id.strip():
+            raise ValueError("instance_id cannot be empty")
+        if instance_id.startswith("@"):
+            raise ValueError("instance ids that start with '@' are reserved for entities")
+        if not event_name or not event_name.strip():
+            raise ValueError("event_name cannot be empty")
+        x = self._execution
+        payload = x.encode(f"the data of event {event_name!r}", data)
+        task_id = x.next_id()
+        x.actions[task_id] = Action(Kind.EVENT_SENT, task_id, name=event_name, ref=instance_id, data=payload)
+
+    def continue_as_new(
+        self, new_input: Any, *, save_events: bool = False, new_version: str | None = None
+    ) -> None:
+        x = self._execution
+        x.continue_as_new(x.encode("the input of continue_as_new", new_input), save_events, new_version)
+
+    def new_uuid(self) -> str:
+        x = self._execution
+        now = to_datetime(x.now).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        name = f"{x.instance_id}_{now}_{self._uuid_counter}"
+        self._uuid_counter += 1
+        return str(uuid.uuid5(_UUID_NAMESPACE, name))
+
+    def call_entity(self, *args: Any, **kwargs: Any) -> NoReturn:
+        _no_entities()
+
+    def signal_entity(self, *args: Any, **kwargs: Any) -> NoReturn:
+        _no_entities()
+
+    def lock_entities(self, *args: Any, **kwargs: Any) -> NoReturn:
+        _no_entities()
+
+    def _exit_critical_section(self) -> None:
+        """Nothing to leave: there are no entity locks to hold."""
+
+
+def _no_entities() -> NoReturn:
+    raise NotImplementedError(
+        "the embedded engine has no durable entities: keep the state in an orchestration, "
+        "or run on a Durable Task backend that has them"
+    )
+
+
+def _remover(waiters: deque[Any], waiter: Any) -> Callable[[], None]:
+    def remove() -> None:
+        if waiter in waiters:
+            waiters.remove(waiter)
+
+    return remove
+
+
+def check_size(what: str, text: str | None, limit_bytes: int) -> str | None:
+    """``text`` itself; raises PayloadTooLargeError where it is over the limit."""
+    # Four bytes is the most that one character takes: most payloads need no second look.
+    if text is not None and len(text) * 4 > limit_bytes:
+        size = len(text.encode())
+        if size > limit_bytes:
+            raise PayloadTooLargeError(what, size, limit_bytes)
+    return text

@@ -1,0 +1,77 @@
+"""Everything the engine raises to its callers.
+
+EngineError
+├── StateError                       the state file can't be used
+│   ├── StateInUseError              another process owns it
+│   └── StateFormatError             not a database of ours, damaged, or of a newer version
+├── EngineStoppedError               the engine is not running (not started, stopping, or broken)
+├── OrchestrationNotFoundError       no instance of that id
+├── OrchestrationAlreadyExistsError  an instance of that id exists
+├── PayloadTooLargeError             an input, output, event or status over its limit
+└── ChildTerminatedError             what a parent sees of a sub-orchestration that was terminated
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base of all errors of the embedded engine."""
+
+
+class StateError(EngineError):
+    """The state file can't be used. ``path`` names it."""
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class StateInUseError(StateError):
+    """Another process owns the state file; ``owner_pid`` is that process where it is known."""
+
+    def __init__(self, path: str, owner_pid: int | None) -> None:
+        owner = f"process {owner_pid}" if owner_pid else "another process"
+        super().__init__(
+            path, f"{path} is in use by {owner}: stop that one first, or choose another state file"
+        )
+        self.owner_pid = owner_pid
+
+
+class StateFormatError(StateError):
+    """The file is no state file, is damaged, or was written by a newer version."""
+
+
+class EngineStoppedError(EngineError):
+    """The engine is not running; the work was not accepted."""
+
+
+class OrchestrationNotFoundError(EngineError):
+    """No orchestration instance has the id ``instance_id``."""
+
+    def __init__(self, instance_id: str) -> None:
+        super().__init__(f"no orchestration instance has the id {instance_id!r}")
+        self.instance_id = instance_id
+
+
+class OrchestrationAlreadyExistsError(EngineError):
+    """An orchestration instance with the id ``instance_id`` already exists."""
+
+    def __init__(self, instance_id: str) -> None:
+        super().__init__(f"an orchestration instance with the id {instance_id!r} already exists")
+        self.instance_id = instance_id
+
+
+class PayloadTooLargeError(EngineError):
+    """A payload is over its limit (both in bytes)."""
+
+    def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"{what} has {size_bytes:,} bytes, over the limit of {limit_bytes:,}: "
+            "keep large data in storage and pass its address"
+        )
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
+class ChildTerminatedError(EngineError):
+    """A sub-orchestration was terminated before it could return anything."""

@@ -1,0 +1,114 @@
+"""Failures as data: from exceptions to JSON on disk, and back to the SDK's public types."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from typing import Any, TypeVar
+
+from durabletask import task
+
+T = TypeVar("T")
+
+MAX_DEPTH = 10
+"""Inner failures kept, as in the SDK."""
+MAX_STACK_CHARS = 16_384
+"""A longer stack trace keeps its end, which names the place."""
+
+
+def qualified_name(kind: type) -> str:
+    """``module.qualname``; a stored failure goes under the name of the SDK's error that it stands for."""
+    if issubclass(kind, StoredFailure):
+        kind = task.TaskFailedError
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def details_of(error: BaseException) -> task.FailureDetails:
+    """The failure as a record, inner ones from ``__cause__`` or ``__context__``."""
+    return _details_of(error, seen=set())
+
+
+def _details_of(error: BaseException, seen: set[int]) -> task.FailureDetails:
+    seen.add(id(error))
+    if isinstance(error, task.TaskFailedError):
+        inner: task.FailureDetails | None = error.details
+    else:
+        cause = error.__cause__ or error.__context__
+        follow = isinstance(cause, Exception) and id(cause) not in seen and len(seen) <= MAX_DEPTH
+        inner = _details_of(cause, seen) if follow and cause is not None else None
+    return task.FailureDetails(
+        message=str(error),
+        error_type=qualified_name(type(error)),
+        stack_trace="".join(traceback.format_tb(error.__traceback__))[-MAX_STACK_CHARS:],
+        inner_failure=inner,
+    )
+
+
+def encode(details: task.FailureDetails) -> str:
+    """As JSON text, the form that the state file keeps."""
+    return json.dumps(_as_dict(details))
+
+
+def _as_dict(details: task.FailureDetails) -> dict[str, Any]:
+    return {
+        "type": details.error_type,
+        "message": details.message,
+        "stack": details.stack_trace,
+        "inner": _as_dict(details.inner_failure) if details.inner_failure else None,
+        "properties": details.properties,
+    }
+
+
+def decode(text: str) -> task.FailureDetails:
+    """Inverse of :func:`encode`."""
+    return _from_dict(json.loads(text))
+
+
+def _from_dict(raw: dict[str, Any]) -> task.FailureDetails:
+    return task.FailureDetails(
+        message=raw["message"],
+        error_type=raw["type"],
+        stack_trace=raw["stack"],
+        inner_failure=_from_dict(raw["inner"]) if raw["inner"] else None,
+        properties=raw["properties"],
+    )
+
+
+class StoredFailure(task.TaskFailedError):
+    """A :class:`durabletask.task.TaskFailedError` whose details come from a record."""
+
+    def __init__(self, message: str, details: task.FailureDetails) -> None:
+        # The SDK's own constructor wants a protobuf message or a live exception; neither is at hand.
+        Exception.__init__(self, message)
+        self._stored_details = details
+
+    @property
+    def details(self) -> task.FailureDetails:
+        return self._stored_details
+
+
+class ResultTask(task.CompletableTask[T]):
+    """A task that can fail with a stored failure, through the SDK's public face alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._failure: StoredFailure | None = None
+
+    def fail_with(self, failure: StoredFailure) -> None:
+        """End the task as failed. It may not have ended before."""
+        self._failure = failure
+        self.complete(None)  # type: ignore[arg-type]  # no result: get_result() raises the failure
+
+    @property
+    def is_failed(self) -> bool:
+        return self._failure is not None
+
+    def get_exception(self) -> task.TaskFailedError:
+        if self._failure is None:
+            raise ValueError("The task has not failed.")
+        return self._failure
+
+    def get_result(self) -> T:
+        if self._failure is not None:
+            raise self._failure
+        return super().get_result()

@@ -1,0 +1,40 @@
+"""Every bound and tunable of the engine, with its default, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import timedelta
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Bounds of one engine. All counts are per engine unless they say otherwise."""
+
+    max_async_activities: int = 256
+    """Asynchronous activities running at once, on the engine's loop."""
+    max_sync_activities: int = 16
+    """Plain-function activities running at once, each in a thread of the engine's own pool."""
+    max_activity_backlog: int = 10_000
+    """New instances are not begun while more activities than this wait for a place."""
+    max_live_instances: int = 50_000
+    """Idle instances kept in memory; beyond it the longest idle are dropped and come back by replay."""
+    max_commit_rows: int = 20_000
+    """Rows gathered for one transaction before turns wait for the disk."""
+    max_turn_messages: int = 1_000
+    """Messages that one turn takes; the rest wait for the next turn."""
+    max_payload_bytes: int = 16 * 1024 * 1024
+    """One input, output or event, serialised."""
+    max_custom_status_bytes: int = 64 * 1024
+    """One custom status, serialised."""
+    max_buffered_events: int = 100_000
+    """External events per instance that nobody waits for; the next one fails the orchestration."""
+    maximum_timer_interval: timedelta = timedelta(days=3)
+    """Longer timers are made of several."""
+    timer_window: timedelta = timedelta(minutes=10)
+    """Timers due within it are in memory; later ones only on disk."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value <= (timedelta(0) if isinstance(value, timedelta) else 0):
+                raise ValueError(f"EngineOptions.{field.name} must be positive, not {value!r}")

@@ -1,0 +1,230 @@
+"""The engine's storage in one SQLite file: WAL, ``synchronous=FULL``, one writer.
+
+Python's ``sqlite3`` lets go of the interpreter lock at each step of a statement and has to win it
+back from the loop's thread after it; row by row that makes a writer beside a busy loop crawl. So a
+batch goes down in few statements of many rows each.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import resources
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from provisioning.engine.errors import StateFormatError, StateInUseError
+from provisioning.engine.records import ActivityCall, HistoryEvent, InstanceRow, Kind, Message
+from provisioning.engine.store import Batch, StoredTimer
+
+FORMAT = 1
+"""``user_version`` of the files that this code writes."""
+APPLICATION_ID = 0x4D535452
+"""``application_id`` by which a file is known as ours ("MSTR")."""
+
+_CHUNKS = (256, 32, 4, 1)
+"""Rows per statement, largest first: few statements, and few forms of each to keep prepared."""
+_WAL_PAGES = 8_000
+_CACHE_KIB = 65_536
+
+_RETRYABLE = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+)
+
+_log = logging.getLogger(__name__)
+
+
+def _load_statements() -> dict[str, str]:
+    text = resources.files(__package__).joinpath("statements.sql").read_text("utf-8")
+    parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)[1:]
+    return {name: body.strip().rstrip(";") for name, body in zip(parts[::2], parts[1::2], strict=True)}
+
+
+class SqliteStore:
+    """:class:`provisioning.engine.store.Store` on a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._sql = _load_statements()
+        self._lock_fd: int | None = None
+        self._writer: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
+
+    def __repr__(self) -> str:
+        return f"SqliteStore({str(self.path)!r})"
+
+    # Opening
+
+    def open(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock()
+        try:
+            # Histories hold SAS URLs: the file is its owner's alone from its first moment; SQLite
+            # gives the WAL the same mode.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._writer = self._connect()
+            self._prepare(self._writer)
+            self._reader = self._connect()
+            self._reader.execute("PRAGMA query_only=ON")
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise StateFormatError(
+                str(self.path),
+                f"{self.path} can't be read as a state file ({error}): "
+                "choose another state directory, or restore this file from a copy",
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _lock(self) -> None:
+        path = self.path.with_name(self.path.name + ".lock")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+            os.close(fd)
+            raise StateInUseError(str(self.path), int(owner) if owner.isdigit() else None) from error
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._lock_fd = fd
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+        connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+        return connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if tables and application != APPLICATION_ID:
+            raise StateFormatError(
+                str(self.path),
+                f"{self.path} is a database, but not a state file of Muster's engine: "
+                "choose another state directory",
+            )
+        if version > FORMAT:
+            raise StateFormatError(
+                str(self.path),
+                f"{self.path} was written by a newer version of Muster (format {version}, this one reads "
+                f"up to {FORMAT}): update Muster, or choose another state directory",
+            )
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}")
+        if not tables:
+            ddl = resources.files(__package__).joinpath("schema.sql").read_text("utf-8")
+            connection.executescript(
+                f"BEGIN; {ddl} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT}; COMMIT;"
+            )
+
+    def close(self) -> None:
+        for connection in (self._reader, self._writer):
+            if connection is not None:
+                connection.close()
+        self._reader = self._writer = None
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    # Writing
+
+    def commit(self, batch: Batch) -> None:
+        connection = self._writer
+        assert connection is not None
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            self._write(connection, batch)
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code in _RETRYABLE:
+                raise OSError(f"{self.path} can't be written: {error}") from error
+            raise
+
+    def _write(self, connection: sqlite3.Connection, batch: Batch) -> None:
+        self._put(connection, "put_instances", batch.instances)
+        self._put(connection, "add_history", batch.history)
+        if batch.trims:
+            connection.executemany(self._sql["trim_history"], batch.trims)
+        self._put(connection, "drop_messages", batch.messages_gone)
+        self._put(connection, "add_messages", batch.messages)
+        self._put(connection, "add_timers", [(*key, due) for key, due in batch.timers.items()])
+        self._put(connection, "drop_timers", list(batch.timers_gone))
+        self._put(connection, "add_detached", batch.detached)
+        self._put(connection, "drop_detached", batch.detached_gone)
+
+    def _put(self, connection: sqlite3.Connection, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        if not rows:
+            return
+        statement = self._sql[name]
+        row = f"({','.join('?' * len(rows[0]))})"
+        left = iter(rows)
+        remaining = len(rows)
+        for size in _CHUNKS:
+            if remaining < size:
+                continue
+            text = statement.replace("{rows}", ",".join([row] * size))
+            while remaining >= size:
+                connection.execute(text, tuple(chain.from_iterable(islice(left, size))))
+                remaining -= size
+
+    # Reading
+
+    def _rows(self, name: str, *parameters: Any) -> sqlite3.Cursor:
+        assert self._reader is not None
+        return self._reader.execute(self._sql[name], parameters)
+
+    def find(self, instance_id: str) -> InstanceRow | None:
+        row = self._rows("find_instance", instance_id).fetchone()
+        return None if row is None else InstanceRow(*row)
+
+    def last_event(self, key: int) -> tuple[int, int] | None:
+        row = self._rows("last_event", key).fetchone()
+        return None if row is None else (row[0], row[1])
+
+    def history(self, key: int, first_seq: int) -> list[HistoryEvent]:
+        return [HistoryEvent(*row) for row in self._rows("read_history", key, first_seq)]
+
+    def next_key(self) -> int:
+        return int(self._rows("next_key").fetchone()[0])
+
+    def next_message_id(self) -> int:
+        return int(self._rows("next_message").fetchone()[0])
+
+    def ready_starts(self) -> list[str]:
+        return [row[0] for row in self._rows("ready_starts")]
+
+    def unfinished_activities(self) -> Iterator[ActivityCall]:
+        for instance_id, key, execution, task_id, asked, _ in self._rows("unfinished_activities"):
+            name, data = self._rows("scheduled_activity", key, asked).fetchone()
+            yield ActivityCall(instance_id, key, execution, task_id, name, data)
+        for row in self._rows("detached_activities"):
+            yield ActivityCall(*row)
+
+    def timers(self, after: int, until: int) -> Iterable[StoredTimer]:
+        return [StoredTimer(*row) for row in self._rows("due_timers", after, until)]
+
+    def messages(self) -> list[tuple[str, Message]]:
+        found = []
+        for stored_id, instance_id, kind, task_id, name, ref, data, execution in self._rows(
+            "waiting_messages"
+        ):
+            message = Message(Kind(kind), task_id=task_id, name=name, ref=ref, data=data, execution=execution)
+            message.stored_id = stored_id
+            found.append((instance_id, message))
+        return found
+
+    def count_by_status(self) -> dict[int, int]:
+        return dict(self._rows("count_by_status").fetchall())
