@@ -1,0 +1,366 @@
+"""Installation packages: built the same every time, signed, stored as blobs, shared by SAS URL.
+
+A package is a ZIP (stored, not compressed) of
+
+- `manifest.json`   format, release, device, and the size and SHA-256 of each file,
+- `manifest.sig`    the Ed25519 signature (64 bytes) of manifest.json,
+- `firmware.bin`    the release's firmware,
+- `config.json`     the device's own configuration.
+
+Same release, same device, same key: same bytes, so that an activity that runs twice overwrites a blob with
+itself. A SAS URL reads one blob for a short time; its `sig` is a secret, and `mask_sas` takes it out of
+whatever people get to see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import random
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+from azure.core.exceptions import AzureError, ResourceExistsError
+from azure.core.pipeline.transport import AioHttpTransport
+from azure.storage.blob import BlobSasPermissions, ContentSettings, generate_blob_sas
+from azure.storage.blob.aio import BlobServiceClient, ContainerClient
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from .errors import PackageError, SettingsError, StateError, StorageAwayError
+
+_LOG = logging.getLogger(__name__)
+
+MAX_PACKAGE_BYTES = 128 * 1024 * 1024
+_ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+# Clocks of devices and of storage differ a little; the URL is good from this long ago.
+_SAS_START_SKEW = timedelta(minutes=5)
+_CONTENT = ContentSettings(content_type="application/zip")
+_CONTAINER_RETRY_INTERVAL_S = 1.0
+_SECRETS = re.compile(r"(?i)([?&;]sig=|\bAccountKey=|\bSharedAccessSignature=)[^&\s;\"'<>\\]+")
+
+
+def mask_sas(text: str) -> str:
+    """`text` with the signature of every SAS URL, and every account key, replaced by `***`."""
+    return _SECRETS.sub(r"\1***", text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SigningKey:
+    """The key that packages are signed with; devices get its public half when they are made."""
+
+    private: Ed25519PrivateKey = field(repr=False)
+    key_id: str
+    public_key: str
+    """Base64 of the 32 raw bytes."""
+
+    @classmethod
+    def load_or_create(cls, path: Path) -> SigningKey:
+        """Read the key in `path` (PEM, mode 0600), or make one there; StateError if it is none."""
+        try:
+            pem = path.read_bytes()
+        except FileNotFoundError:
+            return cls._create(path)
+        except OSError as error:
+            raise StateError(f"Can't read the signing key {path}: {error.strerror}.") from error
+        try:
+            private = load_pem_private_key(pem, password=None)
+        except ValueError as error:
+            raise StateError(
+                f"{path} holds no signing key. Put the right file back, or remove it to get a new key "
+                f"(fleets that run trust the old one)."
+            ) from error
+        if not isinstance(private, Ed25519PrivateKey):
+            raise StateError(f"{path} holds a key of another kind than Ed25519.")
+        return cls._of(private)
+
+    @classmethod
+    def _create(cls, path: Path) -> SigningKey:
+        private = Ed25519PrivateKey.generate()
+        # Whole or not at all: half a key after a crash would be worse than none.
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        return cls._of(private)
+
+    @classmethod
+    def _of(cls, private: Ed25519PrivateKey) -> SigningKey:
+        raw = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        return cls(
+            private=private,
+            key_id=hashlib.sha256(raw).hexdigest()[:16],
+            public_key=base64.b64encode(raw).decode(),
+        )
+
+    def sign(self, data: bytes) -> bytes:
+        """The 64 bytes of the signature over `data`."""
+        return self.private.sign(data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """A firmware under a name."""
+
+    name: str
+    firmware: bytes = field(repr=False)
+    sha256: str
+
+    @classmethod
+    def demo(cls, name: str, size_bytes: int) -> Release:
+        """A release whose firmware follows from its name: pseudo-random bytes, the same everywhere."""
+        firmware = random.Random(f"firmware of {name}").randbytes(size_bytes)
+        return cls(name=name, firmware=firmware, sha256=hashlib.sha256(firmware).hexdigest())
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstallationPackage:
+    """A built package."""
+
+    package_id: str
+    blob_name: str
+    content: bytes = field(repr=False)
+    sha256: str
+    signature: str
+    """Base64 Ed25519 over the 32 raw bytes of the SHA-256."""
+
+
+def build_package(
+    release: Release, *, device_id: str, configuration: Mapping[str, object], key: SigningKey
+) -> InstallationPackage:
+    """The package of one device: deterministic. PackageError if it is too large."""
+    config = _json({**configuration, "device_id": device_id})
+    manifest = _json(
+        {
+            "format": 1,
+            "release": release.name,
+            "device_id": device_id,
+            "files": {
+                "firmware.bin": {"size_bytes": len(release.firmware), "sha256": release.sha256},
+                "config.json": {"size_bytes": len(config), "sha256": hashlib.sha256(config).hexdigest()},
+            },
+        }
+    )
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in (
+            ("manifest.json", manifest),
+            ("manifest.sig", key.sign(manifest)),
+            ("firmware.bin", release.firmware),
+            ("config.json", config),
+        ):
+            entry = zipfile.ZipInfo(name, _ZIP_TIME)
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, data)
+    content = buffer.getvalue()
+    if len(content) > MAX_PACKAGE_BYTES:
+        raise PackageError(
+            f"The package of {device_id} has {len(content):,} bytes; the limit is {MAX_PACKAGE_BYTES:,}. "
+            f"Use a smaller release than {release.name}."
+        )
+    digest = hashlib.sha256(content)
+    return InstallationPackage(
+        package_id=f"{release.name}-{digest.hexdigest()[:16]}",
+        blob_name=f"{release.name}/{device_id}.zip",
+        content=content,
+        sha256=digest.hexdigest(),
+        signature=base64.b64encode(key.sign(digest.digest())).decode(),
+    )
+
+
+def _json(value: Mapping[str, object]) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedAccess:
+    """A URL that reads one blob until it expires. It is a secret: its repr is masked."""
+
+    url: str = field(repr=False)
+    expires_at: datetime
+
+
+class PackageStore:
+    """The blob container that packages are in.
+
+    Entering does not wait for storage; the container is made as soon as storage answers, and uploads wait
+    for that, each for as long as its own time-out.
+    """
+
+    def __init__(
+        self,
+        *,
+        connection_string: str,
+        container: str,
+        max_concurrent_uploads: int,
+        upload_timeout_s: float,
+    ) -> None:
+        try:
+            self._account = BlobServiceClient.from_connection_string(connection_string)
+        except ValueError:
+            # The cause may quote the string, and the string holds the account's key.
+            raise SettingsError(
+                "The blob connection string can't be used. It needs AccountName, AccountKey and "
+                "BlobEndpoint, separated by semicolons; check MUSTER_BLOB."
+            ) from None
+        key = getattr(self._account.credential, "account_key", None)
+        if not self._account.account_name or not key:
+            raise SettingsError(
+                "The blob connection string has no AccountName or no AccountKey; check MUSTER_BLOB."
+            )
+        self._account_name: str = self._account.account_name
+        self._account_key: str = key
+        self._connection_string = connection_string
+        self._container_name = container
+        self._max_concurrent_uploads = max_concurrent_uploads
+        self._upload_timeout_s = upload_timeout_s
+        self._uploads = asyncio.Semaphore(max_concurrent_uploads)
+        self._container_there = asyncio.Event()
+        self._session: ClientSession | None = None
+        self._container: ContainerClient | None = None
+        self._opener: asyncio.Task[None] | None = None
+        self._reachable = False
+        self.uploads = 0
+        self.upload_failures = 0
+
+    def __repr__(self) -> str:
+        return f"PackageStore({self.endpoint!r}, container={self._container_name!r})"
+
+    @property
+    def endpoint(self) -> str:
+        """The account's URL, without credentials."""
+        return str(self._account.primary_endpoint).split("?")[0].rstrip("/")
+
+    @property
+    def reachable(self) -> bool:
+        """Whether storage answered when it was last asked."""
+        return self._reachable
+
+    async def __aenter__(self) -> Self:
+        self._session = ClientSession(
+            connector=TCPConnector(limit=self._max_concurrent_uploads + 4, keepalive_timeout=30),
+            timeout=ClientTimeout(total=None, sock_connect=5, sock_read=self._upload_timeout_s),
+            cookie_jar=DummyCookieJar(),
+            auto_decompress=False,
+        )
+        service = BlobServiceClient.from_connection_string(
+            self._connection_string,
+            transport=AioHttpTransport(session=self._session, session_owner=False),
+            # One try here: the orchestration's retry policy has the say about more, and a circuit of
+            # retries inside retries would outlast every time-out.
+            retry_total=0,
+            # Its log lines cost more than its answers, and they are off by level anyhow.
+            logging_enable=False,
+        )
+        self._container = service.get_container_client(self._container_name)
+        self._opener = asyncio.create_task(self._make_container(), name="blob-container")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._opener is not None:
+            self._opener.cancel()
+            await asyncio.wait([self._opener])
+        if self._container is not None:
+            await self._container.close()
+        await self._account.close()
+        if self._session is not None:
+            await self._session.close()
+
+    async def _make_container(self) -> None:
+        assert self._container is not None
+        warned = False
+        while True:
+            try:
+                async with asyncio.timeout(self._upload_timeout_s):
+                    with contextlib.suppress(ResourceExistsError):
+                        await self._container.create_container()
+            except (AzureError, OSError, TimeoutError) as error:
+                if not warned:
+                    _LOG.warning(
+                        "no answer from blob storage at %s (%s); trying on", self.endpoint, _brief(error)
+                    )
+                    warned = True
+                await asyncio.sleep(_CONTAINER_RETRY_INTERVAL_S)
+            else:
+                self._reachable = True
+                self._container_there.set()
+                return
+
+    async def probe(self) -> bool:
+        """Ask storage whether it is there; the answer is kept in `reachable`."""
+        if not self._container_there.is_set():
+            return False
+        assert self._container is not None
+        try:
+            async with asyncio.timeout(self._upload_timeout_s):
+                await self._container.get_container_properties()
+            self._reachable = True
+        except (AzureError, OSError, TimeoutError):
+            self._reachable = False
+        return self._reachable
+
+    async def upload(self, package: InstallationPackage) -> None:
+        """Store a package, over an earlier one of the same name; StorageAwayError if that failed."""
+        assert self._container is not None, "enter the store first"
+        try:
+            async with asyncio.timeout(self._upload_timeout_s), self._uploads:
+                await self._container_there.wait()
+                await self._container.get_blob_client(package.blob_name).upload_blob(
+                    package.content, overwrite=True, content_settings=_CONTENT
+                )
+        except (AzureError, OSError, TimeoutError) as error:
+            self.upload_failures += 1
+            self._reachable = False
+            raise StorageAwayError(
+                f"Blob storage at {self.endpoint} did not take {package.blob_name}: {_brief(error)}."
+            ) from error
+        self.uploads += 1
+        self._reachable = True
+
+    def share(self, blob_name: str, *, lifetime_s: float, now: datetime | None = None) -> SharedAccess:
+        """A URL that reads this one blob for `lifetime_s`; HTTPS only where the endpoint is HTTPS."""
+        moment = now or datetime.now(UTC)
+        expires_at = (moment + timedelta(seconds=lifetime_s)).replace(microsecond=0) + timedelta(seconds=1)
+        token = generate_blob_sas(
+            self._account_name,
+            self._container_name,
+            blob_name,
+            account_key=self._account_key,
+            permission=BlobSasPermissions(read=True),
+            start=moment - _SAS_START_SKEW,
+            expiry=expires_at,
+            protocol="https" if self.endpoint.startswith("https://") else None,
+        )
+        return SharedAccess(
+            url=f"{self.endpoint}/{self._container_name}/{blob_name}?{token}", expires_at=expires_at
+        )
+
+
+def _brief(error: BaseException) -> str:
+    """An error in one masked line."""
+    text = (str(error).splitlines() or [""])[0].strip().rstrip(".")
+    return mask_sas(f"{type(error).__name__}: {text}" if text else type(error).__name__)

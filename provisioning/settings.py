@@ -1,0 +1,154 @@
+"""The service's settings: every default in one place, and the one reader of the environment.
+
+| variable | meaning | default |
+|---|---|---|
+| MUSTER_STATE | state directory | .muster |
+| MUSTER_URL | where clients find the service | the service.json of the state directory |
+| MUSTER_BROKER | mosquitto, aedes, auto, or mqtt://host:port of a broker that runs already | auto |
+| MUSTER_BLOB | connection string of a blob account | an Azurite of our own |
+| MUSTER_CACHE | where the local stack is installed | the user's cache directory |
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .errors import SettingsError
+
+DEFAULT_STATE_DIR = ".muster"
+DEFAULT_API_HOST = "127.0.0.1"
+DEFAULT_API_PORT = 8470
+DEFAULT_BROKER = "auto"
+LOCAL_BROKERS = ("auto", "mosquitto", "aedes")
+
+MAX_RUN_DEVICES = 100_000
+"""Devices in one run."""
+MAX_FLEET_DEVICES = 100_000
+"""Devices in one fleet."""
+MAX_PAGE = 1_000
+"""Devices in one answer of the API."""
+
+_CONTAINER_NAME = re.compile(r"[a-z0-9](?:[a-z0-9]|-(?=[a-z0-9])){2,62}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What the environment says; None where it says nothing."""
+
+    state_dir: Path
+    url: str | None
+    broker: str
+    blob_connection_string: str | None = field(repr=False)
+    cache_dir: Path | None
+
+    @classmethod
+    def read(cls, variables: Mapping[str, str] | None = None) -> Environment:
+        """Read the MUSTER_* variables; an empty one counts as not set. SettingsError names a bad one."""
+        values = os.environ if variables is None else variables
+        broker = values.get("MUSTER_BROKER") or DEFAULT_BROKER
+        if broker not in LOCAL_BROKERS and not broker.startswith(("mqtt://", "mqtts://")):
+            raise SettingsError(
+                f"MUSTER_BROKER is {broker!r}. Use auto, mosquitto, aedes, or an mqtt://host:port that runs."
+            )
+        cache = values.get("MUSTER_CACHE")
+        return cls(
+            state_dir=Path(values.get("MUSTER_STATE") or DEFAULT_STATE_DIR),
+            url=values.get("MUSTER_URL") or None,
+            broker=broker,
+            blob_connection_string=values.get("MUSTER_BLOB") or None,
+            cache_dir=Path(cache) if cache else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceSettings:
+    """What one service needs to know; checked on construction (SettingsError)."""
+
+    state_dir: Path
+    broker_url: str = field(repr=False)
+    """mqtt://host:port of a broker that runs; it may hold a password."""
+    blob_connection_string: str = field(repr=False)
+    api_host: str = DEFAULT_API_HOST
+    api_port: int | None = None
+    """None: 8470 if it is free, else any; 0: any; else that one or PortBusyError."""
+    container: str = "packages"
+    release: str = "demo-1.0.0"
+    firmware_size_bytes: int = 64 * 1024
+    """Size of the default release's firmware; its bytes follow from the release's name."""
+
+    publish_timeout_s: float = 10.0
+    """How long one try of an activity waits for the broker; its retry policy goes on from there."""
+    upload_timeout_s: float = 15.0
+    """How long one try of an activity waits for blob storage."""
+    max_concurrent_uploads: int = 16
+    max_bridge_inflight: int = 2_048
+    """Device messages whose effect is not on disk yet."""
+    registry_linger_s: float = 0.02
+    """How long the registry gathers writes for one transaction."""
+    registry_max_batch: int = 1_000
+    """Rows after which it does not wait."""
+    probe_interval_s: float = 5.0
+    """How often blob storage is asked whether it is there."""
+
+    def __post_init__(self) -> None:
+        if self.api_port is not None and not 0 <= self.api_port <= 65_535:
+            raise SettingsError(f"The API's port must be between 0 and 65535, not {self.api_port}.")
+        if self.api_host not in ("127.0.0.1", "::1", "localhost"):
+            raise SettingsError(
+                f"The API has no authentication: it listens on loopback only, not on {self.api_host}."
+            )
+        if not _CONTAINER_NAME.fullmatch(self.container):
+            raise SettingsError(
+                f"{self.container!r} is no container name: 3 to 63 lower-case letters, digits, hyphens."
+            )
+        if not 1 <= self.firmware_size_bytes <= 64 * 1024 * 1024:
+            raise SettingsError(f"The firmware must have 1 byte to 64 MiB, not {self.firmware_size_bytes}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The options of one run, kept in its orchestration's input; SettingsError names a bad one."""
+
+    ack_timeout_s: float = 60.0
+    """From the notification to the acknowledged download, per attempt."""
+    activation_timeout_s: float = 30.0
+    """From the command to its confirmation, per attempt."""
+    max_attempts: int = 3
+    """Of the download, and of the activation."""
+    sas_lifetime_s: float = 900.0
+    """How long a package's URL is good for."""
+    outage_tolerance_s: float = 300.0
+    """For how long a step is retried while the broker or blob storage is away."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("ack_timeout_s", 0.1, 7 * 86_400.0),
+            ("activation_timeout_s", 0.1, 7 * 86_400.0),
+            ("max_attempts", 1, 100),
+            ("sas_lifetime_s", 1.0, 7 * 86_400.0),
+            ("outage_tolerance_s", 0.0, 7 * 86_400.0),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+                raise SettingsError(f"The option {name} must be between {low:g} and {high:g}, not {value!r}.")
+        if not isinstance(self.max_attempts, int):
+            raise SettingsError(f"The option max_attempts must be a whole number, not {self.max_attempts!r}.")
+
+    @classmethod
+    def from_json(cls, options: Mapping[str, object] | None) -> RunOptions:
+        """Options from a mapping; what it leaves out has its default, an unknown name is a SettingsError."""
+        given = dict(options or {})
+        unknown = sorted(given.keys() - cls.__dataclass_fields__.keys())
+        if unknown:
+            raise SettingsError(
+                f"Unknown option: {unknown[0]}. There are {', '.join(cls.__dataclass_fields__)}."
+            )
+        return cls(**given)  # type: ignore[arg-type]  # __post_init__ checks each value
+
+    def to_json(self) -> dict[str, float | int]:
+        """The options as a mapping of JSON values."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
