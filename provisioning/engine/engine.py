@@ -9,6 +9,7 @@ taken by a turn in the same batch, or written with it.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from collections import OrderedDict, deque
@@ -19,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from durabletask.serialization import DEFAULT_DATA_CONVERTER, DataConverter
+from durabletask.serialization import DataConverter
 
 from provisioning.engine import failures
 from provisioning.engine.activities import ActivityRunner
@@ -44,6 +45,7 @@ from provisioning.engine.records import (
     ParentLink,
     Status,
 )
+from provisioning.engine.serialization import DEFAULT_DATA_CONVERTER
 from provisioning.engine.sqlite_store import SqliteStore
 from provisioning.engine.store import Store, StoredTimer
 from provisioning.engine.timers import TimerQueue
@@ -176,6 +178,8 @@ class Engine:
         self._next_message = self._store.next_message_id()
         self._writer = Writer(self._store)
         self._writer.start()
+        self._gc_threshold = gc.get_threshold()
+        gc.set_threshold(max(self.options.gc_threshold, self._gc_threshold[0]), *self._gc_threshold[1:])
         self._running = True
         self._recover()
 
@@ -193,6 +197,7 @@ class Engine:
         await self._writer.stop(give_up=True)
         self._refuse_all()
         self._running = False
+        gc.set_threshold(*self._gc_threshold)
         for instance in self._instances.values():
             if instance.execution is not None:
                 instance.execution.close()
