@@ -1,0 +1,109 @@
+"""The local broker: Mosquitto where it is installed, else Aedes in Node.
+
+`start_broker` finds, fetches, starts or adopts it; what the local stack shares (processes, records, Node and
+its packages) is in the modules beside this one. Errors: `broker.local.errors`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from broker.local.aedes import aedes_program
+from broker.local.errors import (
+    InstallError,
+    LocalStackError,
+    MissingProgramError,
+    PortInUseError,
+    StackInUseError,
+    StartError,
+)
+from broker.local.mosquitto import find_mosquitto, mosquitto_program
+from broker.local.node import provide_node_stack
+from broker.local.ports import LOOPBACK
+from broker.local.process import LocalProcess, Program, Progress, ignore_progress, stop_recorded
+from broker.local.records import ProcessRecord, stack_directory
+
+BrokerKind = Literal["mosquitto", "aedes"]
+
+__all__ = [
+    "BrokerKind",
+    "InstallError",
+    "LocalBroker",
+    "LocalProcess",
+    "LocalStackError",
+    "MissingProgramError",
+    "PortInUseError",
+    "ProcessRecord",
+    "Program",
+    "Progress",
+    "StackInUseError",
+    "StartError",
+    "ignore_progress",
+    "start_broker",
+    "stop_recorded",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalBroker:
+    """A broker of the local stack that runs; ``async with`` or `stop` ends it."""
+
+    url: str
+    host: str
+    port: int
+    kind: BrokerKind
+    process: LocalProcess
+
+    async def stop(self) -> None:
+        """Stop it; clients' sessions and queued messages are kept for the next start."""
+        await self.process.stop()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+
+async def start_broker(
+    *,
+    state_dir: Path,
+    kind: Literal["auto", "mosquitto", "aedes"] = "auto",
+    port: int | None = None,
+    progress: Progress = ignore_progress,
+) -> LocalBroker:
+    """Start a broker with its data in ``state_dir``, or adopt the one that a killed service left running.
+
+    ``kind``: "auto" is Mosquitto where it is installed, else Aedes. ``port``: None is the port of the last
+    time, else 1883, else any free one; 0 the same without 1883; a number is that port or `PortInUseError`.
+    Raises `LocalStackError`'s subclasses: `MissingProgramError` (Mosquitto asked for and not there),
+    `InstallError`, `PortInUseError`, `StackInUseError`, `StartError`.
+    """
+    executable = find_mosquitto()
+    if kind == "mosquitto" and executable is None:
+        raise MissingProgramError(
+            "Mosquitto is not installed: install it (Debian: apt-get install mosquitto), "
+            "or let Muster run its own broker (MUSTER_BROKER=aedes)"
+        )
+    chosen: BrokerKind = "aedes" if kind == "aedes" or executable is None else "mosquitto"
+    directory = stack_directory(state_dir, chosen)
+    other = directory.parent / ("mosquitto" if chosen == "aedes" else "aedes")
+    if chosen == "mosquitto":
+        assert executable is not None
+        program = mosquitto_program(executable, directory)
+    else:
+        program = aedes_program(await provide_node_stack(progress=progress), directory)
+    process = LocalProcess(program, directory=directory, port=port, replaces=other, progress=progress)
+    await process.start()
+    return LocalBroker(
+        url=f"mqtt://{LOOPBACK}:{process.port}",
+        host=LOOPBACK,
+        port=process.port,
+        kind=chosen,
+        process=process,
+    )
