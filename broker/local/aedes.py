@@ -1,7 +1,8 @@
 """Aedes as the local broker, in Node: for machines without Mosquitto.
 
-It speaks MQTT 3.1 and 3.1.1 only, and keeps sessions, queues and retained messages in memory, written to a
-file when it is stopped (see ``stack/aedes.mjs``); Mosquitto is the better broker wherever it is installed.
+It keeps sessions, queues and retained messages in memory: ``stack/aedes.mjs`` saves them at a clean stop and
+takes them up again at the next start, but a crash of the broker loses them. Mosquitto, which writes them to
+disk every few seconds, is the better broker wherever it is installed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,13 @@ def aedes_program(stack: NodeStack, directory: Path) -> Program:
     script = STACK_SOURCE / "aedes.mjs"
 
     def command(port: int) -> tuple[str, ...]:
-        return (str(stack.node), str(script), str(port), str(stack.modules))
+        return (
+            str(stack.node),
+            str(script),
+            str(port),
+            str(stack.modules),
+            str(directory / "sessions.jsonl"),
+        )
 
     digest = hashlib.sha256(f"{stack.node}\n{stack.key}\n{directory}\n".encode() + script.read_bytes())
     return Program(

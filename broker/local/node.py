@@ -30,14 +30,17 @@ import filelock
 from broker.local.errors import InstallError
 from broker.local.process import Progress, ignore_progress
 
-# Aedes imports JSON with import attributes, which Node has since 20.10. Azurite's own package.json says 22,
-# for no reason in its code: 3.37.0 was verified on 20.10 and later.
-MIN_NODE: Final = (20, 10)
+# Aedes imports JSON with import attributes, which Node has since 20.10. Azurite's package.json asks for 22,
+# but nothing in 3.37.0 needs it: both were run on 20.13, the oldest Node that we could get hold of.
+MIN_NODE: Final = (20, 13)
 STACK_SOURCE: Final = Path(__file__).parent / "stack"
 INSTALL_TIMEOUT_S: Final = 900.0
 LOCK_POLL_S: Final = 0.1
 ERROR_TAIL_LINES: Final = 12
-PROGRESS_INTERVAL_S: Final = 2.0
+PROGRESS_INTERVAL_S: Final = 5.0
+
+# The caches that a task of this process fills right now.
+_filling: Final[set[Path]] = set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,18 +202,25 @@ async def _install_modules(cache: Path, node: Node, progress: Progress) -> None:
     with tempfile.TemporaryDirectory(dir=cache, prefix=".stack-") as temporary:
         target = Path(temporary) / "target"
         await asyncio.to_thread(shutil.copytree, STACK_SOURCE, target)
-        # npm's own script and those of packages look for node on PATH.
-        environment = {**os.environ, "PATH": f"{node.program.parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+        environment = {
+            # Behind a proxy with a certificate of its own: what the system trusts is good enough (Node 22+).
+            "NODE_USE_SYSTEM_CA": "1",
+            **os.environ,
+            # npm's own script looks for node on PATH.
+            "PATH": f"{node.program.parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        }
         argv = (
             *node.npm, "ci", "--ignore-scripts", "--omit=dev", "--prefer-offline",
             "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error",
+            "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000",
         )  # fmt: skip
         async with _reporting("fetching Azurite and Aedes (npm packages, about 64 MB)", progress):
             try:
                 await _run(argv, timeout_s=INSTALL_TIMEOUT_S, cwd=target, env=environment)
             except InstallError as error:
                 raise InstallError(
-                    f"Azurite and Aedes could not be fetched: {error}\ncheck the network, then try again"
+                    f"Azurite and Aedes could not be fetched: {error}\n"
+                    "check the network (and npm's settings: 'npm config list'), then try again"
                 ) from error
         _publish(target, stack_modules(cache).parent)
 
@@ -236,13 +246,16 @@ async def _install_lock(cache: Path, progress: Progress) -> AsyncIterator[None]:
                 raise InstallError(
                     f"another process has been filling the cache {cache} for too long: stop it"
                 ) from None
-            if not told:
+            # A task of this process has told of its download; the wait for it is no news.
+            if not told and cache not in _filling:
                 progress(f"waiting for another process that fills the cache {cache}")
                 told = True
             await asyncio.sleep(LOCK_POLL_S)
+    _filling.add(cache)
     try:
         yield
     finally:
+        _filling.discard(cache)
         lock.release()
 
 

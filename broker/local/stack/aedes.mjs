@@ -1,33 +1,41 @@
 // Aedes, the MQTT broker in Node, as Muster's local broker where Mosquitto is not installed.
 //
-//   node aedes.mjs PORT NODE_MODULES
+//   node aedes.mjs PORT NODE_MODULES SESSIONS_FILE
 //
-// Listens on 127.0.0.1 until SIGTERM or SIGINT. MQTT 3.1.1; sessions, queues and retained messages live in
-// memory. Prints one line when it is ready and one for each kind of trouble.
+// Listens on 127.0.0.1 until SIGTERM or SIGINT; MQTT 3.1.1. Sessions, their queues and retained messages live in
+// memory: a clean stop writes them to SESSIONS_FILE, from where the next start takes them; a crash loses them.
+import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import net from 'node:net'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 
-const [port, modules] = [Number(process.argv[2]), process.argv[3]]
+const [port, modules, sessionsFile] = [Number(process.argv[2]), process.argv[3], process.argv[4]]
 // The packages are in a cache, not beside this script: resolve them there.
-const { resolve } = createRequire(join(modules, 'muster.js'))
-const { Aedes } = await import(pathToFileURL(resolve('aedes')))
+const requireThere = createRequire(join(modules, 'muster.js'))
+const { Aedes } = await import(pathToFileURL(requireThere.resolve('aedes')))
+const persistence = requireThere('aedes-persistence')()
+const { Packet } = requireThere('aedes-persistence')
 
-const ACCEPT_PAUSE_MS = 1000
+// Time for what is already inside the broker to reach the queues when it stops.
+const SETTLE_MS = 100
+const MAX_TROUBLES_LOGGED = 100
 
+const sessions = rememberSessions(persistence)
 const broker = await Aedes.createBroker({
+  persistence,
   // The contract's device ids have up to 64 characters; MQTT 3.1 clients would be held to 23.
   maxClientsIdLength: 256,
-  // Packets a client may send before its session is set up: those of a device that reconnects with a backlog.
+  // Packets that a client may send before its session is set up: a device that comes back with a backlog.
   queueLimit: 10_000,
   // Messages that the emitter works on at once. One that waits for a slow client holds a place.
   concurrency: 1_000,
   drainTimeout: 30_000
 })
-// A device that drops its connection is a device's daily life, not the broker's trouble.
+// A device that drops its connection is daily life, not trouble.
 broker.on('clientError', () => {})
 broker.on('connectionError', () => {})
+await restore()
 
 const sockets = new Set()
 const server = net.createServer({ noDelay: true }, (socket) => {
@@ -36,32 +44,96 @@ const server = net.createServer({ noDelay: true }, (socket) => {
   broker.handle(socket)
 })
 server.on('error', (error) => {
-  if (server.listening && (error.code === 'EMFILE' || error.code === 'ENFILE')) {
-    console.error(`out of file descriptors at ${sockets.size} connections: raise the limit (ulimit -n)`)
-    return
-  }
+  // Out of descriptors: the client tries again later, the others must not suffer.
+  if (server.listening) return trouble(`${error.message} at ${sockets.size} connections: raise the limit (ulimit -n)`)
   console.error(`aedes: ${error.message}`)
   process.exit(1)
 })
-// Where the limit is reached while it listens, Node closes the connection and says so here.
-server.on('drop', () => console.error(`connection dropped at ${sockets.size} connections`))
 
-function stop () {
-  // Wills are not sent: the broker is going, not its devices. They connect again when it is back.
-  server.close()
-  for (const socket of sockets) socket.destroy()
-  setTimeout(() => process.exit(0), 50)
-}
+// A malformed packet of one client must not end the broker for all others.
+let troubles = 0
+process.on('uncaughtException', (error) => trouble(error.stack))
+
 process.once('SIGTERM', stop)
 process.once('SIGINT', stop)
-
-// A client's malformed packet must not end the broker for all others.
-let troubles = 0
-process.on('uncaughtException', (error) => {
-  troubles += 1
-  if (troubles <= 100) console.error(`aedes: ${error.stack}`)
-})
 
 server.listen({ port, host: '127.0.0.1', backlog: 4096 }, () => {
   console.log(`aedes listens on 127.0.0.1:${server.address().port}`)
 })
+
+function trouble (text) {
+  troubles += 1
+  if (troubles <= MAX_TROUBLES_LOGGED) console.error(`aedes: ${text}`)
+}
+
+// No socket is closed before the end: that would publish the wills of devices that live.
+async function stop () {
+  server.close()
+  for (const socket of sockets) socket.pause()
+  await new Promise((resolve) => setTimeout(resolve, SETTLE_MS))
+  try {
+    await save()
+  } catch (error) {
+    console.error(`aedes: sessions were not saved: ${error.stack}`)
+  }
+  process.exit(0)
+}
+
+// The persistence has no list of its sessions.
+function rememberSessions (persistence) {
+  const ids = new Set()
+  const { addSubscriptions, cleanSubscriptions } = persistence
+  persistence.addSubscriptions = (client, ...rest) => {
+    ids.add(client.id)
+    return addSubscriptions.call(persistence, client, ...rest)
+  }
+  persistence.cleanSubscriptions = (client, ...rest) => {
+    ids.delete(client.id)
+    return cleanSubscriptions.call(persistence, client, ...rest)
+  }
+  return ids
+}
+
+// One JSON record a line: {retained: message} or {session, subscriptions, queue: [message…]}.
+async function save () {
+  const lines = []
+  for await (const packet of persistence.createRetainedStream('#')) {
+    lines.push(JSON.stringify({ retained: messageOf(packet) }))
+  }
+  for (const id of sessions) {
+    const subscriptions = await persistence.subscriptionsByClient({ id })
+    const queue = []
+    for await (const packet of persistence.outgoingStream({ id })) {
+      if (packet.cmd === 'publish') queue.push(messageOf(packet))
+    }
+    lines.push(JSON.stringify({ session: id, subscriptions, queue }))
+  }
+  const temporary = `${sessionsFile}.new`
+  rmSync(temporary, { force: true })
+  writeFileSync(temporary, lines.join('\n'), { mode: 0o600 })
+  renameSync(temporary, sessionsFile)
+}
+
+async function restore () {
+  if (!existsSync(sessionsFile)) return
+  const text = readFileSync(sessionsFile, 'utf8')
+  // Once: after a crash, what was queued long ago must not be delivered again.
+  rmSync(sessionsFile)
+  for (const line of text.split('\n').filter(Boolean)) {
+    const { retained, session, subscriptions, queue } = JSON.parse(line)
+    if (retained) {
+      await persistence.storeRetained(packetOf(retained))
+    } else {
+      await persistence.addSubscriptions({ id: session }, subscriptions)
+      for (const message of queue) await persistence.outgoingEnqueue({ clientId: session }, packetOf(message))
+    }
+  }
+}
+
+function messageOf ({ topic, payload, qos, retain }) {
+  return { topic, payload: Buffer.from(payload).toString('base64'), qos, retain }
+}
+
+function packetOf (message) {
+  return new Packet({ ...message, payload: Buffer.from(message.payload, 'base64') }, broker)
+}
