@@ -33,7 +33,7 @@ from types import TracebackType
 from typing import Self
 
 from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
-from azure.core.exceptions import AzureError, ResourceExistsError
+from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
 from azure.core.pipeline.transport import AioHttpTransport
 from azure.storage.blob import BlobSasPermissions, ContentSettings, generate_blob_sas
 from azure.storage.blob.aio import BlobServiceClient, ContainerClient
@@ -183,11 +183,16 @@ def build_package(
     digest = hashlib.sha256(content)
     return InstallationPackage(
         package_id=f"{release.name}-{digest.hexdigest()[:16]}",
-        blob_name=f"{release.name}/{device_id}.zip",
+        blob_name=blob_name_of(release.name, device_id),
         content=content,
         sha256=digest.hexdigest(),
         signature=base64.b64encode(key.sign(digest.digest())).decode(),
     )
+
+
+def blob_name_of(release: str, device_id: str) -> str:
+    """Where the package of a device is in the container."""
+    return f"{release}/{device_id}.zip"
 
 
 def _json(value: Mapping[str, object]) -> bytes:
@@ -253,6 +258,10 @@ class PackageStore:
         """The account's URL, without credentials."""
         return str(self._account.primary_endpoint).split("?")[0].rstrip("/")
 
+    def url_of(self, blob_name: str) -> str:
+        """The address of a blob; by itself it gives nobody access."""
+        return f"{self.endpoint}/{self._container_name}/{blob_name}"
+
     @property
     def reachable(self) -> bool:
         """Whether storage answered when it was last asked."""
@@ -275,7 +284,7 @@ class PackageStore:
             logging_enable=False,
         )
         self._container = service.get_container_client(self._container_name)
-        self._opener = asyncio.create_task(self._make_container(), name="blob-container")
+        self._open_container()
         return self
 
     async def __aexit__(
@@ -289,6 +298,11 @@ class PackageStore:
         await self._account.close()
         if self._session is not None:
             await self._session.close()
+
+    def _open_container(self) -> None:
+        self._container_there.clear()
+        if self._opener is None or self._opener.done():
+            self._opener = asyncio.create_task(self._make_container(), name="blob-container")
 
     async def _make_container(self) -> None:
         assert self._container is not None
@@ -335,6 +349,9 @@ class PackageStore:
         except (AzureError, OSError, TimeoutError) as error:
             self.upload_failures += 1
             self._reachable = False
+            if isinstance(error, ResourceNotFoundError):
+                # A storage that crashed may have forgotten the container: the next try finds it again.
+                self._open_container()
             raise StorageAwayError(
                 f"Blob storage at {self.endpoint} did not take {package.blob_name}: {_brief(error)}."
             ) from error
@@ -356,7 +373,7 @@ class PackageStore:
             protocol="https" if self.endpoint.startswith("https://") else None,
         )
         return SharedAccess(
-            url=f"{self.endpoint}/{self._container_name}/{blob_name}?{token}", expires_at=expires_at
+            url=f"{self.url_of(blob_name)}?{token}", expires_at=expires_at
         )
 
 

@@ -182,6 +182,7 @@ class Registry:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="registry-writer")
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="registry-reader")
         self._flusher: asyncio.Task[None] | None = None
+        self._broken: asyncio.Future[BaseException] | None = None
         self._percentiles: dict[str, tuple[float, float, dict[str, dict[int, float]]]] = {}
         self._commits = 0
         self._rows_written = 0
@@ -194,6 +195,7 @@ class Registry:
     async def __aenter__(self) -> Self:
         """Open or create the file; RegistryFormatError names what is wrong with it."""
         loop = asyncio.get_running_loop()
+        self._broken = loop.create_future()
         try:
             self._write_db = await loop.run_in_executor(self._writer, self._open_for_writing)
             self._read_db = await loop.run_in_executor(self._reader, self._open_for_reading)
@@ -384,6 +386,8 @@ class Registry:
                 self._commit_failures += 1
                 _LOG.exception("a batch of %d rows can't be written to %s", batch.rows(), self._path)
                 failed = error
+                if self._broken is not None and not self._broken.done():
+                    self._broken.set_result(error)
                 break
             else:
                 self._commits += 1
@@ -427,6 +431,11 @@ class Registry:
                 database.execute("ROLLBACK")
             raise
         return result
+
+    async def wait_broken(self) -> BaseException:
+        """Return if the registry can write no more and never will: a damaged file, a defect."""
+        assert self._broken is not None, "enter the registry first"
+        return await asyncio.shield(self._broken)
 
     async def flush(self) -> None:
         """Wait until all that was noted so far is on disk."""

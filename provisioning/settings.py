@@ -85,8 +85,10 @@ class ServiceSettings:
     upload_timeout_s: float = 15.0
     """How long one try of an activity waits for blob storage."""
     max_concurrent_uploads: int = 16
-    max_bridge_inflight: int = 2_048
-    """Device messages whose effect is not on disk yet."""
+    max_unacknowledged: int = 4_096
+    """Device messages whose effect is not on disk yet; at the limit the socket is not read."""
+    max_inflight_publishes: int = 1_024
+    """Messages to devices that the broker has not acknowledged; further ones wait their turn."""
     registry_linger_s: float = 0.02
     """How long the registry gathers writes for one transaction."""
     registry_max_batch: int = 1_000

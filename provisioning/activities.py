@@ -1,0 +1,158 @@
+"""The activities: what the orchestrations do to the world. Each may run twice, and twice is as once.
+
+| activity | why a second run does no harm |
+|---|---|
+| GetNewDeviceIds | a run claims its devices in one transaction, and only once |
+| CreateInstallationPackage | a package is the same bytes every time; the blob is written over with itself |
+| SendPackageUrlToDevice | a device that has the package acknowledges again, and one ack is enough |
+| ActivateDevice | a device that runs the package confirms again |
+| RecordOutcome | the first record of an outcome stays |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from durabletask.task import ActivityContext
+
+from broker import messages, topics
+
+from . import orchestrations
+from .errors import ProvisioningError
+from .orchestrations import parse_time
+from .packages import PackageStore, Release, SigningKey, build_package, mask_sas
+from .registry import STEPS, Outcome, Registry
+from .settings import MAX_RUN_DEVICES
+from .states import DeviceState
+
+Json = dict[str, Any]
+
+
+class Publisher(Protocol):
+    """Where messages to devices go: `broker.connection.BrokerConnection`."""
+
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float) -> None:
+        """Return at the broker's acknowledgement, or raise."""
+        ...
+
+
+class Activities:
+    """The activities with what they need; their names are those of `orchestrations`."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        store: PackageStore,
+        publisher: Publisher,
+        release: Release,
+        key: SigningKey,
+        publish_timeout_s: float,
+        on_claim: Callable[[str], None] = lambda run_id: None,
+    ) -> None:
+        self._registry = registry
+        self._store = store
+        self._publisher = publisher
+        self._release = release
+        self._key = key
+        self._publish_timeout_s = publish_timeout_s
+        self._on_claim = on_claim
+
+    def named(self) -> dict[str, Callable[[ActivityContext, Json], Any]]:
+        """The activities by name, to be registered with an engine or a worker."""
+        return {
+            orchestrations.GET_NEW_DEVICE_IDS: self.get_new_device_ids,
+            orchestrations.CREATE_INSTALLATION_PACKAGE: self.create_installation_package,
+            orchestrations.SEND_PACKAGE_URL_TO_DEVICE: self.send_package_url_to_device,
+            orchestrations.ACTIVATE_DEVICE: self.activate_device,
+            orchestrations.RECORD_OUTCOME: self.record_outcome,
+        }
+
+    async def get_new_device_ids(self, _ctx: ActivityContext, request: Json) -> list[str]:
+        """Claim devices for the run; the same list each time."""
+        device_ids = await self._registry.claim(
+            request["run_id"], request["device_ids"], options=request["options"], limit=MAX_RUN_DEVICES
+        )
+        self._on_claim(request["run_id"])
+        return device_ids
+
+    async def create_installation_package(self, _ctx: ActivityContext, request: Json) -> Json:
+        """Build and store the device's package and share it by a fresh SAS URL."""
+        device_id = request["device_id"]
+        self._note(request, DeviceState.PACKAGING)
+        device = await self._registry.device(device_id)
+        if device is None:
+            raise ProvisioningError(f"The device {device_id} is not in the registry.")
+        package = build_package(
+            self._release,
+            device_id=device_id,
+            configuration={"model": device.model, "tags": device.tags},
+            key=self._key,
+        )
+        await self._store.upload(package)
+        access = self._store.share(package.blob_name, lifetime_s=request["sas_lifetime_s"])
+        return {
+            "package_id": package.package_id,
+            "release": self._release.name,
+            "url": access.url,
+            "expires_at": access.expires_at.isoformat(),
+            "size_bytes": len(package.content),
+            "sha256": package.sha256,
+            "signature": package.signature,
+            "key_id": self._key.key_id,
+        }
+
+    async def send_package_url_to_device(self, _ctx: ActivityContext, request: Json) -> None:
+        """Tell the device where its package is; returns when the broker has the message."""
+        message = messages.Package.model_validate_json(
+            json.dumps(
+                {
+                    **request["package"],
+                    "instance_id": request["instance_id"],
+                    "attempt": request["attempt"],
+                }
+            )
+        )
+        await self._publish(topics.package(request["device_id"]), message.to_json())
+        self._note(request, DeviceState.NOTIFIED)
+
+    async def activate_device(self, _ctx: ActivityContext, request: Json) -> None:
+        """Tell the device to run the package it has; returns when the broker has the message."""
+        self._note(request, DeviceState.ACTIVATING)
+        message = messages.Activate(
+            instance_id=request["instance_id"],
+            package_id=request["package"]["package_id"],
+            release=request["package"]["release"],
+            attempt=request["activation_attempt"],
+        )
+        await self._publish(topics.command(request["device_id"], "Activate"), message.to_json())
+
+    async def record_outcome(self, _ctx: ActivityContext, request: Json) -> None:
+        """Put a device's outcome on disk."""
+        steps_s: dict[str, float] = {}
+        for step in request["steps"]:
+            if step["ended_at"] is not None and step["step"] in STEPS:
+                took = parse_time(step["ended_at"]) - parse_time(step["started_at"])
+                steps_s[step["step"]] = steps_s.get(step["step"], 0.0) + took.total_seconds()
+        ended_at = parse_time(request["ended_at"])
+        await self._registry.record_outcome(
+            Outcome(
+                run_id=request["run_id"],
+                device_id=request["device_id"],
+                state=DeviceState(request["state"]),
+                attempts=request["attempts"],
+                error=None if request["error"] is None else mask_sas(request["error"]),
+                ended_at=ended_at.timestamp(),
+                device_s=(ended_at - parse_time(request["started_at"])).total_seconds(),
+                steps_s=steps_s,
+                firmware_version=request["firmware_version"],
+            )
+        )
+
+    async def _publish(self, topic: str, payload: bytes) -> None:
+        await self._publisher.publish(topic, payload, timeout_s=self._publish_timeout_s)
+
+    def _note(self, request: Json, state: DeviceState) -> None:
+        self._registry.progress(request["run_id"], request["device_id"], state, attempt=request["attempt"])

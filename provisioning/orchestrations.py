@@ -1,0 +1,377 @@
+"""The two orchestrations, written against the Durable Task SDK's context: they run on either engine.
+
+`ProvisionNewDevices` claims devices for a run and provisions each in a sub-orchestration of its own;
+`DeviceProvisioningOrchestration` takes one device through packaging, notifying, downloading and activating.
+
+They are deterministic: time comes from the context, everything else from activities and events. Nothing
+here does I/O, and no device's failure is an exception: it is an outcome.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from durabletask import task
+from durabletask.task import OrchestrationContext, RetryPolicy, TaskFailedError
+
+from .settings import RunOptions
+from .states import DeviceState
+
+GET_NEW_DEVICE_IDS = "GetNewDeviceIds"
+CREATE_INSTALLATION_PACKAGE = "CreateInstallationPackage"
+SEND_PACKAGE_URL_TO_DEVICE = "SendPackageUrlToDevice"
+ACTIVATE_DEVICE = "ActivateDevice"
+RECORD_OUTCOME = "RecordOutcome"
+
+DOWNLOAD_COMPLETED_ACK = "DownloadCompletedAck"
+DOWNLOAD_FAILED = "DownloadFailed"
+PACKAGE_REJECTED = "PackageRejected"
+ACTIVATION_COMPLETED = "ActivationCompleted"
+ACTIVATION_FAILED = "ActivationFailed"
+
+MAX_FAILURES_LISTED = 20
+"""Failures in the output of a run; all of them are in the registry."""
+MAX_ERROR_CHARS = 500
+
+Flow = Generator[task.Task[Any], Any, Any]
+Json = dict[str, Any]
+
+_FIRST_RETRY = timedelta(seconds=0.5)
+_LONGEST_RETRY = timedelta(seconds=5)
+
+
+def retry_policy(tolerance_s: float) -> RetryPolicy:
+    """Retries that go on for `tolerance_s` seconds, however fast each try fails: 0.5, 1, 2, 4, 5, 5 … s.
+
+    The number of attempts is derived from the time, so that neither bound ends the retries before the other.
+    """
+    attempts, waited_s, delay_s = 1, 0.0, _FIRST_RETRY.total_seconds()
+    while waited_s < tolerance_s:
+        waited_s += delay_s
+        delay_s = min(delay_s * 2, _LONGEST_RETRY.total_seconds())
+        attempts += 1
+    return RetryPolicy(
+        first_retry_interval=_FIRST_RETRY,
+        max_number_of_attempts=attempts,
+        backoff_coefficient=2.0,
+        max_retry_interval=_LONGEST_RETRY,
+        retry_timeout=timedelta(seconds=max(tolerance_s, 0.001)),
+    )
+
+
+def ProvisionNewDevices(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa: N802 (the seed's name)
+    """Provision the devices of a run, all in parallel.
+
+    Input: `{"device_ids": [...] | null, "options": {...}}`; null means all new devices. Output:
+    `{"run_id", "devices", "counts": {state: n}, "failures": [{"device_id", "state", "error"} … first 20]}`.
+    """
+    options = RunOptions.from_json(request.get("options"))
+    device_ids: list[str] = yield ctx.call_activity(
+        GET_NEW_DEVICE_IDS,
+        input={
+            "run_id": ctx.instance_id,
+            "device_ids": request.get("device_ids"),
+            "options": options.to_json(),
+        },
+        retry_policy=retry_policy(options.outage_tolerance_s),
+    )
+    counts: dict[str, int] = {}
+    failures: list[Json] = []
+    if device_ids:
+        children = [
+            ctx.call_sub_orchestrator(
+                "DeviceProvisioningOrchestration",
+                input={"device_id": device_id, "options": options.to_json()},
+                instance_id=f"{ctx.instance_id}:{device_id}",
+            )
+            for device_id in device_ids
+        ]
+        # Fails when a child was terminated or broke: the others' outcomes count all the same.
+        with contextlib.suppress(TaskFailedError):
+            yield task.when_all(children)
+        for device_id, child in zip(device_ids, children, strict=True):
+            if child.is_failed:
+                state, error = DeviceState.FAILED.value, _brief(str(child.get_exception()))
+            else:
+                outcome: Json = child.get_result()
+                state, error = outcome["state"], outcome["error"]
+            counts[state] = counts.get(state, 0) + 1
+            if state != DeviceState.PROVISIONED and len(failures) < MAX_FAILURES_LISTED:
+                failures.append({"device_id": device_id, "state": state, "error": error})
+    return {"run_id": ctx.instance_id, "devices": len(device_ids), "counts": counts, "failures": failures}
+
+
+def DeviceProvisioningOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa: N802
+    """Provision one device.
+
+    Input: `{"device_id", "options": {...}}`. Output, whatever became of the device: `{"device_id", "state",
+    "attempts", "error", "firmware_version", "package", "steps", "started_at", "ended_at"}`, with
+    `steps` as in the custom status: `[{"step", "attempt", "started_at", "ended_at", "error"} …]`.
+    """
+    run_id, _, device_id = ctx.instance_id.rpartition(":")
+    options = RunOptions.from_json(request.get("options"))
+    device = _Device(ctx, run_id, request.get("device_id", device_id), options)
+    try:
+        yield from device.provision()
+    except TaskFailedError as error:
+        # An activity failed for longer than the run's options tolerate.
+        device.end(DeviceState.FAILED, _brief(error.details.message if error.details else str(error)))
+    device.stop_waiting()
+    outcome = device.outcome()
+    yield ctx.call_activity(
+        RECORD_OUTCOME,
+        input={"run_id": run_id, **outcome},
+        # Not bounded by the outage that is tolerated: the registry is the service's own disk.
+        retry_policy=retry_policy(max(options.outage_tolerance_s, 3_600.0)),
+    )
+    return outcome
+
+
+class _Device:
+    """One device's way through its orchestration; lives as long as the generator."""
+
+    def __init__(self, ctx: OrchestrationContext, run_id: str, device_id: str, options: RunOptions) -> None:
+        self._ctx = ctx
+        self._run_id = run_id
+        self._device_id = device_id
+        self._options = options
+        self._retries = retry_policy(options.outage_tolerance_s)
+        self._started_at = _iso(ctx)
+        self._steps: list[Json] = []
+        self._state = DeviceState.QUEUED
+        self._attempt = 0
+        self._error: str | None = None
+        self._firmware_version: str | None = None
+        self._package: Json | None = None
+        # One open wait per event, kept from attempt to attempt: a wait that is left behind would take
+        # the next event of its name, and a second wait would never see it.
+        self._waits: dict[str, task.CancellableTask[Any]] = {}
+
+    # -- the steps -----------------------------------------------------------------------------------
+
+    def provision(self) -> Flow:
+        for attempt in range(1, self._options.max_attempts + 1):
+            self._attempt = attempt
+            package = yield from self._create_package()
+            yield from self._notify(package)
+            downloaded = yield from self._wait_for_download(package)
+            if downloaded:
+                yield from self._activate(package)
+                return
+            if self._state == DeviceState.REJECTED:
+                return
+
+    def _create_package(self) -> Flow:
+        self._begin("packaging", DeviceState.PACKAGING)
+        package: Json = yield self._call(
+            CREATE_INSTALLATION_PACKAGE, sas_lifetime_s=self._options.sas_lifetime_s
+        )
+        # The URL stays out of status and output: they are shown, and it is a secret.
+        self._package = {key: package[key] for key in ("package_id", "release", "size_bytes", "sha256")}
+        return package
+
+    def _notify(self, package: Json) -> Flow:
+        self._begin("notifying", DeviceState.PACKAGING)
+        yield self._call(SEND_PACKAGE_URL_TO_DEVICE, package=package)
+
+    def _wait_for_download(self, package: Json) -> Flow:
+        """True when the right package was acknowledged; else the state says how the attempt ended."""
+        self._begin("downloading", DeviceState.NOTIFIED)
+        timer = self._ctx.create_timer(timedelta(seconds=self._options.ack_timeout_s))
+        while True:
+            name, event = yield from self._next_event(
+                timer, DOWNLOAD_COMPLETED_ACK, PACKAGE_REJECTED, DOWNLOAD_FAILED
+            )
+            if name is None:
+                self.end(
+                    DeviceState.TIMED_OUT,
+                    f"no acknowledgement of the download within {self._options.ack_timeout_s:g} s",
+                )
+                return False
+            if event.get("package_id") != package["package_id"]:
+                self._remark(f"{name} for another package, {event.get('package_id')}")
+                continue
+            if name == DOWNLOAD_COMPLETED_ACK:
+                # Of an earlier attempt too: it is the same package, and the device has it.
+                problem = _mismatch(event, package)
+                if problem is None:
+                    timer.cancel()
+                    self._state = DeviceState.DOWNLOADED
+                    return True
+            elif name == PACKAGE_REJECTED:
+                timer.cancel()
+                self.end(DeviceState.REJECTED, _reason("rejected the package", event))
+                return False
+            else:
+                problem = _reason("download failed", event)
+            if event.get("attempt") != self._attempt:
+                # An earlier attempt's failure, or its bad ack, says nothing about this one.
+                self._remark(f"late from attempt {event.get('attempt')}: {problem}")
+                continue
+            timer.cancel()
+            self.end(DeviceState.FAILED, problem)
+            return False
+
+    def _activate(self, package: Json) -> Flow:
+        for attempt in range(1, self._options.max_attempts + 1):
+            self._begin("activating", DeviceState.ACTIVATING, attempt=attempt)
+            yield self._call(ACTIVATE_DEVICE, package=package, activation_attempt=attempt)
+            timer = self._ctx.create_timer(timedelta(seconds=self._options.activation_timeout_s))
+            done = yield from self._wait_for_activation(timer, package, attempt)
+            if done:
+                return
+
+    def _wait_for_activation(self, timer: task.TimerTask, package: Json, attempt: int) -> Flow:
+        """True when the device runs the package; else the state says how the attempt ended."""
+        while True:
+            name, event = yield from self._next_event(timer, ACTIVATION_COMPLETED, ACTIVATION_FAILED)
+            if name is None:
+                self.end(
+                    DeviceState.TIMED_OUT,
+                    f"no confirmation of the activation within {self._options.activation_timeout_s:g} s",
+                )
+                return False
+            if event.get("package_id") != package["package_id"]:
+                self._remark(f"{name} for another package, {event.get('package_id')}")
+                continue
+            if name == ACTIVATION_COMPLETED:
+                timer.cancel()
+                self._firmware_version = event.get("firmware_version")
+                self.end(DeviceState.PROVISIONED, None)
+                return True
+            problem = _reason("activation failed", event)
+            if event.get("attempt") != attempt:
+                self._remark(f"late from attempt {event.get('attempt')}: {problem}")
+                continue
+            timer.cancel()
+            self.end(DeviceState.FAILED, problem)
+            return False
+
+    # -- waiting -------------------------------------------------------------------------------------
+
+    def _next_event(self, timer: task.TimerTask, *names: str) -> Flow:
+        """The next of the events, as (name, payload), or (None, {}) when the timer fires first."""
+        waits = []
+        for name in names:
+            if name not in self._waits:
+                self._waits[name] = self._ctx.wait_for_external_event(name)
+            waits.append(self._waits[name])
+        yield task.when_any([*waits, timer])
+        for name, wait in zip(names, waits, strict=True):
+            # What has come counts before a timer that fired in the same moment.
+            if wait.is_complete:
+                del self._waits[name]
+                payload = wait.get_result()
+                return name, payload if isinstance(payload, dict) else {}
+        return None, {}
+
+    def stop_waiting(self) -> None:
+        """Leave no wait behind."""
+        for wait in self._waits.values():
+            wait.cancel()
+        self._waits.clear()
+
+    def _call(self, activity: str, **more: Any) -> task.CompletableTask[Any]:
+        return self._ctx.call_activity(
+            activity,
+            input={
+                "run_id": self._run_id,
+                "device_id": self._device_id,
+                "instance_id": self._ctx.instance_id,
+                "attempt": self._attempt,
+                **more,
+            },
+            retry_policy=self._retries,
+        )
+
+    # -- status --------------------------------------------------------------------------------------
+
+    def _begin(
+        self,
+        step: Literal["packaging", "notifying", "downloading", "activating"],
+        state: DeviceState,
+        *,
+        attempt: int | None = None,
+    ) -> None:
+        now = _iso(self._ctx)
+        self._close_step(now)
+        number = attempt if attempt is not None else self._attempt
+        self._steps.append(
+            {"step": step, "attempt": number, "started_at": now, "ended_at": None, "error": None}
+        )
+        self._state = state
+        self._error = None
+        self._ctx.set_custom_status(
+            {
+                "state": state.value,
+                "step": step,
+                "attempt": number,
+                "since": now,
+                "steps": [dict(item) for item in self._steps],
+                "package": self._package,
+            }
+        )
+
+    def _close_step(self, now: str) -> None:
+        if self._steps and self._steps[-1]["ended_at"] is None:
+            self._steps[-1]["ended_at"] = now
+
+    def _remark(self, text: str) -> None:
+        """Keep a trace of an event that changed nothing."""
+        step = self._steps[-1]
+        step["error"] = _brief(f"{step['error']}; {text}" if step["error"] else text)
+
+    def end(self, state: DeviceState, error: str | None) -> None:
+        """End the present step, and for now the device: a later attempt may still do better."""
+        self._state = state
+        self._error = error
+        if self._steps:
+            self._close_step(_iso(self._ctx))
+            if error is not None:
+                self._remark(error)
+
+    def outcome(self) -> Json:
+        """The output of the orchestration."""
+        now = _iso(self._ctx)
+        self._close_step(now)
+        return {
+            "device_id": self._device_id,
+            "state": self._state.value,
+            "attempts": self._attempt,
+            "error": self._error,
+            "firmware_version": self._firmware_version,
+            "package": self._package,
+            "steps": self._steps,
+            "started_at": self._started_at,
+            "ended_at": now,
+        }
+
+
+def _mismatch(ack: Mapping[str, Any], package: Mapping[str, Any]) -> str | None:
+    """Why an acknowledgement of the right package is not good; None if it is."""
+    if ack.get("sha256") != package["sha256"]:
+        return f"acknowledged with SHA-256 {str(ack.get('sha256'))[:16]}…, expected {package['sha256'][:16]}…"
+    if ack.get("size_bytes") != package["size_bytes"]:
+        return f"acknowledged {ack.get('size_bytes')} bytes, expected {package['size_bytes']}"
+    return None
+
+
+def _reason(what: str, event: Mapping[str, Any]) -> str:
+    detail = event.get("detail")
+    return _brief(f"{what}: {event.get('reason')}" + (f" ({detail})" if detail else ""))
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= MAX_ERROR_CHARS else text[: MAX_ERROR_CHARS - 1] + "…"
+
+
+def _iso(ctx: OrchestrationContext) -> str:
+    return ctx.current_utc_datetime.replace(tzinfo=UTC).isoformat(timespec="milliseconds")
+
+
+def parse_time(text: str) -> datetime:
+    """A time as it stands in a step."""
+    return datetime.fromisoformat(text)

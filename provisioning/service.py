@@ -1,0 +1,631 @@
+"""The service: everything wired together, and what the HTTP API asks of it.
+
+Order matters. Up: registry, blob storage, broker connection, engine (which resumes what a crash cut off),
+bridge, API. Down: API, bridge, engine, then what the engine's activities use. Where the broker or blob
+storage is away, the service starts all the same and goes on trying.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Generator
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import uvicorn
+from durabletask.client import OrchestrationState, OrchestrationStatus
+from filelock import FileLock, Timeout
+
+from broker.connection import BrokerConnection, ConnectionOptions
+from broker.topics import check_device_id
+
+from . import __version__
+from .activities import Activities
+from .api import create_api
+from .bridge import SUBSCRIPTIONS, Bridge
+from .engine import AsyncTaskHubClient, Engine, EngineStoppedError, StateFormatError, StateInUseError
+from .errors import (
+    DeviceBusyError,
+    NothingToDoError,
+    PortBusyError,
+    ProvisioningError,
+    StateBusyError,
+    StateError,
+    StateVersionError,
+    UnavailableError,
+    UnknownDeviceError,
+    UnknownRunError,
+)
+from .fleets import FleetLauncher, FleetRecord, FleetRequest
+from .orchestrations import DeviceProvisioningOrchestration, ProvisionNewDevices
+from .packages import PackageStore, Release, SigningKey, blob_name_of, mask_sas
+from .registry import DeviceRecord, Registry, RegistryFormatError, RunRecord
+from .settings import DEFAULT_API_PORT, RunOptions, ServiceSettings
+from .states import FINAL, WORKING, DeviceState
+
+_LOG = logging.getLogger(__name__)
+
+STATE_FORMAT = 1
+MARKER = "muster.json"
+SERVICE_RECORD = "service.json"
+MAX_RUNS_LISTED = 100
+_CLAIM_TIMEOUT_S = 60.0
+_SERVER_START_TIMEOUT_S = 10.0
+_WATCH_INTERVAL_S = 3_600.0
+
+Json = dict[str, Any]
+
+_RUN_STATUS = {
+    OrchestrationStatus.COMPLETED: "completed",
+    OrchestrationStatus.FAILED: "failed",
+    OrchestrationStatus.TERMINATED: "terminated",
+}
+
+
+def prepare_state_directory(path: Path) -> None:
+    """Make the state directory (mode 0700), or check that an existing one is ours and readable by us.
+
+    Raises StateError where it can't be used and StateVersionError where a newer version made it.
+    """
+    marker = path / MARKER
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        text = marker.read_text(encoding="utf-8") if marker.exists() else None
+    except OSError as error:
+        raise StateError(
+            f"Can't use {path} as the state directory ({error.strerror}). Choose another, with --state."
+        ) from error
+    if text is None:
+        write_atomically(marker, {"format": STATE_FORMAT, "created_at": _iso(time.time())})
+        return
+    try:
+        found = json.loads(text)["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StateVersionError(
+            f"{marker} is not Muster's. Choose another state directory, or remove the file."
+        ) from error
+    if not isinstance(found, int) or found > STATE_FORMAT:
+        raise StateVersionError(
+            f"{path} was made by a newer version of Muster (format {found}; this one reads {STATE_FORMAT}). "
+            f"Use that version, or another state directory."
+        )
+
+
+def write_atomically(path: Path, content: Json) -> None:
+    """Write a JSON file (mode 0600) whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+class Service:
+    """One provisioning service on one state directory.
+
+        async with Service(settings) as service:
+            await service.wait_closed()
+
+    Entering raises StateBusyError, StateVersionError, StateError, PortBusyError or SettingsError; it does
+    not wait for the broker or blob storage.
+    """
+
+    def __init__(self, settings: ServiceSettings, fleet_launcher: FleetLauncher | None = None) -> None:
+        self.settings = settings
+        self.url = ""
+        """Where the API is; set on entering."""
+        self._launcher = fleet_launcher
+        self._stack = AsyncExitStack()
+        self._started_at = time.time()
+        self._close_asked = asyncio.Event()
+        self._provisioning = asyncio.Lock()
+        self._claims: dict[str, asyncio.Event] = {}
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._key: SigningKey
+        self._registry: Registry
+        self._store: PackageStore
+        self._connection: BrokerConnection
+        self._engine: Engine
+        self._client: AsyncTaskHubClient
+        self._bridge: Bridge
+        self._server: _Server
+        self._server_task: asyncio.Task[None]
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    def close(self) -> None:
+        """Ask the service to stop: `wait_closed` returns."""
+        self._close_asked.set()
+
+    async def wait_closed(self) -> None:
+        """Wait until `close()`; ProvisioningError if the service can't go on."""
+        asked = asyncio.create_task(self._close_asked.wait(), name="close-asked")
+        engine = asyncio.create_task(self._engine.wait_broken(), name="engine-broken")
+        registry = asyncio.create_task(self._registry.wait_broken(), name="registry-broken")
+        try:
+            await asyncio.wait(
+                {asked, engine, registry, self._server_task}, return_when=asyncio.FIRST_COMPLETED
+            )
+            for broken in (engine, registry):
+                if broken.done():
+                    raise ProvisioningError(
+                        f"The service can't go on: {broken.result()}. Its state is in "
+                        f"{self.settings.state_dir}; see the log, then start it again."
+                    )
+        finally:
+            for task in (asked, engine, registry):
+                task.cancel()
+
+    async def _start(self) -> None:
+        settings, stack = self.settings, self._stack
+        state_dir = settings.state_dir
+        prepare_state_directory(state_dir)
+        self._lock_state(state_dir)
+        listener = self._listen()
+        self._key = SigningKey.load_or_create(state_dir / "signing.key")
+        try:
+            self._registry = await stack.enter_async_context(
+                Registry(
+                    state_dir / "registry.db",
+                    linger_s=settings.registry_linger_s,
+                    max_batch=settings.registry_max_batch,
+                )
+            )
+        except RegistryFormatError as error:
+            raise StateVersionError(str(error)) from error
+        self._store = await stack.enter_async_context(
+            PackageStore(
+                connection_string=settings.blob_connection_string,
+                container=settings.container,
+                max_concurrent_uploads=settings.max_concurrent_uploads,
+                upload_timeout_s=settings.upload_timeout_s,
+            )
+        )
+        await self._connect()
+        await self._start_engine()
+        self._bridge.open()
+        stack.push_async_callback(self._bridge.close)
+        for run_id in await self._registry.open_runs():
+            self._watch(run_id)
+        stack.push_async_callback(self._stop_watching)
+        prober = asyncio.create_task(self._keep_probing(), name="blob-probe")
+        stack.push_async_callback(_cancel, prober)
+        await self._serve(listener)
+        write_atomically(state_dir / SERVICE_RECORD, self._record())
+        stack.callback((state_dir / SERVICE_RECORD).unlink, missing_ok=True)
+
+    def _lock_state(self, state_dir: Path) -> None:
+        lock = FileLock(state_dir / "service.lock", blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise StateBusyError(
+                f"Another service{_owner(state_dir)} uses the state directory {state_dir}. "
+                f"Stop it with `muster down`, or choose another directory."
+            ) from None
+        self._stack.callback(lock.release)
+
+    def _listen(self) -> socket.socket:
+        host = self.settings.api_host
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        wanted = self.settings.api_port
+        for port in (DEFAULT_API_PORT, 0) if wanted is None else (wanted,):
+            listener = socket.socket(family, socket.SOCK_STREAM)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((host, port))
+                # Now and not only in uvicorn: without it a second service could bind the same port too.
+                listener.listen(128)
+            except OSError as error:
+                listener.close()
+                if wanted is not None:
+                    raise PortBusyError(host=host, port=port) from error
+                continue
+            self._stack.callback(listener.close)
+            shown = f"[{host}]" if ":" in host else host
+            self.url = f"http://{shown}:{listener.getsockname()[1]}"
+            return listener
+        raise PortBusyError(host=host, port=DEFAULT_API_PORT)
+
+    async def _connect(self) -> None:
+        settings = self.settings
+        # One id per state directory: the broker keeps its session, and messages, while the service is away.
+        client_id = await self._registry.identity(
+            "mqtt_client_id", lambda: f"muster-service-{secrets.token_hex(6)}"
+        )
+        self._engine = Engine(settings.state_dir / "engine.db")
+        self._client = AsyncTaskHubClient(self._engine)
+        self._bridge = Bridge(registry=self._registry, sink=self._client)
+        self._connection = await self._stack.enter_async_context(
+            BrokerConnection(
+                url=settings.broker_url,
+                client_id=client_id,
+                on_message=self._bridge.take,
+                subscriptions=SUBSCRIPTIONS,
+                options=ConnectionOptions(
+                    max_unacked=settings.max_unacknowledged,
+                    max_inflight_publishes=settings.max_inflight_publishes,
+                ),
+            )
+        )
+
+    async def _start_engine(self) -> None:
+        settings = self.settings
+        activities = Activities(
+            registry=self._registry,
+            store=self._store,
+            publisher=self._connection,
+            release=Release.demo(settings.release, settings.firmware_size_bytes),
+            key=self._key,
+            publish_timeout_s=settings.publish_timeout_s,
+            on_claim=self._on_claim,
+        )
+        self._engine.add_orchestrator(ProvisionNewDevices)
+        self._engine.add_orchestrator(DeviceProvisioningOrchestration)
+        for name, activity in activities.named().items():
+            self._engine.add_named_activity(name, activity)
+        try:
+            await self._stack.enter_async_context(self._engine)
+        except StateInUseError as error:
+            raise StateBusyError(str(error)) from error
+        except StateFormatError as error:
+            raise StateVersionError(str(error)) from error
+
+    async def _serve(self, listener: socket.socket) -> None:
+        self._server = _Server(
+            uvicorn.Config(
+                create_api(self),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                ws="none",
+                timeout_graceful_shutdown=2,
+            )
+        )
+        self._server_task = asyncio.create_task(self._server.serve(sockets=[listener]), name="api")
+        self._stack.push_async_callback(self._stop_serving)
+        async with asyncio.timeout(_SERVER_START_TIMEOUT_S):
+            while not self._server.started:
+                if self._server_task.done():
+                    await self._server_task
+                    raise ProvisioningError(f"The HTTP API at {self.url} did not start; see the log.")
+                # uvicorn has no event for this; the flag is set within a few turns of the loop.
+                await asyncio.sleep(0.005)
+
+    async def _stop_serving(self) -> None:
+        self._server.should_exit = True
+        await asyncio.wait([self._server_task])
+
+    async def _stop_watching(self) -> None:
+        for task in list(self._watchers.values()):
+            await _cancel(task)
+
+    async def _keep_probing(self) -> None:
+        while True:
+            await self._store.probe()
+            await asyncio.sleep(self.settings.probe_interval_s)
+
+    def _record(self) -> Json:
+        return {
+            "pid": os.getpid(),
+            "url": self.url,
+            "version": __version__,
+            "started_at": _iso(self._started_at),
+            "broker_url": self._connection.address.url,
+            "blob_endpoint": self._store.endpoint,
+        }
+
+    # -- runs ----------------------------------------------------------------------------------------
+
+    def _on_claim(self, run_id: str) -> None:
+        if (claimed := self._claims.get(run_id)) is not None:
+            claimed.set()
+        self._watch(run_id)
+
+    def _watch(self, run_id: str) -> None:
+        if run_id not in self._watchers:
+            task = asyncio.create_task(self._end_when_done(run_id), name=f"watch-{run_id}")
+            self._watchers[run_id] = task
+            task.add_done_callback(lambda _: self._watchers.pop(run_id, None))
+
+    async def _end_when_done(self, run_id: str) -> None:
+        """Close the run in the registry when its orchestration ends, however it does."""
+        state: OrchestrationState | None = await self._client.get_orchestration_state(
+            run_id, fetch_payloads=False
+        )
+        while state is not None and state.runtime_status not in _RUN_STATUS:
+            try:
+                state = await self._client.wait_for_orchestration_completion(
+                    run_id, fetch_payloads=False, timeout=_WATCH_INTERVAL_S
+                )
+            except TimeoutError:
+                continue
+            except EngineStoppedError:
+                return
+        status = "failed" if state is None else _RUN_STATUS[state.runtime_status]
+        # A device whose orchestration broke has recorded no outcome: it must not look busy for ever.
+        await self._registry.end_run(
+            run_id,
+            status=status,
+            left_over=DeviceState.CANCELLED if status == "terminated" else DeviceState.FAILED,
+            reason="the run's orchestration is gone"
+            if state is None
+            else f"the run ended ({status}) before it",
+        )
+        _LOG.info("run %s %s", run_id, status)
+
+    # -- what the API asks ---------------------------------------------------------------------------
+
+    async def health(self) -> Json:
+        """Is all there that provisioning needs."""
+        connected, reachable = self._connection.connected, self._store.reachable
+        return {
+            "status": "ok" if connected and reachable else "degraded",
+            "version": __version__,
+            "pid": os.getpid(),
+            "started_at": _iso(self._started_at),
+            "state_dir": str(self.settings.state_dir.absolute()),
+            "broker": {"url": self._connection.address.url, "connected": connected},
+            "blob": {"endpoint": self._store.endpoint, "reachable": reachable},
+            "engine": asdict(self._engine.statistics()),
+            "trust": {"key_id": self._key.key_id, "public_key": self._key.public_key},
+        }
+
+    async def launch_fleet(self, request: FleetRequest) -> FleetRecord:
+        """Launch a fleet by the launcher that the command line gave."""
+        return await self._fleets().launch(request)
+
+    async def list_fleets(self) -> list[FleetRecord]:
+        """All fleets; none without a launcher."""
+        return [] if self._launcher is None else list(await self._launcher.list())
+
+    async def stop_fleet(self, fleet_id: str) -> FleetRecord:
+        """Stop one fleet."""
+        return await self._fleets().stop(fleet_id)
+
+    def _fleets(self) -> FleetLauncher:
+        if self._launcher is None:
+            raise UnavailableError("This service launches no fleets; start it with `muster up`.")
+        return self._launcher
+
+    async def provision(self, device_ids: list[str] | None, options: Json) -> Json:
+        """Start a run; on disk, and its devices claimed, when this returns."""
+        checked = RunOptions.from_json(options)
+        # One at a time: two calls at once must not both believe that the new devices are theirs.
+        async with self._provisioning:
+            await self._registry.flush()
+            wanted = None if device_ids is None else list(dict.fromkeys(map(check_device_id, device_ids)))
+            await self._check_wanted(wanted)
+            run_id = f"run-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+            claimed = self._claims[run_id] = asyncio.Event()
+            try:
+                await self._client.schedule_new_orchestration(
+                    ProvisionNewDevices,
+                    input={"device_ids": wanted, "options": checked.to_json()},
+                    instance_id=run_id,
+                )
+                async with asyncio.timeout(_CLAIM_TIMEOUT_S):
+                    await claimed.wait()
+            except TimeoutError:
+                raise UnavailableError(
+                    f"Run {run_id} is accepted, but has not claimed its devices yet: `muster watch {run_id}`."
+                ) from None
+            finally:
+                del self._claims[run_id]
+        run = await self._registry.run(run_id)
+        if run is None or run.devices == 0:
+            raise NothingToDoError
+        _LOG.info("run %s: %d devices", run_id, run.devices)
+        return {"run_id": run_id, "devices": run.devices}
+
+    async def _check_wanted(self, device_ids: list[str] | None) -> None:
+        if device_ids is None:
+            if await self._registry.count_devices(state=DeviceState.NEW) == 0:
+                raise NothingToDoError
+            return
+        known = await self._registry.known_states(device_ids)
+        if unknown := [device_id for device_id in device_ids if device_id not in known]:
+            raise UnknownDeviceError(unknown)
+        if busy := [device_id for device_id in device_ids if known[device_id] in WORKING]:
+            raise DeviceBusyError(busy)
+
+    async def list_runs(self) -> list[Json]:
+        """The latest runs, without their times and failures."""
+        return [
+            {
+                "run_id": run.run_id,
+                "status": run.status,
+                "devices": run.devices,
+                "started_at": _iso(run.started_at),
+                "ended_at": None if run.ended_at is None else _iso(run.ended_at),
+            }
+            for run in await self._registry.runs(limit=MAX_RUNS_LISTED)
+        ]
+
+    async def run(self, run_id: str) -> Json:
+        """One run with its counts, rates, last failures and percentiles."""
+        run = await self._registry.run(run_id)
+        if run is None:
+            raise UnknownRunError(run_id)
+        statistics = await self._registry.run_statistics(run_id)
+        return {
+            "run_id": run.run_id,
+            "status": run.status,
+            "devices": run.devices,
+            "counts": {state.value: count for state, count in statistics.counts.items()},
+            "started_at": _iso(run.started_at),
+            "ended_at": None if run.ended_at is None else _iso(run.ended_at),
+            **_pace(run, sum(statistics.counts[state] for state in FINAL)),
+            "failures": [
+                {
+                    "device_id": failure.device_id,
+                    "state": failure.state.value,
+                    "reason": failure.error,
+                    "at": _iso(failure.at),
+                }
+                for failure in statistics.failures
+            ],
+            "percentiles": {
+                "device": _percentiles(statistics.percentiles.get("device")),
+                "steps": {
+                    step: _percentiles(values)
+                    for step, values in statistics.percentiles.items()
+                    if step != "device"
+                },
+            },
+        }
+
+    async def devices(
+        self, *, state: DeviceState | None, run_id: str | None, limit: int, after: str | None
+    ) -> Json:
+        """One page of devices."""
+        if run_id is not None and await self._registry.run(run_id) is None:
+            raise UnknownRunError(run_id)
+        # One more than asked for tells whether there is a next page.
+        found = await self._registry.devices(state=state, run_id=run_id, after=after, limit=limit + 1)
+        page = found[:limit]
+        return {
+            "devices": [_device(device) for device in page],
+            "next": page[-1].device_id if len(found) > limit else None,
+            "total": await self._registry.count_devices(state=state, run_id=run_id),
+        }
+
+    async def device(self, device_id: str) -> Json:
+        """One device with the steps of its latest run."""
+        device = await self._registry.device(device_id)
+        if device is None:
+            raise UnknownDeviceError([device_id])
+        instance_id = None if device.run_id is None else f"{device.run_id}:{device_id}"
+        status: Json = {}
+        outcome: Json | None = None
+        if instance_id is not None:
+            found = await self._client.get_orchestration_state(instance_id)
+            if found is not None and found.serialized_custom_status:
+                status = json.loads(found.serialized_custom_status)
+            if found is not None and found.serialized_output:
+                output = json.loads(found.serialized_output)
+                outcome = output if isinstance(output, dict) and "steps" in output else None
+        package = (outcome or status).get("package")
+        return {
+            **_device(device),
+            "tags": device.tags,
+            "registered_at": _iso(device.registered_at),
+            "instance_id": instance_id,
+            "step": status.get("step"),
+            "since": status.get("since"),
+            "steps": (outcome or status).get("steps", []),
+            "package": None if package is None else self._package(device_id, package),
+            "outcome": None
+            if outcome is None
+            else {name: value for name, value in outcome.items() if name not in ("steps", "package")},
+        }
+
+    def _package(self, device_id: str, package: Json) -> Json:
+        blob = self._store.url_of(blob_name_of(package["release"], device_id))
+        return {
+            "id": package["package_id"],
+            "release": package["release"],
+            "size_bytes": package["size_bytes"],
+            "sha256": package["sha256"],
+            "url": mask_sas(f"{blob}?sig=secret"),
+        }
+
+    async def statistics(self) -> Json:
+        """Counters of every part."""
+        states = await self._registry.states()
+        return {
+            "states": {state.value: count for state, count in states.items()},
+            "devices": sum(states.values()),
+            "bridge": {**asdict(self._connection.statistics()), **asdict(self._bridge.statistics())},
+            "engine": asdict(self._engine.statistics()),
+            "registry": asdict(self._registry.statistics()),
+            "packages": {"uploads": self._store.uploads, "upload_failures": self._store.upload_failures},
+        }
+
+
+async def run_service(settings: ServiceSettings, fleet_launcher: FleetLauncher | None = None) -> None:
+    """Run a service until it is cancelled or can't go on."""
+    async with Service(settings, fleet_launcher) as service:
+        _LOG.info("the service listens at %s", service.url)
+        await service.wait_closed()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with the signals left to whoever runs the service."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def _owner(state_dir: Path) -> str:
+    try:
+        pid = json.loads((state_dir / SERVICE_RECORD).read_text(encoding="utf-8"))["pid"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return f" (process {pid})"
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def _pace(run: RunRecord, ended: int) -> Json:
+    elapsed_s = max((run.ended_at if run.ended_at is not None else time.time()) - run.started_at, 0.0)
+    devices_per_s = ended / elapsed_s if elapsed_s > 0 else 0.0
+    left = max(run.devices - ended, 0)
+    return {
+        "elapsed_s": round(elapsed_s, 3),
+        "devices_per_s": round(devices_per_s, 3),
+        "eta_s": round(left / devices_per_s, 1) if devices_per_s > 0 and run.ended_at is None else None,
+    }
+
+
+def _percentiles(values: dict[int, float] | None) -> dict[str, float | None]:
+    return {f"p{percent}_s": (values or {}).get(percent) for percent in (50, 95, 99)}
+
+
+def _device(device: DeviceRecord) -> Json:
+    return {
+        "device_id": device.device_id,
+        "model": device.model,
+        "firmware_version": device.firmware_version,
+        "state": device.state.value,
+        "online": device.online,
+        "run_id": device.run_id,
+        "attempt": device.attempt,
+        "progress": device.progress,
+        "updated_at": _iso(device.updated_at),
+        "error": device.error,
+    }
