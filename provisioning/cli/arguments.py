@@ -1,0 +1,172 @@
+"""Arguments that several commands share, and the parser that says what is wrong in one line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+from provisioning.cli.client import ServiceClient, find_service
+from provisioning.cli.errors import UsageError
+from provisioning.settings import MAX_FLEET_DEVICES, Environment
+
+DEFAULT_PREFIX = "dev"
+
+Run = Callable[[argparse.Namespace], int]
+
+
+# The place that a command's `add_parser` adds itself to; argparse has no public name for its type.
+Subparsers: TypeAlias = "argparse._SubParsersAction[Any]"
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are UsageErrors: one line that names the command's --help."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+
+def add_command(
+    subparsers: Subparsers, name: str, run: Run, *, summary: str, description: str, examples: str
+) -> argparse.ArgumentParser:
+    """Add the command ``name``; ``examples`` are shell lines, shown at the end of its help."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog="examples:\n" + "".join(f"  {line.strip()}\n" for line in examples.strip().splitlines()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_state_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--state-dir",
+        type=Path,
+        metavar="DIR",
+        help="where the service keeps its state (default: $MUSTER_STATE, or .muster)",
+    )
+
+
+def add_client_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every command that asks the service takes: where it is, and --json."""
+    add_state_dir(parser)
+    parser.add_argument(
+        "--url",
+        metavar="URL",
+        help="address of the service (default: $MUSTER_URL, or the one that serves the state directory)",
+    )
+    add_json(parser)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="write JSON for programs instead of text")
+
+
+def state_dir_of(args: argparse.Namespace) -> Path:
+    """Return the state directory that ``args`` or the environment names."""
+    return args.state_dir if args.state_dir is not None else Environment.read().state_dir
+
+
+def client_of(args: argparse.Namespace) -> ServiceClient:
+    """Return a client of the service that ``args`` or the environment names.
+
+    A --state-dir on the command line wins over a MUSTER_URL in the environment.
+    """
+    environment = Environment.read()
+    if args.url is not None:
+        return ServiceClient(args.url)
+    if args.state_dir is not None:
+        return find_service(args.state_dir)
+    return find_service(environment.state_dir, environment.url)
+
+
+def device_count(text: str) -> int:
+    """Parse the size of a fleet; the message of the error says the bounds."""
+    try:
+        count = int(text.replace("_", "").replace(",", ""))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of devices") from None
+    if not 1 <= count <= MAX_FLEET_DEVICES:
+        raise argparse.ArgumentTypeError(
+            f"a fleet has 1 to {MAX_FLEET_DEVICES:,} devices, not {count:,}: choose a number in that range"
+        )
+    return count
+
+
+def behaviour_weights(text: str) -> dict[str, float]:
+    """Parse ``healthy=0.9,slow=0.1``; unknown names are an error here already."""
+    from devices.plan import FleetSpecError, parse_behaviours
+
+    try:
+        return parse_behaviours(text)
+    except FleetSpecError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def positive_seconds(text: str) -> float:
+    """Parse a duration in seconds, more than 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return value
+
+
+def port_number(text: str) -> int:
+    """Parse a TCP port, 0 for any free one."""
+    try:
+        port = int(text)
+    except ValueError:
+        port = -1
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: give 0 (any free one) to 65535")
+    return port
+
+
+def add_fleet_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the seed and the behaviours of a fleet."""
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="the same seed gives the same fleet")
+    parser.add_argument(
+        "--behaviours",
+        type=behaviour_weights,
+        metavar="NAME=WEIGHT,…",
+        help="how the devices behave, by weight: healthy, slow, offline, never-answers",
+    )
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="processes to share the devices (default: by their number)"
+    )
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a provisioning run."""
+    parser.add_argument(
+        "--ack-timeout",
+        type=positive_seconds,
+        metavar="SECONDS",
+        help="how long a device may take to acknowledge its package before it is sent again",
+    )
+    parser.add_argument(
+        "--activation-timeout",
+        type=positive_seconds,
+        metavar="SECONDS",
+        help="how long a device may take to activate the firmware that it downloaded",
+    )
+    parser.add_argument(
+        "--attempts", type=int, metavar="N", help="how often a device is tried before it counts as timed out"
+    )
+
+
+def run_options_of(args: argparse.Namespace) -> dict[str, float | int]:
+    """Return the options of a run that were given; the service knows the defaults."""
+    given = {
+        "ack_timeout_s": args.ack_timeout,
+        "activation_timeout_s": args.activation_timeout,
+        "max_attempts": args.attempts,
+    }
+    return {name: value for name, value in given.items() if value is not None}

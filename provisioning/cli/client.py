@@ -1,0 +1,192 @@
+"""HTTP client of the service's API, on the standard library alone so that commands start at once.
+
+One request, one connection: the service is on loopback and a command makes a handful of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote, urlencode, urlsplit
+
+from provisioning.cli.documents import Device, DevicePage, Fleet, Json, Run
+from provisioning.cli.errors import ApiError, ServiceNotRunningError, UsageError
+
+REQUEST_TIMEOUT_S = 15.0
+PAGE_LIMIT = 1000
+MAX_RESPONSE_BYTES = 64 * 1024 * 1024
+
+SERVICE_RECORD = "service.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceRecord:
+    """Who serves a state directory, as the service wrote it into ``service.json``."""
+
+    pid: int
+    url: str
+
+    @property
+    def alive(self) -> bool:
+        """Whether a process with this pid exists (it may have been given to another program since)."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+
+def read_service_record(state_dir: Path) -> ServiceRecord | None:
+    """Return the record of the service of ``state_dir``; None where there is none to be read."""
+    try:
+        raw = json.loads((state_dir / SERVICE_RECORD).read_text())
+        return ServiceRecord(pid=int(raw["pid"]), url=str(raw["url"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def find_service(state_dir: Path, url: str | None = None) -> ServiceClient:
+    """Return a client of the service at ``url``, or else of the one that serves ``state_dir``.
+
+    Raises ServiceNotRunningError where the record is missing or its process is gone.
+    """
+    if url is not None:
+        return ServiceClient(url)
+    record = read_service_record(state_dir)
+    if record is None:
+        raise ServiceNotRunningError(
+            f"no service runs on the state directory {state_dir}: start one with `muster up`,"
+            " or name another directory with --state-dir"
+        )
+    if not record.alive:
+        raise ServiceNotRunningError(
+            f"the service of {state_dir} (process {record.pid}) is gone: `muster up` starts it again"
+            " and goes on where it stopped",
+            url=record.url,
+        )
+    return ServiceClient(record.url)
+
+
+class ServiceClient:
+    """The API of one service; each method is one route, errors are CliErrors."""
+
+    def __init__(self, url: str, *, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise UsageError(f"{url!r} is no service address: {error}") from error
+        if parts.scheme != "http" or not host:
+            raise UsageError(f"{url!r} is no service address: give one like http://127.0.0.1:8480")
+        self.url = f"http://{parts.netloc}"
+        self._host = host
+        self._port = port or 80
+        self._timeout_s = timeout_s
+
+    def health(self) -> Json:
+        return self._request("GET", "/api/health")
+
+    def statistics(self) -> Json:
+        return self._request("GET", "/api/statistics")
+
+    def launch_fleet(self, spec: Mapping[str, Any]) -> Fleet:
+        return cast(Fleet, self._request("POST", "/api/fleets", spec))
+
+    def fleets(self) -> list[Fleet]:
+        return cast("list[Fleet]", self._request("GET", "/api/fleets")["fleets"])
+
+    def stop_fleet(self, fleet_id: str) -> None:
+        self._request("DELETE", f"/api/fleets/{quote(fleet_id, safe='')}")
+
+    def provision(self, device_ids: Sequence[str] | None, options: Mapping[str, Any]) -> Json:
+        """Start a run over ``device_ids`` (None: over all new devices); returns run_id and devices."""
+        body = {
+            "device_ids": None if device_ids is None else list(device_ids),
+            "options": dict(options),
+        }
+        return self._request("POST", "/api/provision", body)
+
+    def runs(self) -> list[Run]:
+        return cast("list[Run]", self._request("GET", "/api/runs")["runs"])
+
+    def run(self, run_id: str) -> Run:
+        return cast(Run, self._request("GET", f"/api/runs/{quote(run_id, safe='')}"))
+
+    def devices_page(
+        self,
+        *,
+        state: str | None = None,
+        run_id: str | None = None,
+        limit: int = PAGE_LIMIT,
+        after: str | None = None,
+    ) -> DevicePage:
+        query = {"state": state, "run_id": run_id, "limit": str(limit), "after": after}
+        given = urlencode({name: value for name, value in query.items() if value is not None})
+        return cast(DevicePage, self._request("GET", f"/api/devices?{given}"))
+
+    def devices(self, *, state: str | None = None, run_id: str | None = None) -> Iterator[Device]:
+        """Yield all devices of the filter, by id, a page at a time."""
+        after: str | None = None
+        while True:
+            page = self.devices_page(state=state, run_id=run_id, after=after)
+            yield from page["devices"]
+            after = page.get("next")
+            if after is None:
+                return
+
+    def device(self, device_id: str) -> Device:
+        return cast(Device, self._request("GET", f"/api/devices/{quote(device_id, safe='')}"))
+
+    def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Json:
+        headers = {"Accept": "application/json"}
+        payload = None
+        if body is not None:
+            payload = json.dumps(body).encode()
+            headers["Content-Type"] = "application/json"
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+        try:
+            connection.request(method, path, body=payload, headers=headers)
+            response = connection.getresponse()
+            raw = response.read(MAX_RESPONSE_BYTES)
+        except TimeoutError as error:
+            raise ServiceNotRunningError(
+                f"the service at {self.url} did not answer within {self._timeout_s:g} s:"
+                " it is overloaded or stopped; look at its output, or try again",
+                url=self.url,
+            ) from error
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise ServiceNotRunningError(
+                f"no service answers at {self.url} ({reason.lower()}): start it with `muster up`",
+                url=self.url,
+            ) from error
+        finally:
+            connection.close()
+        return self._decoded(response.status, raw)
+
+    def _decoded(self, status: int, raw: bytes) -> Json:
+        document: Any = None
+        with contextlib.suppress(ValueError):
+            document = json.loads(raw) if raw else {}
+        if not isinstance(document, dict):
+            raise ServiceNotRunningError(
+                f"what answers at {self.url} is no Muster service (HTTP status {status},"
+                " no JSON object): check the address",
+                url=self.url,
+            )
+        if status >= 400:
+            detail = document.get("detail", "")
+            raise ApiError(
+                status=status,
+                title=str(document.get("title", "")),
+                detail=detail if isinstance(detail, str) else json.dumps(detail),
+            )
+        return document

@@ -1,0 +1,114 @@
+"""The shapes of the service's answers, as far as the command line reads them.
+
+They are TypedDicts: no cost at start-up, no validation (the service is ours and checked by the API's
+own tests), and unknown fields pass through to ``--json`` untouched.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+Json = dict[str, Any]
+
+
+class Percentiles(TypedDict, total=False):
+    """Seconds; a missing or null value means that nothing was measured."""
+
+    p50_s: float | None
+    p95_s: float | None
+    p99_s: float | None
+
+
+class RunPercentiles(TypedDict, total=False):
+    """Durations of a whole device and of each of its steps."""
+
+    device: Percentiles
+    steps: dict[str, Percentiles]
+
+
+class Failure(TypedDict, total=False):
+    """One device that did not end as provisioned."""
+
+    device_id: str
+    state: str
+    reason: str | None
+    at: str | None
+
+
+class Run(TypedDict, total=False):
+    """GET /api/runs/{run_id}."""
+
+    run_id: str
+    status: str
+    devices: int
+    counts: dict[str, int]
+    started_at: str | None
+    ended_at: str | None
+    elapsed_s: float | None
+    devices_per_s: float | None
+    eta_s: float | None
+    failures: list[Failure]
+    percentiles: RunPercentiles | None
+
+
+class Step(TypedDict, total=False):
+    """One attempt at one step of a device's provisioning."""
+
+    step: str
+    attempt: int
+    started_at: str | None
+    ended_at: str | None
+    error: str | None
+
+
+class Package(TypedDict, total=False):
+    """The installation package of a device; its URL comes with the signature masked."""
+
+    id: str
+    size_bytes: int
+    sha256: str
+    url: str
+
+
+class Device(TypedDict, total=False):
+    """One row of GET /api/devices, and with the last six fields GET /api/devices/{id}."""
+
+    device_id: str
+    model: str
+    firmware_version: str
+    state: str
+    online: bool
+    run_id: str | None
+    attempt: int | None
+    progress: float | None
+    updated_at: str | None
+    error: str | None
+    tags: dict[str, str]
+    registered_at: str | None
+    instance_id: str | None
+    steps: list[Step]
+    package: Package | None
+    outcome: Json | str | None
+
+
+class DevicePage(TypedDict, total=False):
+    """GET /api/devices: one page, the id after which the next one starts, and the filter's total."""
+
+    devices: list[Device]
+    next: str | None
+    total: int
+
+
+class Fleet(TypedDict, total=False):
+    """GET /api/fleets: a fleet and the processes that it runs in."""
+
+    fleet_id: str
+    count: int
+    seed: int
+    prefix: str
+    behaviours: dict[str, float] | None
+    processes: int
+    pids: list[int]
+    running: bool
+    started_at: str | None
+    error: str | None

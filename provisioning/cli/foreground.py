@@ -1,0 +1,172 @@
+"""What `muster up` runs: the stack, the service and the fleets on record, from start to stop signal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Literal, NoReturn, cast
+
+from broker.errors import BrokerError
+from broker.local import LocalBroker, start_broker
+from devices.errors import DevicesError
+from provisioning.azurite import LocalAzurite, start_azurite
+from provisioning.cli.errors import InterruptedBySignalError, StackError, one_line
+from provisioning.cli.interruption import STOP_SIGNALS
+from provisioning.cli.launcher import ProcessFleetLauncher
+from provisioning.cli.up import Reporter, UpOptions
+from provisioning.engine import EngineError
+from provisioning.errors import ProvisioningError
+from provisioning.packages import SigningKey
+from provisioning.service import Service, prepare_state_directory
+from provisioning.settings import LOCAL_BROKERS, ServiceSettings
+
+SIGNING_KEY = "signing.key"
+# What can go wrong while starting, each with a message that says what to do; all else is a bug.
+EXPECTED_ERRORS = (BrokerError, ProvisioningError, EngineError, DevicesError, OSError)
+
+
+def serve(options: UpOptions, reporter: Reporter) -> None:
+    """Run everything until a stop signal; the errors are those of `Foreground.run`."""
+    asyncio.run(Foreground(options, reporter).run())
+
+
+class Foreground:
+    """The stack, the service and the fleets on record, from start to stop signal."""
+
+    def __init__(self, options: UpOptions, reporter: Reporter) -> None:
+        self._options = options
+        self._reporter = reporter
+        self._signals: list[int] = []
+        self._service: Service | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Serve until a signal; a second one ends everything at once.
+
+        Raises StackError where something does not come up, InterruptedBySignalError before it is all there.
+        """
+        loop = asyncio.get_running_loop()
+        for number in STOP_SIGNALS:
+            # A caller that ignores SIGHUP (nohup) means it.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, self._on_signal, number)
+        if self._options.owned:
+            loop.add_reader(sys.stdin.fileno(), self._on_owner_gone)
+        self._task = asyncio.create_task(self._serve(), name="muster up")
+        try:
+            await self._task
+        except asyncio.CancelledError:
+            if not self._signals:
+                raise
+            raise InterruptedBySignalError(
+                "stopped before the service was ready; `muster up` starts it again",
+                signum=self._signals[0],
+            ) from None
+        except Exception as error:
+            cause = _first(error)
+            if isinstance(cause, EXPECTED_ERRORS):
+                raise StackError(one_line(str(cause))) from error
+            raise
+
+    def _on_signal(self, signum: int) -> None:
+        self._signals.append(signum)
+        if len(self._signals) > 1:
+            end_at_once(self._options.state_dir, signum)
+        self._reporter.stopping()
+        if self._service is not None:
+            self._service.close()
+        elif self._task is not None:
+            self._task.cancel()
+
+    def _on_owner_gone(self) -> None:
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        if not self._signals:
+            self._on_signal(signal.SIGTERM)
+
+    async def _serve(self) -> None:
+        options, reporter = self._options, self._reporter
+        # Before the stack: a state that this version can't use is told at once.
+        prepare_state_directory(options.state_dir)
+        async with contextlib.AsyncExitStack() as cleanup:
+            broker_url, blob = await self._start_stack(cleanup)
+            launcher = ProcessFleetLauncher(
+                state_dir=options.state_dir,
+                broker_url=broker_url,
+                trust=lambda: SigningKey.load_or_create(options.state_dir / SIGNING_KEY).public_key,
+            )
+            settings = ServiceSettings(
+                state_dir=options.state_dir,
+                broker_url=broker_url,
+                blob_connection_string=blob,
+                api_port=options.api_port,
+            )
+            service = await cleanup.enter_async_context(Service(settings, fleet_launcher=launcher))
+            reporter.part("service", f"{service.url}, state in {options.state_dir}")
+            # The devices say goodbye while the service still listens.
+            cleanup.push_async_callback(launcher.stop_all)
+            for fleet in await launcher.restore():
+                how = "found running" if fleet.adopted else "started again"
+                reporter.part("fleet", f"{fleet.fleet_id}: {fleet.count:,} devices {how}")
+            self._service = service
+            reporter.ready(service.url)
+            await service.wait_closed()
+
+    async def _start_stack(self, cleanup: contextlib.AsyncExitStack) -> tuple[str, str]:
+        """Start what the options don't name as running already; return the broker's URL, the blob account."""
+        options, reporter = self._options, self._reporter
+        broker_url = options.broker
+        blob = options.blob_connection_string
+
+        async def broker() -> None:
+            nonlocal broker_url
+            started = await start_broker(
+                state_dir=options.state_dir,
+                kind=cast("Literal['auto', 'mosquitto', 'aedes']", options.broker),
+                port=options.broker_port,
+                progress=reporter.progress,
+            )
+            cleanup.push_async_callback(started.stop)
+            broker_url = started.url
+            reporter.part("broker", f"{started.kind.capitalize()} on {started.url}{_adopted(started)}")
+
+        async def blob_storage() -> None:
+            nonlocal blob
+            started = await start_azurite(
+                state_dir=options.state_dir, port=options.blob_port, progress=reporter.progress
+            )
+            cleanup.push_async_callback(started.stop)
+            blob = started.connection_string
+            reporter.part("blob storage", f"Azurite on {started.blob_endpoint}{_adopted(started)}")
+
+        async with asyncio.TaskGroup() as starting:
+            if options.broker in LOCAL_BROKERS:
+                starting.create_task(broker(), name="start broker")
+            if options.blob_connection_string is None:
+                starting.create_task(blob_storage(), name="start azurite")
+        assert blob is not None
+        return broker_url, blob
+
+
+def end_at_once(state_dir: Path, signum: int) -> NoReturn:
+    """Kill this process's descendants and all that the records name, then this process; no clean-up runs."""
+    import psutil
+
+    from provisioning.cli.processes import family, kill, recorded_processes
+
+    me = psutil.Process()
+    others = [*family(me)[1:], *(process for _, process in recorded_processes(state_dir))]
+    kill(process for process in others if process != me)
+    os._exit(128 + signum)
+
+
+def _adopted(part: LocalBroker | LocalAzurite) -> str:
+    return " (found running)" if part.process.adopted else ""
+
+
+def _first(error: BaseException) -> BaseException:
+    """Return the first error in a group of them, or the error itself."""
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error

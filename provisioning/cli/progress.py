@@ -1,0 +1,224 @@
+"""Following a run: a live picture on a terminal, a plain line every few seconds anywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from provisioning.cli.documents import Failure, Run
+from provisioning.cli.errors import one_line
+from provisioning.cli.terminal import STATE_STYLES, Terminal, clock, state_word
+from provisioning.states import FINAL, WORKING, DeviceState
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+POLL_INTERVAL_S = 0.25
+PLAIN_INTERVAL_S = 2.0
+MAX_FAILURES_SHOWN = 5
+# The last column is the goal; the other final states are shown once there are any.
+STAGES = (*WORKING, DeviceState.PROVISIONED)
+
+
+class RunView(Protocol):
+    """Shows a run as it goes."""
+
+    def __enter__(self) -> RunView: ...
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def update(self, run: Run) -> None:
+        """Show ``run`` now, or later if it is too soon."""
+
+    def note(self, text: str) -> None:
+        """Show a remark, such as that the service is away; an empty one takes it back."""
+
+
+def run_view(terminal: Terminal) -> RunView:
+    """Return the view that suits ``terminal``."""
+    return LiveView(terminal) if terminal.interactive else PlainView(terminal)
+
+
+def follow_run(fetch: Callable[[], Run], view: RunView, wait: Callable[[float], object] = time.sleep) -> Run:
+    """Show a run until it has ended and return its last state; ``wait`` may raise to end it early."""
+    with view:
+        while True:
+            run = fetch()
+            view.update(run)
+            if run["status"] != "running":
+                return run
+            wait(POLL_INTERVAL_S)
+
+
+def ended_devices(run: Run) -> int:
+    """Return how many devices of the run have reached a final state."""
+    return sum(count for state, count in run.get("counts", {}).items() if state in FINAL)
+
+
+def timing(run: Run) -> str:
+    """Return the elapsed and the expected time, as ``0:03 of about 0:05``."""
+    elapsed_s = run.get("elapsed_s")
+    eta_s = run.get("eta_s")
+    if run["status"] != "running" or elapsed_s is None or eta_s is None:
+        return clock(elapsed_s)
+    return f"{clock(elapsed_s)} of about {clock(elapsed_s + eta_s)}"
+
+
+def rate(devices_per_s: float | None) -> str:
+    """Return a rate for people; a dash before there is one."""
+    return "- devices/s" if devices_per_s is None else f"{devices_per_s:,.1f} devices/s"
+
+
+def failure_line(failure: Failure) -> str:
+    """Return one failed device and why."""
+    reason = failure.get("reason")
+    return one_line(
+        f"{failure['device_id']} {state_word(failure['state'])}" + (f": {reason}" if reason else "")
+    )
+
+
+class SilentView:
+    """Shows nothing: for programs that want the summary only."""
+
+    def __enter__(self) -> SilentView:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        return None
+
+    def update(self, run: Run) -> None:
+        return None
+
+    def note(self, text: str) -> None:
+        return None
+
+
+class PlainView(SilentView):
+    """One line every PLAIN_INTERVAL_S seconds, and one for each new failure."""
+
+    def __init__(self, terminal: Terminal, now: Callable[[], float] = time.monotonic) -> None:
+        self._terminal = terminal
+        self._now = now
+        self._next_s = 0.0
+        self._note = ""
+        self._seen_failures: set[tuple[str, str | None]] = set()
+
+    def update(self, run: Run) -> None:
+        if run["status"] == "running" and self._now() < self._next_s:
+            return
+        self._next_s = self._now() + PLAIN_INTERVAL_S
+        counts = run.get("counts", {})
+        states = "  ".join(f"{state_word(s)} {counts[s]:,}" for s in DeviceState if counts.get(s))
+        self._terminal.line(
+            f"{timing(run)}  {ended_devices(run):,}/{run['devices']:,} done"
+            f"  {rate(run.get('devices_per_s'))}  {states}"
+        )
+        for failure in reversed(run.get("failures", [])):
+            key = (failure["device_id"], failure.get("at"))
+            if key not in self._seen_failures:
+                self._seen_failures.add(key)
+                self._terminal.line(f"  {failure_line(failure)}")
+
+    def note(self, text: str) -> None:
+        if text and text != self._note:
+            self._terminal.line(text)
+        self._note = text
+
+
+class LiveView:
+    """A picture that is drawn over itself: a bar, the number of devices at each stage, last failures."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._live: Live | None = None
+        self._note = ""
+        self._run: Run | None = None
+
+    def __enter__(self) -> LiveView:
+        from rich.live import Live
+
+        self._live = Live(console=self._terminal.console, auto_refresh=False)
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def update(self, run: Run) -> None:
+        self._run = run
+        self._draw()
+
+    def note(self, text: str) -> None:
+        self._note = text
+        self._draw()
+
+    def _draw(self) -> None:
+        if self._live is not None and self._run is not None:
+            self._live.update(picture(self._run, note=self._note), refresh=True)
+
+
+def picture(run: Run, *, note: str = "") -> Group:
+    """Return a run as something that rich can draw, at most 80 columns wide."""
+    from rich.console import Group, RenderableType
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    counts = run.get("counts", {})
+    done, total = ended_devices(run), run["devices"]
+
+    bar = Table.grid(padding=(0, 2))
+    bar.add_row(
+        ProgressBar(total=max(total, 1), completed=done, width=28),
+        Text(f"{done:,}/{total:,}", style="bold"),
+        Text(rate(run.get("devices_per_s"))),
+        Text(timing(run), style="cyan"),
+    )
+
+    stages = Table.grid(padding=(0, 2))
+    for _ in STAGES:
+        stages.add_column(justify="right")
+    stages.add_row(*[Text(state_word(state), style="dim") for state in STAGES])
+    stages.add_row(*[_figure(counts.get(state, 0), STATE_STYLES.get(state, "cyan")) for state in STAGES])
+
+    parts: list[RenderableType] = [bar, stages]
+    misses = [
+        f"{state_word(state)} {counts[state]:,}"
+        for state in DeviceState
+        if state in FINAL and state != DeviceState.PROVISIONED and counts.get(state)
+    ]
+    if misses:
+        parts.append(Text("  ".join(misses), style="red"))
+    parts += [
+        Text("  " + failure_line(failure), style="red", no_wrap=True, overflow="ellipsis")
+        for failure in run.get("failures", [])[:MAX_FAILURES_SHOWN]
+    ]
+    if note:
+        parts.append(Text(note, style="yellow"))
+    return Group(*parts)
+
+
+def _figure(count: int, style: str) -> Text:
+    from rich.text import Text
+
+    return Text(f"{count:,}", style=style if count else "dim")

@@ -1,0 +1,52 @@
+"""``muster provision``: start a bulk provisioning run."""
+
+from __future__ import annotations
+
+import argparse
+
+from provisioning.cli.arguments import (
+    Subparsers,
+    add_client_arguments,
+    add_command,
+    add_run_options,
+    client_of,
+    run_options_of,
+)
+from provisioning.cli.terminal import Terminal
+from provisioning.cli.watch import watch_run
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    parser = add_command(
+        subparsers,
+        "provision",
+        run,
+        summary="start provisioning: all new devices, or those named",
+        description=(
+            "Start one durable run over all new devices, or over the devices named (provisioned ones too:\n"
+            "they get their package again). It goes on by itself, whatever happens to this terminal."
+        ),
+        examples="""muster provision
+            muster provision --follow
+            muster provision dev-00007 dev-00012
+            muster provision --ack-timeout 10 --attempts 2 --json""",
+    )
+    parser.add_argument(
+        "device_ids", nargs="*", metavar="DEVICE", help="devices to provision (default: all new)"
+    )
+    add_run_options(parser)
+    parser.add_argument("-f", "--follow", action="store_true", help="stay and show the run until it ends")
+    add_client_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    client = client_of(args)
+    started = client.provision(args.device_ids or None, run_options_of(args))
+    terminal = Terminal()
+    if args.json:
+        terminal.json(started)
+    else:
+        count = started["devices"]
+        hint = "" if args.follow else "; follow it with: muster watch"
+        terminal.line(f"{started['run_id']}: provisioning {count:,} device{'s' if count != 1 else ''}{hint}")
+    return watch_run(args, client, started["run_id"]) if args.follow else 0

@@ -1,0 +1,163 @@
+"""``muster up``: the local stack and the service in the foreground, until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from provisioning.cli.arguments import Subparsers, add_command, add_state_dir, port_number, state_dir_of
+from provisioning.cli.demo_record import forget_finished_demo
+from provisioning.cli.errors import CliError, StackError, UsageError, one_line
+from provisioning.cli.terminal import Terminal
+from provisioning.settings import LOCAL_BROKERS, Environment
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    parser = add_command(
+        subparsers,
+        "up",
+        run,
+        summary="run the service with its broker and Azurite, until Ctrl-C",
+        description=(
+            "Run the service in the foreground, with a local MQTT broker and Azurite beside it, until\n"
+            "Ctrl-C. The state is kept: the next `muster up` goes on with unfinished runs and starts the\n"
+            "fleets again that were not stopped with `muster fleet stop`."
+        ),
+        examples="""muster up
+            muster up --state-dir /tmp/lab --port 0
+            muster up --broker mqtt://broker.lan:1883""",
+    )
+    add_state_dir(parser)
+    parser.add_argument(
+        "--port",
+        type=port_number,
+        metavar="PORT",
+        help="port of the HTTP API (default: 8470 or any; 0: any)",
+    )
+    parser.add_argument(
+        "--broker",
+        metavar="KIND|URL",
+        help="auto, mosquitto, aedes, or mqtt://host:port of one that runs (default: $MUSTER_BROKER, auto)",
+    )
+    parser.add_argument(
+        "--broker-port", type=port_number, metavar="PORT", help="port of the local broker (0: any)"
+    )
+    parser.add_argument("--blob-port", type=port_number, metavar="PORT", help="port of Azurite (0: any)")
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="warning",
+        help="how much the service writes on stderr (default: warning)",
+    )
+    parser.add_argument("--json", action="store_true", help="write events as lines of JSON")
+    # For `muster demo`: it owns this process and the state, and when it dies its end of stdin closes.
+    parser.add_argument("--owned", action="store_true", help=argparse.SUPPRESS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpOptions:
+    """What `muster up` was told."""
+
+    state_dir: Path
+    broker: str
+    blob_connection_string: str | None = field(repr=False)
+    api_port: int | None
+    broker_port: int | None
+    blob_port: int | None
+    owned: bool
+
+
+class Reporter:
+    """Says what is going on: lines for people, or events as JSON lines for `muster demo`."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._terminal = Terminal()
+
+    def progress(self, text: str) -> None:
+        """A line about what takes long."""
+        self._say("progress", f"  {one_line(text)}", "dim", text=one_line(text))
+
+    def part(self, name: str, text: str) -> None:
+        """A part of the stack has come up."""
+        self._say("part", f"{name:<13} {text}", None, name=name, text=text)
+
+    def ready(self, url: str) -> None:
+        """The service answers at ``url``."""
+        text = (
+            "ready; Ctrl-C stops it, the state is kept. In another terminal: muster fleet launch --count 200"
+        )
+        self._say("ready", text, "green", url=url)
+
+    def stopping(self) -> None:
+        self._say("stopping", "stopping…", "dim")
+
+    def failed(self, message: str) -> None:
+        """The last event before a failure; for people it goes to stderr, by `main`."""
+        if self._as_json:
+            self._say("error", "", None, message=one_line(message))
+
+    def _say(self, event: str, line: str, style: str | None, **fields: str) -> None:
+        # Whoever reads this may have gone; that must not keep the service from stopping in order.
+        with contextlib.suppress(BrokenPipeError):
+            if self._as_json:
+                print(json.dumps({"event": event, **fields}), flush=True)
+            else:
+                self._terminal.line(line, style=style)
+
+
+def run(args: argparse.Namespace) -> int:
+    environment = Environment.read()
+    broker = args.broker or environment.broker
+    if broker not in LOCAL_BROKERS and not broker.startswith(("mqtt://", "mqtts://")):
+        raise UsageError(
+            f"--broker {broker!r} is neither {', '.join(LOCAL_BROKERS)} nor an address like mqtt://host:1883"
+        )
+    options = UpOptions(
+        state_dir=state_dir_of(args),
+        broker=broker,
+        blob_connection_string=environment.blob_connection_string,
+        api_port=args.port,
+        broker_port=args.broker_port,
+        blob_port=args.blob_port,
+        owned=args.owned,
+    )
+    logging.basicConfig(
+        level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    reporter = Reporter(as_json=args.json)
+    try:
+        _prepare(options)
+        # Here, because the parser imports this module for every command.
+        from provisioning.cli.foreground import serve
+
+        serve(options, reporter)
+    except CliError as error:
+        reporter.failed(str(error))
+        raise
+    return 0
+
+
+def _prepare(options: UpOptions) -> None:
+    """Check the state directory and that nobody serves it; make it, for its owner only."""
+    from provisioning.cli.processes import service_process
+
+    state_dir = options.state_dir
+    service = service_process(state_dir)
+    if service is not None:
+        raise StackError(
+            f"a service (process {service.pid}) runs on the state directory {state_dir} already:"
+            " use it, stop it with `muster down`, or name another directory with --state-dir"
+        )
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot make the state directory {state_dir}: {error.strerror}; name another with --state-dir"
+        ) from error
+    if not options.owned:
+        forget_finished_demo(state_dir)
