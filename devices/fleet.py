@@ -79,13 +79,15 @@ class Fleet:
         loop = asyncio.get_running_loop()
         options = self._options
         self._started_s = loop.time()
+        # What can refuse comes before what must be closed.
+        ramp = Ramp(options.connects_per_s, loop.time)
         self._http = _http_session(options)
         around = Surroundings(
             address=self._address,
             http=self._http,
             verifier=self._verifier,
             counters=self._counters,
-            ramp=Ramp(options.connects_per_s, loop.time),
+            ramp=ramp,
             clock=loop.time,
             report=self._report,
             tls=ssl.create_default_context() if self._address.tls else None,

@@ -1,4 +1,4 @@
-"""A device's MQTT client: aiomqtt's, with the ways of losing a network that aiomqtt has no words for.
+"""A device's MQTT client: aiomqtt's, with what a fleet needs and aiomqtt has no words for.
 
 This is the one place that reaches behind aiomqtt's public face; each reach says why.
 """
