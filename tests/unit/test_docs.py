@@ -1,0 +1,45 @@
+"""The documents say what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from provisioning import states
+
+ROOT = Path(__file__).parents[2]
+ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text("utf-8")
+
+
+def section(text: str, name: str) -> str:
+    """What stands between the markers ``<!-- name:begin -->`` and ``<!-- name:end -->``."""
+    found = re.search(rf"<!-- {name}:begin -->\n(.*?)<!-- {name}:end -->", text, re.DOTALL)
+    assert found is not None, f"no section {name}"
+    return found[1]
+
+
+def test_the_picture_of_the_states_is_drawn_from_the_table() -> None:
+    expected = f"```mermaid\n{states.mermaid()}```\n"
+    assert section(ARCHITECTURE, "states") == expected, "run: python -m provisioning.states"
+
+
+def test_every_module_has_its_line_in_the_table_of_owners() -> None:
+    owned = re.findall(r"`([\w./-]+)`", section(ARCHITECTURE, "owners"))
+    missing = [path for path in owned if not (ROOT / path).exists()]
+    assert not missing, "named in the table, but not there"
+    for package in ("provisioning", "devices", "broker"):
+        for module in (ROOT / package).rglob("*.py"):
+            path = module.relative_to(ROOT).as_posix()
+            folders = [p.relative_to(ROOT).as_posix() + "/" for p in module.parents if ROOT in p.parents]
+            known = path in owned or any(folder in owned for folder in folders)
+            assert known or module.name in ("__init__.py", "__main__.py"), f"{path} has no line"
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md"])
+def test_links_within_the_repository_lead_somewhere(name: str) -> None:
+    document = ROOT / name
+    for target in re.findall(r"\]\(([^)#\s]+)", document.read_text("utf-8")):
+        if "://" not in target:
+            assert (document.parent / target).exists(), f"{name}: {target}"
