@@ -1,0 +1,1 @@
+"""The service on the real broker and the real Azurite, with real devices."""
