@@ -49,12 +49,19 @@ OPTIONS = FleetOptions(
 )
 
 
-@pytest_asyncio.fixture
-async def service(any_broker: LocalBroker, unique: str) -> AsyncIterator[FakeService]:
+@asynccontextmanager
+async def service_on(broker: LocalBroker, prefix: str) -> AsyncIterator[FakeService]:
+    """A fake service, with a blob server of its own, for the devices called ``prefix``-…"""
     async with (
         BlobServer(content=package_content()).serve() as blobs,
-        FakeService(any_broker.url, unique, blobs) as fake,
+        FakeService(broker.url, prefix, blobs) as fake,
     ):
+        yield fake
+
+
+@pytest_asyncio.fixture
+async def service(any_broker: LocalBroker, unique: str) -> AsyncIterator[FakeService]:
+    async with service_on(any_broker, unique) as fake:
         yield fake
 
 
@@ -70,18 +77,19 @@ async def fleet_of(
         yield fleet
 
 
-async def test_a_mixed_fleet_ends_as_its_plan_says(
-    service: FakeService, any_broker: LocalBroker, unique: str
-) -> None:
+async def test_a_mixed_fleet_ends_as_its_plan_says(each_broker: LocalBroker, unique: str) -> None:
     weights = {"healthy": 10, "slow": 3, "offline": 5, "never-answers": 2}
     planned = list(plan(FleetSpec(count=20, prefix=unique, behaviours=weights)))
     expected = {device.device_id for device in planned if device.expected_outcome == "provisioned"}
     silent = {device.device_id for device in planned} - expected
     assert (len(expected), len(silent)) == (18, 2)
-    async with fleet_of(service, any_broker, unique, count=20, behaviours=weights) as fleet:
-        await service.until(lambda: set(service.provisioned) == expected)
-        await eventually(lambda: fleet.statistics().counts["ignored"] == 2)
-        counts = fleet.statistics().counts
+    async with service_on(each_broker, unique) as service:
+        async with fleet_of(service, each_broker, unique, count=20, behaviours=weights) as fleet:
+            await service.until(lambda: set(service.provisioned) == expected)
+            await eventually(lambda: fleet.statistics().counts["ignored"] == 2)
+            counts = fleet.statistics().counts
+        # Everyone said goodbye in order.
+        await service.until(lambda: all(states[-1] == "offline" for states in service.presence.values()))
     assert set(service.provisioned.values()) == {RELEASE}
     assert not [heard for heard in service.heard if heard.device_id in silent]
     assert counts["planned_outages"] == 5
@@ -94,8 +102,6 @@ async def test_a_mixed_fleet_ends_as_its_plan_says(
             assert service.events(device.device_id, DownloadProgress)
         elif device.behaviour == "healthy":
             assert len(service.events(device.device_id)) == 3
-    # Everyone said goodbye in order.
-    await service.until(lambda: all(states[-1] == "offline" for states in service.presence.values()))
     assert set(service.presence) == expected | silent
 
 
@@ -262,14 +268,13 @@ async def test_a_cancelled_download_stops_and_says_no_more(
 
 
 async def test_after_a_broker_restart_devices_register_again_and_repeat_what_was_unanswered(
-    tmp_path: Path, any_broker: LocalBroker, unique: str
+    tmp_path: Path, each_broker: LocalBroker, unique: str
 ) -> None:
-    kind = any_broker.kind
+    kind = each_broker.kind
     ids = {device.device_id for device in plan(FleetSpec(count=10, prefix=unique))}
     async with (
         await start_broker(state_dir=tmp_path, kind=kind, port=0) as broker,
-        BlobServer(content=package_content()).serve() as blobs,
-        FakeService(broker.url, unique, blobs) as service,
+        service_on(broker, unique) as service,
         fleet_of(service, broker, unique, count=10) as fleet,
     ):
         service.answer_acks = False
@@ -288,28 +293,27 @@ async def test_after_a_broker_restart_devices_register_again_and_repeat_what_was
             for device_id in ids:
                 await service.activate(device_id)
             await service.until(lambda: set(service.provisioned) == ids)
-            assert len(blobs.requests) == 10
+            assert len(service.blobs.requests) == 10
 
 
 async def test_a_download_that_ends_while_the_broker_is_away_is_acknowledged_when_it_is_back(
-    tmp_path: Path, any_broker: LocalBroker, unique: str
+    tmp_path: Path, each_broker: LocalBroker, unique: str
 ) -> None:
-    kind = any_broker.kind
+    kind = each_broker.kind
     async with (
         await start_broker(state_dir=tmp_path, kind=kind, port=0) as broker,
-        BlobServer(content=package_content()).serve() as blobs,
-        FakeService(broker.url, unique, blobs) as service,
+        service_on(broker, unique) as service,
     ):
-        blobs.gate = asyncio.Event()
+        service.blobs.gate = asyncio.Event()
         async with fleet_of(service, broker, unique) as fleet:
-            await eventually(lambda: len(blobs.requests) == 1)
+            await eventually(lambda: len(service.blobs.requests) == 1)
             await broker.stop()
             await eventually(lambda: fleet.statistics().connected == 0)
-            blobs.gate.set()
+            service.blobs.gate.set()
             await eventually(lambda: fleet.statistics().counts["downloads_completed"] == 1)
             async with await start_broker(state_dir=tmp_path, kind=kind, port=broker.port):
                 await service.until(lambda: bool(service.provisioned))
-                assert len(blobs.requests) == 1
+                assert len(service.blobs.requests) == 1
 
 
 async def test_a_fleet_process_says_goodbye_on_sigterm(
