@@ -41,23 +41,26 @@ Json = dict[str, Any]
 
 _FIRST_RETRY = timedelta(seconds=0.5)
 _LONGEST_RETRY = timedelta(seconds=5)
+_MAX_RETRIES = 1_000
 
 
 def retry_policy(tolerance_s: float) -> RetryPolicy:
     """Retries that go on for `tolerance_s` seconds, however fast each try fails: 0.5, 1, 2, 4, 5, 5 … s.
 
     The number of attempts is derived from the time, so that neither bound ends the retries before the other.
+    Where that would be very many, the delays grow instead: the SDK computes 2 ** attempts as a float.
     """
+    longest_s = max(_LONGEST_RETRY.total_seconds(), tolerance_s / (_MAX_RETRIES - 100))
     attempts, waited_s, delay_s = 1, 0.0, _FIRST_RETRY.total_seconds()
     while waited_s < tolerance_s:
         waited_s += delay_s
-        delay_s = min(delay_s * 2, _LONGEST_RETRY.total_seconds())
+        delay_s = min(delay_s * 2, longest_s)
         attempts += 1
     return RetryPolicy(
         first_retry_interval=_FIRST_RETRY,
         max_number_of_attempts=attempts,
         backoff_coefficient=2.0,
-        max_retry_interval=_LONGEST_RETRY,
+        max_retry_interval=timedelta(seconds=longest_s),
         retry_timeout=timedelta(seconds=max(tolerance_s, 0.001)),
     )
 

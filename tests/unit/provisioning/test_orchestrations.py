@@ -1,0 +1,295 @@
+"""One device's orchestration against every fault of its device, on the SDK's own engine and on ours."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from durabletask.client import AsyncTaskHubGrpcClient, OrchestrationState
+from durabletask.testing import create_test_backend
+from durabletask.worker import TaskHubGrpcWorker
+
+from provisioning import orchestrations
+from provisioning.engine import AsyncTaskHubClient, Engine
+from provisioning.orchestrations import DeviceProvisioningOrchestration, ProvisionNewDevices, retry_policy
+from tests.conftest import free_port
+
+Json = dict[str, Any]
+RUN = "run-1"
+INSTANCE = f"{RUN}:dev-1"
+GOOD = {"package_id": "pkg-1", "size_bytes": 100, "sha256": "a" * 64}
+FAST = {"ack_timeout_s": 1.0, "activation_timeout_s": 1.0, "max_attempts": 2, "outage_tolerance_s": 0.0}
+PATIENT = {**FAST, "ack_timeout_s": 60.0, "activation_timeout_s": 60.0}
+
+
+class World:
+    """The activities of the tests: they record what they are asked, and let the test wait for it."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Json]] = []
+        self.new_devices: list[str] = []
+        self.failing: set[str] = set()
+        self._changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def activities(self) -> dict[str, Callable[[Any, Json], Any]]:
+        def named(name: str, answer: Callable[[Json], Any]) -> Callable[[Any, Json], Any]:
+            def activity(_ctx: Any, request: Json) -> Any:
+                self.calls.append((name, request))
+                self._loop.call_soon_threadsafe(self._changed.set)
+                if name in self.failing:
+                    raise OSError("the wire is cut")
+                return answer(request)
+
+            return activity
+
+        answers: dict[str, Callable[[Json], Any]] = {
+            orchestrations.GET_NEW_DEVICE_IDS: lambda _: self.new_devices,
+            orchestrations.CREATE_INSTALLATION_PACKAGE: lambda _: {
+                **GOOD,
+                "release": "demo-1.0.0",
+                "url": "http://127.0.0.1/p?sig=top-secret",
+            },
+            orchestrations.SEND_PACKAGE_URL_TO_DEVICE: lambda _: None,
+            orchestrations.ACTIVATE_DEVICE: lambda _: None,
+            orchestrations.RECORD_OUTCOME: lambda _: None,
+        }
+        return {name: named(name, answer) for name, answer in answers.items()}
+
+    def count(self, name: str) -> int:
+        return sum(called == name for called, _ in self.calls)
+
+    async def wait_called(self, name: str, times: int = 1) -> None:
+        async with asyncio.timeout(30):
+            while self.count(name) < times:
+                self._changed.clear()
+                await self._changed.wait()
+
+
+class Hub:
+    """An engine with the orchestrations on it, and its client."""
+
+    def __init__(self, client: Any, world: World) -> None:
+        self.client = client
+        self.world = world
+
+    async def start(self, options: Json) -> None:
+        await self.client.schedule_new_orchestration(
+            DeviceProvisioningOrchestration,
+            input={"device_id": "dev-1", "options": options},
+            instance_id=INSTANCE,
+        )
+
+    async def event(self, name: str, **data: Any) -> None:
+        await self.client.raise_orchestration_event(
+            INSTANCE, name, data={"package_id": "pkg-1", "attempt": 1, **data}
+        )
+
+    async def ack(self, **data: Any) -> None:
+        await self.event("DownloadCompletedAck", **{**GOOD, **data})
+
+    async def outcome(self) -> Json:
+        state: OrchestrationState = await self.client.wait_for_orchestration_completion(INSTANCE, timeout=30)
+        assert state.runtime_status.name == "COMPLETED", state.failure_details
+        assert "top-secret" not in f"{state.serialized_output}{state.serialized_custom_status}"
+        outcome: Json = json.loads(state.serialized_output or "null")
+        recorded = [request for name, request in self.world.calls if name == orchestrations.RECORD_OUTCOME]
+        assert recorded[-1] == {"run_id": RUN, **outcome}
+        return outcome
+
+
+@pytest.fixture(params=["embedded", "sdk"])
+async def hub(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Hub]:
+    world = World()
+    if request.param == "embedded":
+        engine = Engine(tmp_path / "engine.db")
+        for orchestrator in (ProvisionNewDevices, DeviceProvisioningOrchestration):
+            engine.add_orchestrator(orchestrator)
+        for name, activity in world.activities().items():
+            engine.add_named_activity(name, activity)
+        async with engine:
+            yield Hub(AsyncTaskHubClient(engine), world)
+        return
+    port = free_port()
+    backend = create_test_backend(port=port)
+    worker = TaskHubGrpcWorker(host_address=f"127.0.0.1:{port}")
+    for orchestrator in (ProvisionNewDevices, DeviceProvisioningOrchestration):
+        worker.add_orchestrator(orchestrator)
+    for name, activity in world.activities().items():
+        worker._registry.add_named_activity(name, activity)  # the SDK registers by __name__ only
+    worker.start()  # type: ignore[no-untyped-call]  # the SDK's own
+    client = AsyncTaskHubGrpcClient(host_address=f"127.0.0.1:{port}")
+    try:
+        yield Hub(client, world)
+    finally:
+        await client.close()
+        await asyncio.to_thread(worker.stop)
+        await asyncio.to_thread(backend.stop)
+
+
+async def test_a_device_goes_all_the_way(hub: Hub) -> None:
+    await hub.start(PATIENT)
+    await hub.world.wait_called("SendPackageUrlToDevice")
+    await hub.ack()
+    await hub.world.wait_called("ActivateDevice")
+    await hub.event("ActivationCompleted", firmware_version="1.0.0")
+    outcome = await hub.outcome()
+    assert (outcome["state"], outcome["attempts"], outcome["error"]) == ("provisioned", 1, None)
+    assert outcome["firmware_version"] == "1.0.0"
+    assert [step["step"] for step in outcome["steps"]] == [
+        "packaging",
+        "notifying",
+        "downloading",
+        "activating",
+    ]
+    assert all(step["started_at"] <= step["ended_at"] for step in outcome["steps"])
+
+
+async def test_events_that_come_before_the_wait_begins_are_not_lost(hub: Hub) -> None:
+    await hub.start(PATIENT)
+    await hub.ack()
+    await hub.event("ActivationCompleted", firmware_version="1.0.0")
+    assert (await hub.outcome())["state"] == "provisioned"
+
+
+async def test_no_ack_in_time_is_a_new_package_url_and_in_the_end_a_time_out(hub: Hub) -> None:
+    await hub.start({**PATIENT, "ack_timeout_s": 0.2})
+    outcome = await hub.outcome()
+    assert (outcome["state"], outcome["attempts"]) == ("timed_out", 2)
+    assert hub.world.count("CreateInstallationPackage") == hub.world.count("SendPackageUrlToDevice") == 2
+    attempts = [request["attempt"] for name, request in hub.world.calls if name == "SendPackageUrlToDevice"]
+    assert attempts == [1, 2]
+
+
+async def test_a_late_ack_of_an_earlier_attempt_counts(hub: Hub) -> None:
+    await hub.start({**PATIENT, "ack_timeout_s": 0.3, "max_attempts": 50})
+    await hub.world.wait_called("SendPackageUrlToDevice", 2)
+    await hub.ack(attempt=1)
+    await hub.event("ActivationCompleted", firmware_version="1.0.0")
+    assert (await hub.outcome())["state"] == "provisioned"
+
+
+async def test_an_ack_with_the_wrong_hash_is_named_and_the_next_attempt_may_succeed(hub: Hub) -> None:
+    await hub.start(PATIENT)
+    await hub.world.wait_called("SendPackageUrlToDevice")
+    await hub.ack(sha256="b" * 64)
+    await hub.world.wait_called("SendPackageUrlToDevice", 2)
+    await hub.ack(attempt=2)
+    await hub.event("ActivationCompleted", firmware_version="1.0.0")
+    outcome = await hub.outcome()
+    assert (outcome["state"], outcome["attempts"], outcome["error"]) == ("provisioned", 2, None)
+    wrong = next(step for step in outcome["steps"] if step["error"])
+    assert wrong["step"] == "downloading"
+    assert "bbbb" in wrong["error"]
+
+
+async def test_an_ack_for_another_package_is_named_and_otherwise_ignored(hub: Hub) -> None:
+    await hub.start(PATIENT)
+    await hub.world.wait_called("SendPackageUrlToDevice")
+    await hub.ack(package_id="other")
+    await hub.ack()
+    await hub.event("ActivationCompleted", firmware_version="1.0.0")
+    outcome = await hub.outcome()
+    assert (outcome["state"], outcome["attempts"]) == ("provisioned", 1)
+    assert "other" in outcome["steps"][2]["error"]
+
+
+async def test_a_failed_download_is_tried_again_up_to_the_limit(hub: Hub) -> None:
+    await hub.start(PATIENT)
+    await hub.world.wait_called("SendPackageUrlToDevice")
+    await hub.event("DownloadFailed", reason="http-404", detail="gone")
+    # The same news of attempt 1 again must not use up attempt 2.
+    await hub.event("DownloadFailed", reason="http-404", detail="gone")
+    await hub.world.wait_called("SendPackageUrlToDevice", 2)
+    await hub.event("DownloadFailed", attempt=2, reason="http-500", detail="")
+    outcome = await hub.outcome()
+    assert (outcome["state"], outcome["attempts"]) == ("failed", 2)
+    assert outcome["error"] == "download failed: http-500"
+
+
+async def test_a_rejected_package_is_not_sent_again(hub: Hub) -> None:
+    await hub.start(PATIENT)
+    await hub.event("PackageRejected", reason="wrong-model", detail="")
+    outcome = await hub.outcome()
+    assert (outcome["state"], outcome["attempts"]) == ("rejected", 1)
+    assert outcome["error"] == "rejected the package: wrong-model"
+
+
+async def test_a_failed_activation_is_commanded_again(hub: Hub) -> None:
+    await hub.start(PATIENT)
+    await hub.ack()
+    await hub.world.wait_called("ActivateDevice")
+    await hub.event("ActivationFailed", reason="busy", detail="")
+    await hub.world.wait_called("ActivateDevice", 2)
+    await hub.event("ActivationCompleted", attempt=2, firmware_version="1.0.0")
+    outcome = await hub.outcome()
+    assert (outcome["state"], outcome["error"]) == ("provisioned", None)
+    assert hub.world.count("SendPackageUrlToDevice") == 1
+
+
+async def test_an_activation_that_is_never_confirmed_times_out(hub: Hub) -> None:
+    await hub.start({**PATIENT, "activation_timeout_s": 0.2})
+    await hub.ack()
+    outcome = await hub.outcome()
+    assert outcome["state"] == "timed_out"
+    assert hub.world.count("ActivateDevice") == 2
+
+
+async def test_an_activity_that_fails_beyond_the_tolerance_fails_the_device_and_only_it(hub: Hub) -> None:
+    hub.world.failing = {"CreateInstallationPackage"}
+    await hub.start(FAST)
+    outcome = await hub.outcome()
+    assert outcome["state"] == "failed"
+    assert "the wire is cut" in outcome["error"]
+    assert outcome["steps"][0]["error"] is not None
+
+
+async def test_a_run_provisions_each_device_once_and_adds_them_up(hub: Hub) -> None:
+    hub.world.new_devices = ["a", "b", "c"]
+    await hub.client.schedule_new_orchestration(
+        ProvisionNewDevices,
+        input={"device_ids": None, "options": {**FAST, "max_attempts": 1}},
+        instance_id=RUN,
+    )
+    for device_id in ("a", "b"):
+        await hub.client.wait_for_orchestration_start(f"{RUN}:{device_id}", timeout=30)
+        for name, data in (
+            ("DownloadCompletedAck", GOOD),
+            ("ActivationCompleted", {"firmware_version": "2"}),
+        ):
+            await hub.client.raise_orchestration_event(
+                f"{RUN}:{device_id}", name, data={"package_id": "pkg-1", "attempt": 1, **data}
+            )
+    state = await hub.client.wait_for_orchestration_completion(RUN, timeout=30)
+    output = json.loads(state.serialized_output)
+    assert output["counts"] == {"provisioned": 2, "timed_out": 1}
+    assert [failure["device_id"] for failure in output["failures"]] == ["c"]
+
+
+async def test_a_run_without_devices_ends_at_once(hub: Hub) -> None:
+    await hub.client.schedule_new_orchestration(
+        ProvisionNewDevices, input={"device_ids": None}, instance_id=RUN
+    )
+    state = await hub.client.wait_for_orchestration_completion(RUN, timeout=30)
+    assert json.loads(state.serialized_output)["devices"] == 0
+
+
+@pytest.mark.parametrize("tolerance_s", [0.0, 0.4, 10.0, 300.0, 7 * 86_400.0])
+def test_retries_last_as_long_as_the_run_tolerates_an_outage(tolerance_s: float) -> None:
+    policy = retry_policy(tolerance_s)
+    assert policy.max_retry_interval is not None
+    assert policy.backoff_coefficient is not None
+    delays = [
+        min(
+            policy.first_retry_interval.total_seconds() * policy.backoff_coefficient**n,
+            policy.max_retry_interval.total_seconds(),
+        )
+        for n in range(policy.max_number_of_attempts - 1)
+    ]
+    assert sum(delays) >= tolerance_s
+    assert policy.retry_timeout is not None
+    assert policy.retry_timeout.total_seconds() >= tolerance_s
