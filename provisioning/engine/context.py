@@ -134,6 +134,7 @@ class Context(task.OrchestrationContext):
         name = function_name(activity)
         if return_type is None and callable(activity):
             return_type = return_type_of(activity, x.converter)
+        check_text("the activity's name", name)
         data = x.encode(f"the input of activity {name!r}", input)
         ref = json.dumps(tags) if tags else None
         action = Action(Kind.TASK_SCHEDULED, x.next_id(), name=name, ref=ref, data=data)
@@ -151,6 +152,8 @@ class Context(task.OrchestrationContext):
     ) -> task.CompletableTask[Any]:
         x = self._execution
         name = function_name(orchestrator)
+        for what, text in (("name", name), ("instance id", instance_id), ("version", version)):
+            check_text(f"the sub-orchestration's {what}", text)
         data = x.encode(f"the input of sub-orchestration {name!r}", input)
         task_id = x.next_id()
         child_id = instance_id or f"{x.instance_id}:{task_id:04x}"
@@ -197,6 +200,8 @@ class Context(task.OrchestrationContext):
             raise ValueError("instance ids that start with '@' are reserved for entities")
         if not event_name or not event_name.strip():
             raise ValueError("event_name cannot be empty")
+        check_text("the target's instance id", instance_id)
+        check_text("the event's name", event_name)
         x = self._execution
         payload = x.encode(f"the data of event {event_name!r}", data)
         task_id = x.next_id()
@@ -205,6 +210,7 @@ class Context(task.OrchestrationContext):
     def continue_as_new(
         self, new_input: Any, *, save_events: bool = False, new_version: str | None = None
     ) -> None:
+        check_text("the new version", new_version)
         x = self._execution
         x.continue_as_new(x.encode("the input of continue_as_new", new_input), save_events, new_version)
 
@@ -243,8 +249,22 @@ def _remover(waiters: deque[Any], waiter: Any) -> Callable[[], None]:
     return remove
 
 
+def check_text(what: str, text: str | None) -> None:
+    """Raises TypeError or ValueError for what the store could not keep as text."""
+    if text is None:
+        return
+    if not isinstance(text, str):
+        raise TypeError(f"{what} must be text, not {type(text).__name__!r}")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{what} has a character that is no valid Unicode: {error}") from None
+
+
 def check_size(what: str, text: str | None, limit_bytes: int) -> str | None:
-    """``text`` itself; raises PayloadTooLargeError where it is over the limit."""
+    """``text`` itself; raises PayloadTooLargeError where it is over the limit, or as :func:`check_text`."""
+    check_text(what, text)
     # Four bytes is the most that one character takes: most payloads need no second look.
     if text is not None and len(text) * 4 > limit_bytes:
         size = len(text.encode())

@@ -8,7 +8,7 @@ time comes with the events, so the same history always gives the same actions.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from types import GeneratorType
 from typing import Any, ClassVar
 
@@ -127,6 +127,7 @@ class Execution:
 
     def start_timer(self, timer: task.TimerTask | None, due: int, resumes: Pending | None = None) -> Pending:
         """Ask for a timer that is due at ``due``, in pieces where that is far off."""
+        due = max(due, 0)  # a time long past is as good as any, and may not fit the store's integers
         task_id = self.next_id()
         action = Action(Kind.TIMER_CREATED, task_id, due=self._piece(due))
         action.ref = str(action.due)
@@ -165,7 +166,7 @@ class Execution:
 
     # What the engine calls
 
-    def replay(self, history: Iterable[HistoryEvent]) -> None:
+    def replay(self, history: Sequence[HistoryEvent]) -> None:
         """Rebuild the state from the whole history of this execution.
 
         An orchestrator that does not ask for what the history says it asked for ends as FAILED with
@@ -175,10 +176,14 @@ class Execution:
         try:
             for event in history:
                 self._apply(event)
+                if event.kind == Kind.EXECUTION_STARTED and event.name not in self.functions.orchestrators:
+                    self.pending = _outstanding(history)
+                    break
             if self.actions:
                 raise _unexpected(next(iter(self.actions.values())))
         except task.NonDeterminismError as error:
             self.actions.clear()
+            self.pending = _outstanding(history)
             self.completion = None
             self._fail(error)
         self._cancelled_timers.clear()
@@ -225,12 +230,16 @@ class Execution:
         if generator is not None:
             try:
                 generator.close()
-            except (Exception, SystemExit):  # user code that won't be closed changes nothing any more
+            except KeyboardInterrupt:  # the user's wish, not the code's
+                raise
+            except BaseException:  # user code that won't be closed changes nothing any more
                 return
 
     def outstanding(self, kind: Kind) -> list[Action]:
-        """What was asked for and has not come, of one kind."""
-        return [p.action for p in self.pending.values() if p.action.kind == kind]
+        """What was asked for and has not come, of one kind. What a suspension holds back has come."""
+        held = {e.task_id for e in self._held if e.kind in _RESULTS}
+        actions = [p.action for p in self.pending.values() if p.action.kind == kind]
+        return [a for a in actions if a.task_id not in held]
 
     @staticmethod
     def _take_late(completion: Completion, message: Message) -> None:
@@ -289,7 +298,9 @@ class Execution:
                 raise OrchestratorNotRegisteredError(f"A '{event.name}' orchestrator was not registered.")
             value = self.converter.deserialize(event.data, function.input_type)
             result = function.call(Context(self), value)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever ends user code is that orchestration's failure alone
             self._fail(error)
             return
         if isinstance(result, GeneratorType):
@@ -307,8 +318,7 @@ class Execution:
         except Exception as error:  # a converter that refuses the data fails the orchestration
             self._fail(error)
             return
-        pending.task.complete(value)
-        self._resume()
+        self._settle(pending.task, value)
 
     def _on_failure(self, event: HistoryEvent) -> None:
         pending = self.pending.pop(event.task_id, None)
@@ -325,7 +335,10 @@ class Execution:
             message = f"{self.instance_id}: Activity task #{event.task_id} failed: {details.message}"
         else:
             message = f"Sub-orchestration task #{event.task_id} failed: {details.message}"
-        pending.task.fail_with(failures.StoredFailure(message, details))
+        try:
+            pending.task.fail_with(failures.StoredFailure(message, details))
+        except Exception as error:  # see _settle
+            self._fail(error)
         self._resume()
 
     def _on_timer_fired(self, event: HistoryEvent) -> None:
@@ -342,8 +355,7 @@ class Execution:
             self.actions[again.action.task_id] = again.action
             self.pending[again.action.task_id] = again
         elif isinstance(pending.task, task.TimerTask):
-            pending.task.complete(None)
-            self._resume()
+            self._settle(pending.task, None)
 
     def _on_event_raised(self, event: HistoryEvent) -> None:
         name = (event.name or "").casefold()
@@ -356,8 +368,7 @@ class Execution:
             except Exception as error:  # as for results
                 self._fail(error)
                 return
-            wait.complete(value)
-            self._resume()
+            self._settle(wait, value)
             return
         if self._buffered >= self.options.max_buffered_events:
             self._fail(
@@ -381,8 +392,10 @@ class Execution:
             if self.suspended:
                 self._held = held[index:] + self._held
                 return
-            # Held events are seen at the time of the resume: the orchestration's clock never goes back.
-            self._HANDLERS[earlier.kind](self, earlier)
+            # What ended the execution may be among them: after it only events count, to be carried over.
+            if self.completion is None or earlier.kind == Kind.EVENT_RAISED:
+                # Held events are seen at the time of the resume: the orchestration's clock never goes back.
+                self._HANDLERS[earlier.kind](self, earlier)
 
     def _on_terminated(self, event: HistoryEvent) -> None:
         if self.completion is None or self.completion.status == Status.CONTINUED_AS_NEW:
@@ -423,6 +436,14 @@ class Execution:
 
     # The generator
 
+    def _settle(self, settled: task.CompletableTask[Any], value: Any) -> None:
+        try:
+            settled.complete(value)
+        except Exception as error:
+            # A composite of a cancelled task raises that here: as in the SDK, the orchestration fails.
+            self._fail(error)
+        self._resume()
+
     def _resume(self) -> None:
         waiting, generator = self._waiting, self._generator
         if waiting is None or generator is None or self.completion is not None or not waiting.is_complete:
@@ -439,8 +460,8 @@ class Execution:
         else:
             try:
                 value = done.get_result()
-            except task.TaskCancelledError as cancelled:
-                error = cancelled
+            except Exception as without_result:  # cancelled, or a composite of such
+                error = without_result
             else:
                 return lambda: generator.send(value)
         return lambda: generator.throw(error)
@@ -470,9 +491,10 @@ class Execution:
                 step = self._outcome(generator, awaited)
         except StopIteration as end:
             self._finish(end.value)
-        except (Exception, SystemExit) as error:
-            if self.completion is None:
-                self._fail(error)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # as in _on_started
+            self._fail(error)
 
     @staticmethod
     def _empty(
@@ -496,7 +518,9 @@ class Execution:
         self.completion = Completion(Status.COMPLETED, output=output)
 
     def _fail(self, error: BaseException) -> None:
-        self.completion = Completion(Status.FAILED, failure=failures.encode(failures.details_of(error)))
+        """End as failed, unless it has ended already: the first end counts."""
+        if self.completion is None:
+            self.completion = Completion(Status.FAILED, failure=failures.encode(failures.details_of(error)))
 
 
 ResultTask = failures.ResultTask
@@ -506,6 +530,18 @@ def _thrower(
     generator: Generator[task.Task[Any], Any, Any], error: Exception
 ) -> Callable[[], task.Task[Any]]:
     return lambda: generator.throw(error)
+
+
+def _outstanding(history: Sequence[HistoryEvent]) -> dict[int, Pending]:
+    """What the history shows as asked for and not come, where the code can't tell any more."""
+    found: dict[int, Pending] = {}
+    for event in history:
+        if event.kind in _CONFIRMS and event.kind != Kind.EVENT_SENT:
+            action = Action(Kind(event.kind), event.task_id, name=event.name, ref=event.ref, data=event.data)
+            found[event.task_id] = Pending(action, None)
+        elif event.kind in _RESULTS or event.kind == Kind.TIMER_FIRED:
+            found.pop(event.task_id, None)
+    return found
 
 
 _WHY = (

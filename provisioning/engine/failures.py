@@ -37,24 +37,32 @@ def _details_of(error: BaseException, seen: set[int]) -> task.FailureDetails:
         follow = isinstance(cause, Exception) and id(cause) not in seen and len(seen) <= MAX_DEPTH
         inner = _details_of(cause, seen) if follow and cause is not None else None
     return task.FailureDetails(
-        message=str(error),
+        message=_message(error),
         error_type=qualified_name(type(error)),
         stack_trace="".join(traceback.format_tb(error.__traceback__))[-MAX_STACK_CHARS:],
         inner_failure=inner,
     )
 
 
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as unprintable:  # user code too: it may not hide what happened
+        return f"<an error whose text can't be had: {type(unprintable).__name__}>"
+
+
 def encode(details: task.FailureDetails) -> str:
-    """As JSON text, the form that the state file keeps."""
-    return json.dumps(_as_dict(details))
+    """As JSON text, the form that the state file keeps. Properties that are no JSON become text."""
+    return json.dumps(_as_dict(details, MAX_DEPTH), default=repr)
 
 
-def _as_dict(details: task.FailureDetails) -> dict[str, Any]:
+def _as_dict(details: task.FailureDetails, depth: int) -> dict[str, Any]:
+    inner = details.inner_failure if depth else None
     return {
         "type": details.error_type,
         "message": details.message,
         "stack": details.stack_trace,
-        "inner": _as_dict(details.inner_failure) if details.inner_failure else None,
+        "inner": _as_dict(inner, depth - 1) if inner else None,
         "properties": details.properties,
     }
 
