@@ -54,7 +54,7 @@ setup:
 	echo "$$key" > $(VENV)/muster-setup
 
 demo: setup
-	@$(MUSTER) demo --devices "$(DEVICES)" --state "$(STATE)" \
+	@$(MUSTER) demo --devices "$(DEVICES)" --state-dir "$(STATE)" \
 	  $(if $(SEED),--seed "$(SEED)") $(if $(BEHAVIOURS),--behaviours "$(BEHAVIOURS)") \
 	  $(if $(FRESH),--fresh) $(if $(RESUME),--resume)
 

@@ -50,9 +50,9 @@ log_type warning
 """
 
 
-def find_mosquitto(places: tuple[str, ...] = EXTRA_PLACES) -> Path | None:
+def find_mosquitto() -> Path | None:
     """Mosquitto's server on PATH, else in the places where packages put it, else None."""
-    found = shutil.which("mosquitto") or shutil.which("mosquitto", path=os.pathsep.join(places))
+    found = shutil.which("mosquitto") or shutil.which("mosquitto", path=os.pathsep.join(EXTRA_PLACES))
     return None if found is None else Path(found)
 
 

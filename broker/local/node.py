@@ -73,7 +73,7 @@ def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
 def stack_key() -> str:
     """Names the cache entry of this version's npm packages: a hash over all files that define them."""
     digest = hashlib.sha256()
-    for name in ("package.json", "package-lock.json", "absent/package.json", "absent/index.js"):
+    for name in ("package.json", "package-lock.json"):
         digest.update(name.encode() + b"\0" + (STACK_SOURCE / name).read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
