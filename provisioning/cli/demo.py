@@ -151,10 +151,9 @@ class Demo:
 
     def stop(self) -> bool:
         """Stop everything that was started; False where it had to be killed."""
-        self._note.status("stopping…")
-        in_order = self._child.stop()
         self._note.status("")
-        return in_order
+        self._note.line("stopping…", style="dim")
+        return self._child.stop()
 
     def show(self, summary: Summary, terminal: Terminal) -> None:
         """Write the summary, where the state is, and what to try next."""

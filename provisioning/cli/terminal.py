@@ -48,11 +48,11 @@ class Terminal:
         return self._console
 
     def line(self, text: str = "", *, style: str | None = None) -> None:
-        """Write one line; ``style`` is for interactive terminals only."""
+        """Write one line, control characters made visible; ``style`` is for interactive terminals only."""
         if self.interactive:
-            self.console.print(text, style=style, soft_wrap=True)
+            self.console.print(printable(text), style=style, soft_wrap=True)
         else:
-            print(text, file=self.stream, flush=True)
+            print(printable(text), file=self.stream, flush=True)
 
     def json(self, document: object) -> None:
         """Write ``document`` as JSON: indented for a person, one line for a program."""

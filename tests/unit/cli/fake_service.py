@@ -1,0 +1,251 @@
+"""A double of the service for tests of the command line: the API's contract on the standard library.
+
+It keeps fleets, devices and runs in memory. A run ends one device with every look at it, so that a test of
+`watch` sees it go on without any clock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qs, unquote, urlsplit
+
+Json = dict[str, Any]
+START = "2026-01-02T03:04:05.000+00:00"
+
+
+class FakeProblemError(Exception):
+    """An answer as application/problem+json."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+class FakeService:
+    """Serves until the end of the ``with`` block; ``requests`` holds what was asked, oldest first."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        self.requests: list[tuple[str, str, Json | None]] = []
+        self.fleets: list[Json] = []
+        self.devices: dict[str, Json] = {}
+        self.runs: dict[str, Json] = {}
+        self.outcomes: dict[str, str] = {}
+        self.page_limit = 1000
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                service.answer(self, "GET")
+
+            def do_POST(self) -> None:
+                service.answer(self, "POST")
+
+            def do_DELETE(self) -> None:
+                service.answer(self, "DELETE")
+
+            def log_message(self, format: str, *args: Any) -> None:
+                return None
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), name="fake service")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.state_dir.mkdir(exist_ok=True)
+        self.write_record(os.getpid())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def write_record(self, pid: int) -> None:
+        """Write service.json with this address and any pid."""
+        (self.state_dir / "service.json").write_text(json.dumps({"pid": pid, "url": self.url}))
+
+    def add_device(self, device_id: str, state: str = "new", **more: Any) -> Json:
+        """Register a device."""
+        device = {
+            "device_id": device_id,
+            "model": "demo-1",
+            "firmware_version": "0.9.0",
+            "state": state,
+            "online": True,
+            "run_id": None,
+            "attempt": None,
+            "progress": None,
+            "updated_at": START,
+            "error": None,
+            "tags": {},
+            "registered_at": START,
+            "instance_id": None,
+            "steps": [],
+            "package": None,
+            "outcome": None,
+            **more,
+        }
+        self.devices[device_id] = device
+        return device
+
+    def answer(self, handler: BaseHTTPRequestHandler, method: str) -> None:
+        size = int(handler.headers.get("Content-Length", 0))
+        body = json.loads(handler.rfile.read(size)) if size else None
+        self.requests.append((method, handler.path, body))
+        try:
+            status, document = self._route(method, handler.path, body)
+        except FakeProblemError as problem:
+            status = problem.status
+            document = {
+                "type": "about:blank",
+                "title": "Problem",
+                "status": status,
+                "detail": problem.detail,
+            }
+        raw = json.dumps(document).encode()
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(raw)))
+        handler.end_headers()
+        handler.wfile.write(raw)
+
+    def _route(self, method: str, target: str, body: Json | None) -> tuple[int, Json]:
+        url = urlsplit(target)
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        match method, [unquote(part) for part in url.path.split("/")[2:]]:
+            case "GET", ["health"]:
+                return 200, {"status": "ok", "pid": os.getpid()}
+            case "GET", ["fleets"]:
+                return 200, {"fleets": self.fleets}
+            case "POST", ["fleets"]:
+                return 201, self._launch(body or {})
+            case "DELETE", ["fleets", fleet_id]:
+                return 200, self._stop(fleet_id)
+            case "POST", ["provision"]:
+                return 202, self._provision(body or {})
+            case "GET", ["runs"]:
+                return 200, {"runs": list(self.runs.values())}
+            case "GET", ["runs", run_id]:
+                return 200, self._run(run_id)
+            case "GET", ["devices"]:
+                return 200, self._devices(query)
+            case "GET", ["devices", device_id]:
+                if device_id not in self.devices:
+                    raise FakeProblemError(404, f"Unknown device: {device_id}. See `muster devices`.")
+                return 200, self.devices[device_id]
+        raise FakeProblemError(404, f"{method} {url.path}: Not Found")
+
+    def _launch(self, spec: Json) -> Json:
+        if not 1 <= spec["count"] <= 100_000:
+            raise FakeProblemError(422, "count: Input should be between 1 and 100000")
+        fleet = {
+            "fleet_id": f"fleet-{len(self.fleets) + 1}",
+            "pids": [4711],
+            "running": True,
+            "error": None,
+            **spec,
+        }
+        self.fleets.append(fleet)
+        for index in range(spec["count"]):
+            self.add_device(f"{spec['prefix']}-{index + 1:05d}")
+        return fleet
+
+    def _stop(self, fleet_id: str) -> Json:
+        for fleet in self.fleets:
+            if fleet["fleet_id"] == fleet_id:
+                self.fleets.remove(fleet)
+                return {**fleet, "running": False}
+        raise FakeProblemError(404, f"Unknown fleet: {fleet_id}. See `muster fleet list`.")
+
+    def _provision(self, body: Json) -> Json:
+        wanted = body["device_ids"]
+        if wanted is None:
+            wanted = [name for name, device in self.devices.items() if device["state"] == "new"]
+            if not wanted:
+                raise FakeProblemError(409, "No new device waits to be provisioned.")
+        if unknown := [name for name in wanted if name not in self.devices]:
+            raise FakeProblemError(404, f"Unknown device: {', '.join(unknown)}. See `muster devices`.")
+        run_id = f"run-{len(self.runs) + 1}"
+        for name in wanted:
+            self.devices[name] |= {"state": "queued", "run_id": run_id, "attempt": 1}
+        self.runs[run_id] = {
+            "run_id": run_id,
+            "status": "running",
+            "devices": len(wanted),
+            "started_at": f"2026-01-02T03:04:{len(self.runs):02d}.000+00:00",
+            "ended_at": None,
+        }
+        return {"run_id": run_id, "devices": len(wanted)}
+
+    def _run(self, run_id: str) -> Json:
+        if run_id not in self.runs:
+            raise FakeProblemError(404, f"Unknown run: {run_id}.")
+        run = self.runs[run_id]
+        mine = [device for device in self.devices.values() if device["run_id"] == run_id]
+        left = [device for device in mine if device["state"] == "queued"]
+        if left:
+            outcome = self.outcomes.get(left[0]["device_id"], "provisioned")
+            left[0]["state"] = outcome
+            left[0]["error"] = None if outcome == "provisioned" else "no acknowledgement within 1 s"
+        elif run["status"] == "running":
+            run["status"] = "completed"
+        counts: dict[str, int] = {}
+        for device in mine:
+            counts[device["state"]] = counts.get(device["state"], 0) + 1
+        done = len(mine) - counts.get("queued", 0)
+        return {
+            **run,
+            "counts": counts,
+            "elapsed_s": 2.0,
+            "devices_per_s": done / 2.0,
+            "eta_s": 3.0 if left else None,
+            "failures": [
+                {
+                    "device_id": device["device_id"],
+                    "state": device["state"],
+                    "reason": device["error"],
+                    "at": START,
+                }
+                for device in mine
+                if device["error"]
+            ],
+            "percentiles": {
+                "device": {"p50_s": 0.5, "p95_s": 1.5, "p99_s": 75.0},
+                "steps": {
+                    "downloading": {"p50_s": 0.25, "p95_s": 0.5, "p99_s": 0.75},
+                    "packaging": {"p50_s": 0.125, "p95_s": 0.25, "p99_s": 0.5},
+                    "activating": {"p50_s": None, "p95_s": None, "p99_s": None},
+                },
+            },
+        }
+
+    def _devices(self, query: dict[str, str]) -> Json:
+        found = [
+            device
+            for name, device in sorted(self.devices.items())
+            if query.get("state", device["state"]) == device["state"]
+            and query.get("run_id", device["run_id"]) == device["run_id"]
+        ]
+        after = query.get("after", "")
+        rest = [device for device in found if device["device_id"] > after]
+        limit = min(int(query.get("limit", 100)), self.page_limit)
+        page = rest[:limit]
+        more = len(rest) > limit
+        return {
+            "devices": page,
+            "next": page[-1]["device_id"] if more else None,
+            "total": len(found),
+        }
