@@ -14,7 +14,7 @@ from typing import Final
 from devices.errors import FleetSpecError
 from devices.plan import DEFAULT_BEHAVIOURS, FleetSpec, parse_behaviours, parse_shard
 
-DEFAULT_CONNECTS_PER_S: Final = 250.0
+DEFAULT_CONNECTS_PER_S: Final = 500.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--tag", action="append", default=[], metavar="KEY=VALUE", help="a tag to register (repeatable)")
     option("--prefix", default="dev", help="device ids are PREFIX-00001 and so on")
     option("--shard", default="1/1", metavar="K/N", help="run only the K-th of N parts of the fleet")
-    option("--connects-per-s", type=float, default=DEFAULT_CONNECTS_PER_S, help="the ramp (default 250)")
+    option("--connects-per-s", type=float, default=DEFAULT_CONNECTS_PER_S, help="the ramp (default 500)")
     option(
         "--stats-file", type=Path, metavar="PATH", help="where to keep statistics as JSON, anew each second"
     )

@@ -377,7 +377,7 @@ class Device:
         else:
             if self._download is not None:
                 self._around.counters.downloads_replaced += 1
-            self._start(lambda: self._obtain(package), asked)
+            self._begin(package)
 
     def _on_activate(self, command: Activate) -> None:
         asked = _asked(command)
@@ -399,22 +399,27 @@ class Device:
 
     # -- what the device does about it ----------------------------------------------------------------
 
-    async def _obtain(self, package: Package) -> None:
-        around = self._around
+    def _begin(self, package: Package) -> None:
+        """Download ``package``, instead of whatever was being done."""
         outage = self._outage
-        download = self._download = Download(
+        download = Download(
             package,
             seed=self._plan.seed,
-            clock=around.clock,
-            limits=around.limits,
+            clock=self._around.clock,
+            limits=self._around.limits,
             on_progress=self._progress_reporter(),
             rate_bytes_per_s=self._behaviour.bandwidth_bytes_per_s,
             interrupt_at=outage.at_fraction if outage and outage.step is Step.DOWNLOADING else None,
         )
+        self._start(lambda: self._obtain(download), _asked(package))
+        self._download = download
+
+    async def _obtain(self, download: Download) -> None:
+        around = self._around
         try:
             await self._maybe_leave(Step.NOTIFIED)
             around.counters.downloads_started += 1
-            self._tell(DownloadStarted(**_about(download.package), size_bytes=package.size_bytes))
+            self._tell(DownloadStarted(**_about(download.package), size_bytes=download.package.size_bytes))
             while True:
                 try:
                     await download.run(around.http)

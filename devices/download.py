@@ -1,8 +1,10 @@
 """One package on its way to a device: streamed, hashed, resumed, never stored.
 
 A `Download` outlives interruptions: its hash state and the number of bytes that went into it are all
-there is to keep, so a retry asks by Range for the rest. Where the server can't give the rest (it sends
-the whole, or the blob has changed) the download begins again.
+there is to keep, so a retry asks by Range for the rest. Where the server can't give the rest the download
+begins again, and so it does, once, when the parts of several answers do not add up to the hash: the blob
+may have been written anew between them. (If-Match would say so at once, but each new attempt writes the same
+bytes over the blob, and a slow device would never come to an end.)
 """
 
 from __future__ import annotations
@@ -64,11 +66,11 @@ class Download:
 
     __slots__ = (
         "_clock",
-        "_etag",
         "_hash",
         "_interrupt_at",
         "_limits",
         "_on_progress",
+        "_parts",
         "_rate_bytes_per_s",
         "_seed",
         "package",
@@ -100,7 +102,7 @@ class Download:
         self._rate_bytes_per_s = rate_bytes_per_s
         self._interrupt_at = interrupt_at
         self._hash = hashlib.sha256()
-        self._etag: str | None = None
+        self._parts = 0
 
     async def run(self, http: aiohttp.ClientSession) -> None:
         """Fetch what is missing and check size and hash.
@@ -112,6 +114,9 @@ class Download:
         try:
             async with asyncio.timeout(self._limits.total_timeout_s):
                 await self._fetch_all(http)
+                if self._parts > 1 and self._hash.hexdigest() != self.package.sha256:
+                    self._restart()
+                    await self._fetch_all(http)
         except TimeoutError:
             raise DownloadError("timeout", f"not complete after {self._limits.total_timeout_s:g} s") from None
         digest = self._hash.hexdigest()
@@ -151,11 +156,7 @@ class Download:
             await asyncio.sleep(delay_s)
 
     async def _fetch_rest(self, http: aiohttp.ClientSession, url: str) -> None:
-        headers = {}
-        if self.received_bytes:
-            headers["Range"] = f"bytes={self.received_bytes}-"
-            if self._etag is not None:
-                headers["If-Match"] = self._etag
+        headers = {"Range": f"bytes={self.received_bytes}-"} if self.received_bytes else {}
         try:
             # encoded=True: a SAS signature is over the URL as it is; quoting it again would break it.
             async with http.get(URL(url, encoded=True), headers=headers, allow_redirects=False) as response:
@@ -187,12 +188,11 @@ class Download:
             length = response.content_length
             if length is not None and length != self.package.size_bytes:
                 self._wrong_size(length)
-            self._etag = response.headers.get("ETag")
             return
-        if status in (412, 416):
-            # The blob has changed, or is shorter than what we have: nothing of it can be kept.
+        if status == 416:
+            # The blob is shorter than what we have: nothing of that can be kept.
             self._restart()
-            raise _RetryableError("truncated", f"the server can't resume (HTTP {status})")
+            raise _RetryableError("truncated", "the server has less than was received (HTTP 416)")
         if status in _EXPIRED_STATUSES:
             raise DownloadError("expired-url", f"the server refused the URL (HTTP {status})")
         if status in _RETRIED_STATUSES:
@@ -203,6 +203,7 @@ class Download:
         size_bytes = self.package.size_bytes
         started_s, taken = self._clock(), 0
         chunk_bytes = self._chunk_bytes()
+        self._parts += 1
         body = response.content
         while chunk := await (body.readany() if chunk_bytes is None else body.read(chunk_bytes)):
             taken += len(chunk)
@@ -232,7 +233,7 @@ class Download:
             self.restarts += 1
         self.received_bytes = 0
         self._hash = hashlib.sha256()
-        self._etag = None
+        self._parts = 0
 
     def _wrong_size(self, size_bytes: int) -> NoReturn:
         raise DownloadError(

@@ -31,7 +31,7 @@ _READ_BUFFER_BYTES: Final = 256 * 1024
 class FleetOptions:
     """How a process runs its devices."""
 
-    connects_per_s: float = 250.0
+    connects_per_s: float = 500.0
     """The ramp, for first connections and reconnections alike."""
     max_http_connections: int = 256
     """Downloads at once; further ones wait for a connection."""

@@ -57,7 +57,12 @@ def package(url: str, **changes: Any) -> Package:
 def download(wanted: Package, *, limits: DownloadLimits = QUICK, **options: Any) -> Download:
     clock = asyncio.get_running_loop().time
     return Download(
-        wanted, seed=1, clock=clock, limits=limits, on_progress=options.pop("on_progress", int), **options
+        wanted,
+        seed=1,
+        clock=clock,
+        limits=limits,
+        on_progress=options.pop("on_progress", lambda _: None),
+        **options,
     )
 
 
@@ -104,12 +109,19 @@ async def test_a_server_that_cannot_resume_is_asked_for_all_again(
     assert one.restarts == 1
 
 
-async def test_a_blob_that_changed_meanwhile_is_fetched_anew(
+async def test_a_blob_that_changed_between_two_parts_is_fetched_anew(
     blobs: BlobServer, http: aiohttp.ClientSession
 ) -> None:
-    blobs.faults["/a"] = ["truncate", "412"]
-    one = download(package(f"{blobs.url}/a"))
-    await one.run(http)
+    blobs.faults["/a"] = ["truncate", "corrupt"]
+    await download(package(f"{blobs.url}/a")).run(http)
+    assert [asked for _, asked in blobs.requests] == [None, f"bytes={len(CONTENT) // 2}-", None]
+
+
+async def test_a_blob_that_became_shorter_is_fetched_anew(
+    blobs: BlobServer, http: aiohttp.ClientSession
+) -> None:
+    blobs.faults["/a"] = ["truncate", "416"]
+    await download(package(f"{blobs.url}/a")).run(http)
     assert [asked for _, asked in blobs.requests] == [None, f"bytes={len(CONTENT) // 2}-", None]
 
 
