@@ -368,7 +368,7 @@ class _Link:
         if reason.is_failure:
             self._lose(f"refused: {reason}")
             return
-        if not flags.session_present:
+        if not flags.session_present and not self._session_needed:
             self._owner.note_session_lost()
         subscriptions = self._owner.subscriptions
         if subscriptions and (self._session_needed or not flags.session_present):
@@ -602,7 +602,7 @@ class BrokerConnection:
         self._counters["stale_acknowledgements"] += stale
 
     def note_session_lost(self) -> None:
-        """Count a connect at which the broker knew no session of ours."""
+        """Count a reconnect at which the broker had forgotten the session."""
         self._counters["sessions_lost"] += 1
 
     # -- the keeper ----------------------------------------------------------------------------------

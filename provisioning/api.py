@@ -16,6 +16,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Annotated, Any, Protocol
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -36,6 +37,7 @@ _LOG = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 _MAX_ERRORS_SHOWN = 3
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 Json = dict[str, Any]
 
@@ -129,11 +131,16 @@ def create_api(backend: Backend) -> FastAPI:
 async def _guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
     # A page from elsewhere, reached through a name that resolves to loopback, must not drive the service.
     host = (request.url.hostname or "").strip("[]")
-    if host not in ("127.0.0.1", "localhost", "::1", "testserver"):
+    if host not in _LOOPBACK:
         return problem(
             HTTPStatus.FORBIDDEN,
             "Forbidden host",
             f"This API answers to 127.0.0.1 and localhost only, not to {host!r}.",
+        )
+    origin = request.headers.get("origin")
+    if origin is not None and (urlsplit(origin).hostname or "") not in _LOOPBACK:
+        return problem(
+            HTTPStatus.FORBIDDEN, "Forbidden origin", f"This API takes no calls from pages of {origin}."
         )
     length = request.headers.get("content-length", "0")
     if not length.isdigit() or int(length) > MAX_BODY_BYTES:

@@ -341,8 +341,10 @@ class PackageStore:
         """Store a package, over an earlier one of the same name; StorageAwayError if that failed."""
         assert self._container is not None, "enter the store first"
         try:
-            async with asyncio.timeout(self._upload_timeout_s), self._uploads:
+            async with asyncio.timeout(self._upload_timeout_s):
                 await self._container_there.wait()
+            # The time counts from one's turn: those before may have taken all of theirs.
+            async with self._uploads, asyncio.timeout(self._upload_timeout_s):
                 await self._container.get_blob_client(package.blob_name).upload_blob(
                     package.content, overwrite=True, content_settings=_CONTENT
                 )
@@ -372,9 +374,7 @@ class PackageStore:
             expiry=expires_at,
             protocol="https" if self.endpoint.startswith("https://") else None,
         )
-        return SharedAccess(
-            url=f"{self.url_of(blob_name)}?{token}", expires_at=expires_at
-        )
+        return SharedAccess(url=f"{self.url_of(blob_name)}?{token}", expires_at=expires_at)
 
 
 def _brief(error: BaseException) -> str:

@@ -18,30 +18,22 @@ import time
 from collections.abc import Generator
 from contextlib import AsyncExitStack
 from dataclasses import asdict
-from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import uvicorn
-from durabletask.client import OrchestrationState, OrchestrationStatus
-from filelock import FileLock, Timeout
 
 from broker.connection import BrokerConnection, ConnectionOptions
-from broker.topics import check_device_id
 
 from . import __version__
 from .activities import Activities
 from .api import create_api
 from .bridge import SUBSCRIPTIONS, Bridge
-from .engine import AsyncTaskHubClient, Engine, EngineStoppedError, StateFormatError, StateInUseError
+from .engine import AsyncTaskHubClient, Engine, StateFormatError, StateInUseError
 from .errors import (
-    DeviceBusyError,
-    NothingToDoError,
     PortBusyError,
     ProvisioningError,
     StateBusyError,
-    StateError,
     StateVersionError,
     UnavailableError,
     UnknownDeviceError,
@@ -50,67 +42,19 @@ from .errors import (
 from .fleets import FleetLauncher, FleetRecord, FleetRequest
 from .orchestrations import DeviceProvisioningOrchestration, ProvisionNewDevices
 from .packages import PackageStore, Release, SigningKey, blob_name_of, mask_sas
-from .registry import DeviceRecord, Registry, RegistryFormatError, RunRecord
+from .registry import DeviceRecord, Registry, RegistryFormatError
+from .runs import Runs
 from .settings import DEFAULT_API_PORT, RunOptions, ServiceSettings
-from .states import FINAL, WORKING, DeviceState
+from .state_directory import SERVICE_RECORD, iso, owned, prepare_state_directory, write_atomically
+from .states import DeviceState
+
+__all__ = ["Service", "prepare_state_directory", "run_service"]
 
 _LOG = logging.getLogger(__name__)
 
-STATE_FORMAT = 1
-MARKER = "muster.json"
-SERVICE_RECORD = "service.json"
-MAX_RUNS_LISTED = 100
-_CLAIM_TIMEOUT_S = 60.0
 _SERVER_START_TIMEOUT_S = 10.0
-_WATCH_INTERVAL_S = 3_600.0
 
 Json = dict[str, Any]
-
-_RUN_STATUS = {
-    OrchestrationStatus.COMPLETED: "completed",
-    OrchestrationStatus.FAILED: "failed",
-    OrchestrationStatus.TERMINATED: "terminated",
-}
-
-
-def prepare_state_directory(path: Path) -> None:
-    """Make the state directory (mode 0700), or check that an existing one is ours and readable by us.
-
-    Raises StateError where it can't be used and StateVersionError where a newer version made it.
-    """
-    marker = path / MARKER
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        text = marker.read_text(encoding="utf-8") if marker.exists() else None
-    except OSError as error:
-        raise StateError(
-            f"Can't use {path} as the state directory ({error.strerror}). Choose another, with --state."
-        ) from error
-    if text is None:
-        write_atomically(marker, {"format": STATE_FORMAT, "created_at": _iso(time.time())})
-        return
-    try:
-        found = json.loads(text)["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StateVersionError(
-            f"{marker} is not Muster's. Choose another state directory, or remove the file."
-        ) from error
-    if not isinstance(found, int) or found > STATE_FORMAT:
-        raise StateVersionError(
-            f"{path} was made by a newer version of Muster (format {found}; this one reads {STATE_FORMAT}). "
-            f"Use that version, or another state directory."
-        )
-
-
-def write_atomically(path: Path, content: Json) -> None:
-    """Write a JSON file (mode 0600) whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 class Service:
@@ -131,9 +75,6 @@ class Service:
         self._stack = AsyncExitStack()
         self._started_at = time.time()
         self._close_asked = asyncio.Event()
-        self._provisioning = asyncio.Lock()
-        self._claims: dict[str, asyncio.Event] = {}
-        self._watchers: dict[str, asyncio.Task[None]] = {}
         self._key: SigningKey
         self._registry: Registry
         self._store: PackageStore
@@ -141,6 +82,7 @@ class Service:
         self._engine: Engine
         self._client: AsyncTaskHubClient
         self._bridge: Bridge
+        self._runs: Runs
         self._server: _Server
         self._server_task: asyncio.Task[None]
 
@@ -186,7 +128,7 @@ class Service:
         settings, stack = self.settings, self._stack
         state_dir = settings.state_dir
         prepare_state_directory(state_dir)
-        self._lock_state(state_dir)
+        stack.enter_context(owned(state_dir))
         listener = self._listen()
         self._key = SigningKey.load_or_create(state_dir / "signing.key")
         try:
@@ -211,25 +153,13 @@ class Service:
         await self._start_engine()
         self._bridge.open()
         stack.push_async_callback(self._bridge.close)
-        for run_id in await self._registry.open_runs():
-            self._watch(run_id)
-        stack.push_async_callback(self._stop_watching)
+        stack.push_async_callback(self._runs.close)
+        await self._runs.open()
         prober = asyncio.create_task(self._keep_probing(), name="blob-probe")
         stack.push_async_callback(_cancel, prober)
         await self._serve(listener)
         write_atomically(state_dir / SERVICE_RECORD, self._record())
         stack.callback((state_dir / SERVICE_RECORD).unlink, missing_ok=True)
-
-    def _lock_state(self, state_dir: Path) -> None:
-        lock = FileLock(state_dir / "service.lock", blocking=False)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise StateBusyError(
-                f"Another service{_owner(state_dir)} uses the state directory {state_dir}. "
-                f"Stop it with `muster down`, or choose another directory."
-            ) from None
-        self._stack.callback(lock.release)
 
     def _listen(self) -> socket.socket:
         host = self.settings.api_host
@@ -262,6 +192,7 @@ class Service:
         self._engine = Engine(settings.state_dir / "engine.db")
         self._client = AsyncTaskHubClient(self._engine)
         self._bridge = Bridge(registry=self._registry, sink=self._client)
+        self._runs = Runs(registry=self._registry, client=self._client)
         self._connection = await self._stack.enter_async_context(
             BrokerConnection(
                 url=settings.broker_url,
@@ -284,7 +215,7 @@ class Service:
             release=Release.demo(settings.release, settings.firmware_size_bytes),
             key=self._key,
             publish_timeout_s=settings.publish_timeout_s,
-            on_claim=self._on_claim,
+            on_claim=self._runs.on_claim,
         )
         self._engine.add_orchestrator(ProvisionNewDevices)
         self._engine.add_orchestrator(DeviceProvisioningOrchestration)
@@ -322,10 +253,6 @@ class Service:
         self._server.should_exit = True
         await asyncio.wait([self._server_task])
 
-    async def _stop_watching(self) -> None:
-        for task in list(self._watchers.values()):
-            await _cancel(task)
-
     async def _keep_probing(self) -> None:
         while True:
             await self._store.probe()
@@ -336,49 +263,10 @@ class Service:
             "pid": os.getpid(),
             "url": self.url,
             "version": __version__,
-            "started_at": _iso(self._started_at),
+            "started_at": iso(self._started_at),
             "broker_url": self._connection.address.url,
             "blob_endpoint": self._store.endpoint,
         }
-
-    # -- runs ----------------------------------------------------------------------------------------
-
-    def _on_claim(self, run_id: str) -> None:
-        if (claimed := self._claims.get(run_id)) is not None:
-            claimed.set()
-        self._watch(run_id)
-
-    def _watch(self, run_id: str) -> None:
-        if run_id not in self._watchers:
-            task = asyncio.create_task(self._end_when_done(run_id), name=f"watch-{run_id}")
-            self._watchers[run_id] = task
-            task.add_done_callback(lambda _: self._watchers.pop(run_id, None))
-
-    async def _end_when_done(self, run_id: str) -> None:
-        """Close the run in the registry when its orchestration ends, however it does."""
-        state: OrchestrationState | None = await self._client.get_orchestration_state(
-            run_id, fetch_payloads=False
-        )
-        while state is not None and state.runtime_status not in _RUN_STATUS:
-            try:
-                state = await self._client.wait_for_orchestration_completion(
-                    run_id, fetch_payloads=False, timeout=_WATCH_INTERVAL_S
-                )
-            except TimeoutError:
-                continue
-            except EngineStoppedError:
-                return
-        status = "failed" if state is None else _RUN_STATUS[state.runtime_status]
-        # A device whose orchestration broke has recorded no outcome: it must not look busy for ever.
-        await self._registry.end_run(
-            run_id,
-            status=status,
-            left_over=DeviceState.CANCELLED if status == "terminated" else DeviceState.FAILED,
-            reason="the run's orchestration is gone"
-            if state is None
-            else f"the run ended ({status}) before it",
-        )
-        _LOG.info("run %s %s", run_id, status)
 
     # -- what the API asks ---------------------------------------------------------------------------
 
@@ -389,7 +277,7 @@ class Service:
             "status": "ok" if connected and reachable else "degraded",
             "version": __version__,
             "pid": os.getpid(),
-            "started_at": _iso(self._started_at),
+            "started_at": iso(self._started_at),
             "state_dir": str(self.settings.state_dir.absolute()),
             "broker": {"url": self._connection.address.url, "connected": connected},
             "blob": {"endpoint": self._store.endpoint, "reachable": reachable},
@@ -416,90 +304,15 @@ class Service:
 
     async def provision(self, device_ids: list[str] | None, options: Json) -> Json:
         """Start a run; on disk, and its devices claimed, when this returns."""
-        checked = RunOptions.from_json(options)
-        # One at a time: two calls at once must not both believe that the new devices are theirs.
-        async with self._provisioning:
-            await self._registry.flush()
-            wanted = None if device_ids is None else list(dict.fromkeys(map(check_device_id, device_ids)))
-            await self._check_wanted(wanted)
-            run_id = f"run-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-            claimed = self._claims[run_id] = asyncio.Event()
-            try:
-                await self._client.schedule_new_orchestration(
-                    ProvisionNewDevices,
-                    input={"device_ids": wanted, "options": checked.to_json()},
-                    instance_id=run_id,
-                )
-                async with asyncio.timeout(_CLAIM_TIMEOUT_S):
-                    await claimed.wait()
-            except TimeoutError:
-                raise UnavailableError(
-                    f"Run {run_id} is accepted, but has not claimed its devices yet: `muster watch {run_id}`."
-                ) from None
-            finally:
-                del self._claims[run_id]
-        run = await self._registry.run(run_id)
-        if run is None or run.devices == 0:
-            raise NothingToDoError
-        _LOG.info("run %s: %d devices", run_id, run.devices)
-        return {"run_id": run_id, "devices": run.devices}
-
-    async def _check_wanted(self, device_ids: list[str] | None) -> None:
-        if device_ids is None:
-            if await self._registry.count_devices(state=DeviceState.NEW) == 0:
-                raise NothingToDoError
-            return
-        known = await self._registry.known_states(device_ids)
-        if unknown := [device_id for device_id in device_ids if device_id not in known]:
-            raise UnknownDeviceError(unknown)
-        if busy := [device_id for device_id in device_ids if known[device_id] in WORKING]:
-            raise DeviceBusyError(busy)
+        return await self._runs.start(device_ids, RunOptions.from_json(options))
 
     async def list_runs(self) -> list[Json]:
         """The latest runs, without their times and failures."""
-        return [
-            {
-                "run_id": run.run_id,
-                "status": run.status,
-                "devices": run.devices,
-                "started_at": _iso(run.started_at),
-                "ended_at": None if run.ended_at is None else _iso(run.ended_at),
-            }
-            for run in await self._registry.runs(limit=MAX_RUNS_LISTED)
-        ]
+        return await self._runs.list()
 
     async def run(self, run_id: str) -> Json:
         """One run with its counts, rates, last failures and percentiles."""
-        run = await self._registry.run(run_id)
-        if run is None:
-            raise UnknownRunError(run_id)
-        statistics = await self._registry.run_statistics(run_id)
-        return {
-            "run_id": run.run_id,
-            "status": run.status,
-            "devices": run.devices,
-            "counts": {state.value: count for state, count in statistics.counts.items()},
-            "started_at": _iso(run.started_at),
-            "ended_at": None if run.ended_at is None else _iso(run.ended_at),
-            **_pace(run, sum(statistics.counts[state] for state in FINAL)),
-            "failures": [
-                {
-                    "device_id": failure.device_id,
-                    "state": failure.state.value,
-                    "reason": failure.error,
-                    "at": _iso(failure.at),
-                }
-                for failure in statistics.failures
-            ],
-            "percentiles": {
-                "device": _percentiles(statistics.percentiles.get("device")),
-                "steps": {
-                    step: _percentiles(values)
-                    for step, values in statistics.percentiles.items()
-                    if step != "device"
-                },
-            },
-        }
+        return await self._runs.view(run_id)
 
     async def devices(
         self, *, state: DeviceState | None, run_id: str | None, limit: int, after: str | None
@@ -535,7 +348,7 @@ class Service:
         return {
             **_device(device),
             "tags": device.tags,
-            "registered_at": _iso(device.registered_at),
+            "registered_at": iso(device.registered_at),
             "instance_id": instance_id,
             "step": status.get("step"),
             "since": status.get("since"),
@@ -589,33 +402,6 @@ async def _cancel(task: asyncio.Task[None]) -> None:
     await asyncio.wait([task])
 
 
-def _owner(state_dir: Path) -> str:
-    try:
-        pid = json.loads((state_dir / SERVICE_RECORD).read_text(encoding="utf-8"))["pid"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-    return f" (process {pid})"
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-
-
-def _pace(run: RunRecord, ended: int) -> Json:
-    elapsed_s = max((run.ended_at if run.ended_at is not None else time.time()) - run.started_at, 0.0)
-    devices_per_s = ended / elapsed_s if elapsed_s > 0 else 0.0
-    left = max(run.devices - ended, 0)
-    return {
-        "elapsed_s": round(elapsed_s, 3),
-        "devices_per_s": round(devices_per_s, 3),
-        "eta_s": round(left / devices_per_s, 1) if devices_per_s > 0 and run.ended_at is None else None,
-    }
-
-
-def _percentiles(values: dict[int, float] | None) -> dict[str, float | None]:
-    return {f"p{percent}_s": (values or {}).get(percent) for percent in (50, 95, 99)}
-
-
 def _device(device: DeviceRecord) -> Json:
     return {
         "device_id": device.device_id,
@@ -626,6 +412,6 @@ def _device(device: DeviceRecord) -> Json:
         "run_id": device.run_id,
         "attempt": device.attempt,
         "progress": device.progress,
-        "updated_at": _iso(device.updated_at),
+        "updated_at": iso(device.updated_at),
         "error": device.error,
     }

@@ -1,0 +1,218 @@
+"""Runs: started once, watched to their end, shown with their figures.
+
+A run is an instance of `ProvisionNewDevices`; what it has come to is in the registry. The engine says that
+it has ended, however it did, and that closes it in the registry: after a crash too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from durabletask.client import OrchestrationState, OrchestrationStatus
+
+from broker.topics import check_device_id
+
+from .engine import EngineStoppedError
+from .errors import DeviceBusyError, NothingToDoError, UnavailableError, UnknownDeviceError, UnknownRunError
+from .orchestrations import ProvisionNewDevices
+from .registry import Registry, RunRecord
+from .settings import RunOptions
+from .state_directory import iso
+from .states import FINAL, WORKING, DeviceState
+
+_LOG = logging.getLogger(__name__)
+
+MAX_RUNS_LISTED = 100
+_CLAIM_TIMEOUT_S = 60.0
+_WATCH_INTERVAL_S = 3_600.0
+
+Json = dict[str, Any]
+
+_STATUS = {
+    OrchestrationStatus.COMPLETED: "completed",
+    OrchestrationStatus.FAILED: "failed",
+    OrchestrationStatus.TERMINATED: "terminated",
+}
+
+
+class OrchestrationClient(Protocol):
+    """What is asked of an engine's client; either engine's has it."""
+
+    async def schedule_new_orchestration(
+        self, orchestrator: Any, *, input: Any | None = None, instance_id: str | None = None
+    ) -> str: ...
+    async def get_orchestration_state(
+        self, instance_id: str, *, fetch_payloads: bool = True
+    ) -> OrchestrationState | None: ...
+    async def wait_for_orchestration_completion(
+        self, instance_id: str, *, fetch_payloads: bool = True, timeout: float = 60
+    ) -> OrchestrationState | None: ...
+
+
+class Runs:
+    """The runs of one service; `open()` and `close()` on a loop with a running engine."""
+
+    def __init__(self, *, registry: Registry, client: OrchestrationClient) -> None:
+        self._registry = registry
+        self._client = client
+        self._starting = asyncio.Lock()
+        self._claims: dict[str, asyncio.Event] = {}
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+
+    async def open(self) -> None:
+        """Watch the runs that an earlier process left under way."""
+        for run_id in await self._registry.open_runs():
+            self._watch(run_id)
+
+    async def close(self) -> None:
+        """Watch no more; the runs stay as they are."""
+        for task in list(self._watchers.values()):
+            task.cancel()
+            await asyncio.wait([task])
+
+    def on_claim(self, run_id: str) -> None:
+        """Told by GetNewDeviceIds that a run has its devices."""
+        if (claimed := self._claims.get(run_id)) is not None:
+            claimed.set()
+        self._watch(run_id)
+
+    def _watch(self, run_id: str) -> None:
+        if run_id not in self._watchers:
+            task = asyncio.create_task(self._end_when_done(run_id), name=f"watch-{run_id}")
+            self._watchers[run_id] = task
+            task.add_done_callback(lambda _: self._watchers.pop(run_id, None))
+
+    async def _end_when_done(self, run_id: str) -> None:
+        """Close the run in the registry when its orchestration ends, however it does."""
+        state: OrchestrationState | None = await self._client.get_orchestration_state(
+            run_id, fetch_payloads=False
+        )
+        while state is not None and state.runtime_status not in _STATUS:
+            try:
+                state = await self._client.wait_for_orchestration_completion(
+                    run_id, fetch_payloads=False, timeout=_WATCH_INTERVAL_S
+                )
+            except TimeoutError:
+                continue
+            except EngineStoppedError:
+                return
+        status = "failed" if state is None else _STATUS[state.runtime_status]
+        # A device whose orchestration broke has recorded no outcome: it must not look busy for ever.
+        await self._registry.end_run(
+            run_id,
+            status=status,
+            left_over=DeviceState.CANCELLED if status == "terminated" else DeviceState.FAILED,
+            reason="the run's orchestration is gone"
+            if state is None
+            else f"the run ended ({status}) before it",
+        )
+        _LOG.info("run %s %s", run_id, status)
+
+    async def start(self, device_ids: list[str] | None, options: RunOptions) -> Json:
+        """Start a run; on disk, and its devices claimed, when this returns.
+
+        Raises UnknownDeviceError, DeviceBusyError, NothingToDoError, or BadIdError of the MQTT contract.
+        """
+        # One at a time: two calls at once must not both believe that the new devices are theirs.
+        async with self._starting:
+            await self._registry.flush()
+            wanted = None if device_ids is None else list(dict.fromkeys(map(check_device_id, device_ids)))
+            await self._check_wanted(wanted)
+            run_id = f"run-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+            claimed = self._claims[run_id] = asyncio.Event()
+            try:
+                await self._client.schedule_new_orchestration(
+                    ProvisionNewDevices,
+                    input={"device_ids": wanted, "options": options.to_json()},
+                    instance_id=run_id,
+                )
+                async with asyncio.timeout(_CLAIM_TIMEOUT_S):
+                    await claimed.wait()
+            except TimeoutError:
+                raise UnavailableError(
+                    f"Run {run_id} is accepted, but has not claimed its devices yet: `muster watch {run_id}`."
+                ) from None
+            finally:
+                del self._claims[run_id]
+        run = await self._registry.run(run_id)
+        if run is None or run.devices == 0:
+            raise NothingToDoError
+        _LOG.info("run %s: %d devices", run_id, run.devices)
+        return {"run_id": run_id, "devices": run.devices}
+
+    async def _check_wanted(self, device_ids: list[str] | None) -> None:
+        if device_ids is None:
+            if await self._registry.count_devices(state=DeviceState.NEW) == 0:
+                raise NothingToDoError
+            return
+        known = await self._registry.known_states(device_ids)
+        if unknown := [device_id for device_id in device_ids if device_id not in known]:
+            raise UnknownDeviceError(unknown)
+        if busy := [device_id for device_id in device_ids if known[device_id] in WORKING]:
+            raise DeviceBusyError(busy)
+
+    async def list(self) -> list[Json]:
+        """The latest runs, without their times and failures."""
+        return [
+            {
+                "run_id": run.run_id,
+                "status": run.status,
+                "devices": run.devices,
+                "started_at": iso(run.started_at),
+                "ended_at": None if run.ended_at is None else iso(run.ended_at),
+            }
+            for run in await self._registry.runs(limit=MAX_RUNS_LISTED)
+        ]
+
+    async def view(self, run_id: str) -> Json:
+        """One run with its counts, rates, last failures and percentiles."""
+        run = await self._registry.run(run_id)
+        if run is None:
+            raise UnknownRunError(run_id)
+        statistics = await self._registry.run_statistics(run_id)
+        return {
+            "run_id": run.run_id,
+            "status": run.status,
+            "devices": run.devices,
+            "counts": {state.value: count for state, count in statistics.counts.items()},
+            "started_at": iso(run.started_at),
+            "ended_at": None if run.ended_at is None else iso(run.ended_at),
+            **_pace(run, sum(statistics.counts[state] for state in FINAL)),
+            "failures": [
+                {
+                    "device_id": failure.device_id,
+                    "state": failure.state.value,
+                    "reason": failure.error,
+                    "at": iso(failure.at),
+                }
+                for failure in statistics.failures
+            ],
+            "percentiles": {
+                "device": _percentiles(statistics.percentiles.get("device")),
+                "steps": {
+                    step: _percentiles(values)
+                    for step, values in statistics.percentiles.items()
+                    if step != "device"
+                },
+            },
+        }
+
+
+def _pace(run: RunRecord, ended: int) -> Json:
+    elapsed_s = max((run.ended_at if run.ended_at is not None else time.time()) - run.started_at, 0.0)
+    devices_per_s = ended / elapsed_s if elapsed_s > 0 else 0.0
+    left = max(run.devices - ended, 0)
+    return {
+        "elapsed_s": round(elapsed_s, 3),
+        "devices_per_s": round(devices_per_s, 3),
+        "eta_s": round(left / devices_per_s, 1) if devices_per_s > 0 and run.ended_at is None else None,
+    }
+
+
+def _percentiles(values: dict[int, float] | None) -> dict[str, float | None]:
+    return {f"p{percent}_s": (values or {}).get(percent) for percent in (50, 95, 99)}
