@@ -155,7 +155,7 @@ async def _node_version(program: Path) -> tuple[int, ...] | None:
 
 
 async def _install_node(cache: Path, progress: Progress) -> Node:
-    pip = await _find_pip()
+    pip = await find_pip()
     if pip is None:
         raise InstallError(
             f"Node {_dotted(MIN_NODE)} or newer with npm is not on PATH, and there is no pip to "
@@ -187,7 +187,7 @@ async def _install_node(cache: Path, progress: Progress) -> Node:
     return node
 
 
-async def _find_pip() -> tuple[str, ...] | None:
+async def find_pip() -> tuple[str, ...] | None:
     """A pip to call: this environment's, else the base installation's (a venv may be made without one)."""
     base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     for candidate in ((sys.executable, "-m", "pip"), (str(base), "-m", "pip"), ("python3", "-m", "pip")):
