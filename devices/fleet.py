@@ -13,11 +13,12 @@ from typing import Final, Self
 import aiohttp
 
 from broker.connection import BrokerAddress
-from devices.device import Device, LinkOptions, Surroundings
+from devices.device import Device
 from devices.download import DownloadLimits
 from devices.pacing import Ramp
 from devices.plan import DevicePlan, FleetSpec
 from devices.statistics import Counters, FleetStatistics
+from devices.surroundings import LinkOptions, Surroundings
 from devices.verify import Verifier
 
 _LOG = logging.getLogger(__name__)

@@ -1,64 +1,270 @@
-"""A device's MQTT client: aiomqtt's, with what a fleet needs and aiomqtt has no words for.
+"""A device's link to the service: a persistent MQTT session that is always there again.
 
-This is the one place that reaches behind aiomqtt's public face; each reach says why.
+It keeps the contract's rules of connecting: stable client id, persistent session, will; it subscribes, says
+``online`` and registers on **every** connection, and then publishes again, byte for byte, the last durable
+event that the service has not moved on from: the service applies the same bytes once.
+
+Publishing never blocks the device's work: each publish is a small task of its own, ordered by paho's
+queue; if the connection breaks before the PUBACK, that repetition makes up for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
-from aiomqtt import Client, MqttError
-from paho.mqtt.enums import MQTTErrorCode
+from aiomqtt import MqttError, Will
+from paho.mqtt.reasoncodes import ReasonCode
+
+from broker import topics
+from broker.messages import Event, Presence, Register
+from devices.client import DeviceClient
+from devices.pacing import backoff_s
+from devices.surroundings import Surroundings
 
 _LOG = logging.getLogger(__name__)
 
-_KEEPALIVE_CHECK_INTERVAL_S: Final = 5.0
+_MAX_INCOMING: Final = 32
+_MAX_PENDING_PUBLISHES: Final = 16
+# A connection that held so long was a good one: the backoff begins anew after it.
+_STABLE_AFTER_S: Final = 5.0
+_KEEPALIVE_SPREAD_S: Final = 15
+# A PUBACK and an event often follow each other: Nagle would hold the second for 40 ms.
+_NO_DELAY: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
 
 
-class DeviceClient(Client):
-    """One connection: `open` it once, read `messages`, end it by `finish`, or cut it by `sever`.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outgoing:
+    """An event as published: repeated, it must be the same bytes."""
 
-    A new one is made for every connection: aiomqtt's own reuse does not wait for the second CONNACK.
+    topic: str
+    payload: bytes
+
+    @classmethod
+    def of(cls, device_id: str, event: Event) -> Outgoing:
+        """``event`` as ``device_id`` publishes it."""
+        return cls(topic=topics.event(device_id, type(event).__name__), payload=event.to_json())
+
+
+class Link:
+    """One device's link; `run` until cancelled, `say_goodbye` before that for a graceful end.
+
+    ``describe`` gives the registration of the moment, ``on_registered`` is called after each one, and
+    ``on_message`` with the topic and payload of whatever comes.
     """
 
-    async def open(self) -> None:
-        """Connect; raises `MqttError`. An attempt that fails or is cancelled leaves no socket behind."""
-        try:
-            await self.__aenter__()
-        except BaseException:
-            # aiomqtt leaves the socket of an unanswered CONNECT open: a late CONNACK would then take the
-            # session away from the connection that came after.
-            self.sever()
-            raise
+    __slots__ = (
+        "_around",
+        "_away_until_s",
+        "_client",
+        "_describe",
+        "_device_id",
+        "_failures",
+        "_on_message",
+        "_on_registered",
+        "_pending",
+        "_seed",
+        "_unanswered",
+        "registered",
+    )
 
-    async def finish(self) -> None:
-        """Say DISCONNECT if the connection is still there; never raises `MqttError`."""
-        with contextlib.suppress(MqttError):
-            await self.__aexit__(None, None, None)
-        # Reading the reason of a connection's end that nobody waited for keeps asyncio from reporting it.
-        if self._disconnected.done() and not self._disconnected.cancelled():
-            self._disconnected.exception()
+    def __init__(
+        self,
+        device_id: str,
+        seed: int,
+        around: Surroundings,
+        *,
+        describe: Callable[[], Register],
+        on_registered: Callable[[], None],
+        on_message: Callable[[str, bytes], None],
+    ) -> None:
+        self._device_id = device_id
+        self._seed = seed
+        self._around = around
+        self._describe = describe
+        self._on_registered = on_registered
+        self._on_message = on_message
+        self._away_until_s = 0.0
+        self._failures = 0
+        self._client: DeviceClient | None = None
+        self._pending: set[asyncio.Task[None]] | None = None
+        self._unanswered: Outgoing | None = None
+        self.registered = False
 
-    def sever(self) -> None:
-        """Cut the connection without DISCONNECT, as a lost network does: the broker publishes the will.
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has accepted the connection and it has not been lost since."""
+        return self._client is not None
 
-        aiomqtt's exit is graceful, which discards the will. The reader sees the stream's end and
-        ends the connection.
-        """
-        sock = self._client.socket()
-        if isinstance(sock, socket.socket):
+    async def run(self) -> None:
+        """Connect, serve, reconnect with jittered backoff; for ever, until cancelled."""
+        around = self._around
+        while True:
+            await around.ramp.wait_turn()
+            began_s = around.clock()
             try:
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError as error:
-                _LOG.debug("already cut: %s", error)
+                await self._connect_and_serve()
+            except MqttError as error:
+                _LOG.debug("%s: %s", self._device_id, error)
+            if around.clock() - began_s > _STABLE_AFTER_S:
+                self._failures = 0
+            self._failures += 1
+            await asyncio.sleep(self._reconnect_delay_s())
 
-    async def _misc_loop(self) -> None:
-        # aiomqtt looks after the keepalive every second; for ten thousand idle devices that would be
-        # ten thousand wake-ups a second, and keepalives are a minute long.
-        # It is a poll by nature: only the clock says when the next ping is due.
-        while self._client.loop_misc() == MQTTErrorCode.MQTT_ERR_SUCCESS:  # noqa: ASYNC110
-            await asyncio.sleep(_KEEPALIVE_CHECK_INTERVAL_S)
+    async def say_goodbye(self) -> None:
+        """Publish ``offline`` as a device does that is switched off in order; never raises `MqttError`."""
+        if (client := self._client) is not None:
+            try:
+                await client.publish(
+                    topics.presence(self._device_id),
+                    Presence(state="offline", at=self._around.now()).to_json(),
+                    qos=topics.QOS,
+                    retain=True,
+                    timeout=self._around.link.goodbye_timeout_s,
+                )
+            except MqttError:
+                # The broker is away: its will says the same.
+                self._around.counters.publish_failures += 1
+
+    def leave(self, duration_s: float) -> None:
+        """Lose the network, without a goodbye, for ``duration_s``."""
+        self._away_until_s = self._around.clock() + duration_s
+        self._failures = 0
+        if self._client is not None:
+            self._client.sever()
+
+    def answer(self, outgoing: Outgoing) -> None:
+        """Publish a durable event, now and after each reconnect, until `forget_unanswered` or the next."""
+        self._unanswered = outgoing
+        self._send(outgoing, needed=True)
+
+    def repeat(self, outgoing: Outgoing) -> None:
+        """Publish an earlier answer again; a later one that is still unanswered stays the one to repeat."""
+        self._around.counters.events_repeated += 1
+        if self._unanswered is None:
+            self._unanswered = outgoing
+        self._send(outgoing)
+
+    def tell(self, outgoing: Outgoing) -> None:
+        """Publish telemetry, if the broker is there: nobody waits for it."""
+        self._send(outgoing)
+
+    def forget_unanswered(self) -> None:
+        """Something newer has come from the service: the last durable event has arrived."""
+        self._unanswered = None
+
+    async def _connect_and_serve(self) -> None:
+        counters = self._around.counters
+        client = self._new_client()
+        try:
+            await client.open()
+        except MqttError as error:
+            counters.connect_failures += 1
+            self._around.report(f"can't connect to {self._around.address.url}: {error}")
+            raise
+        counters.connects += 1
+        self._client = client
+        announcing = asyncio.create_task(self._announce(client))
+        try:
+            # Reading begins at once: the iterator is also what notices that the connection is lost.
+            async for message in client.messages:
+                self._on_message(message.topic.value, message.payload)
+        finally:
+            self._client = None
+            counters.disconnects += 1
+            announcing.cancel()
+            for task in self._pending or ():
+                task.cancel()
+            self._pending = None
+            await client.finish()
+
+    def _new_client(self) -> DeviceClient:
+        address, options = self._around.address, self._around.link
+        return DeviceClient(
+            address.host,
+            address.port,
+            identifier=self._device_id,
+            username=address.username,
+            password=address.password,
+            tls_context=self._around.tls,
+            clean_session=False,
+            # Spread, so that the pings of ten thousand idle devices don't come together.
+            keepalive=options.keepalive_s + self._seed % _KEEPALIVE_SPREAD_S,
+            timeout=options.connect_timeout_s,
+            max_queued_incoming_messages=_MAX_INCOMING,
+            socket_options=_NO_DELAY,
+            will=Will(
+                topic=topics.presence(self._device_id),
+                payload=Presence(state="offline").to_json(),
+                qos=topics.QOS,
+                retain=True,
+            ),
+        )
+
+    async def _announce(self, client: DeviceClient) -> None:
+        """Subscribe, say ``online``, register, repeat what may have been lost."""
+        around, device_id = self._around, self._device_id
+        try:
+            granted = await client.subscribe(
+                [(topics.package(device_id), topics.QOS), (topics.command(device_id, "+"), topics.QOS)]
+            )
+            if any(isinstance(code, ReasonCode) and code.is_failure for code in granted):
+                around.report(f"the broker refuses the subscriptions of {device_id}: check its ACL")
+                client.sever()
+                return
+            online = Presence(state="online", at=around.now())
+            self._send(Outgoing(topic=topics.presence(device_id), payload=online.to_json()), retain=True)
+            await client.publish(topics.register(device_id), self._describe().to_json(), qos=topics.QOS)
+        except MqttError:
+            around.counters.publish_failures += 1
+            client.sever()
+            return
+        around.counters.registrations += 1
+        self.registered = True
+        if self._unanswered is not None:
+            around.counters.events_repeated += 1
+            self._send(self._unanswered, needed=True)
+        self._on_registered()
+
+    def _reconnect_delay_s(self) -> float:
+        options = self._around.link
+        delay_s = backoff_s(
+            seed=self._seed,
+            failures=self._failures,
+            first_s=options.first_backoff_s,
+            max_s=options.max_backoff_s,
+        )
+        return max(delay_s, self._away_until_s - self._around.clock())
+
+    def _send(self, outgoing: Outgoing, *, retain: bool = False, needed: bool = False) -> None:
+        if (client := self._client) is None:
+            return
+        if self._pending is None:
+            self._pending = set()
+        if len(self._pending) >= _MAX_PENDING_PUBLISHES and not needed:
+            self._around.counters.publish_failures += 1
+            return
+        task = asyncio.create_task(self._deliver(client, outgoing, retain=retain, needed=needed))
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
+
+    async def _deliver(self, client: DeviceClient, outgoing: Outgoing, *, retain: bool, needed: bool) -> None:
+        try:
+            await client.publish(
+                outgoing.topic,
+                outgoing.payload,
+                qos=topics.QOS,
+                retain=retain,
+                timeout=self._around.link.publish_timeout_s,
+            )
+        except MqttError:
+            self._around.counters.publish_failures += 1
+            if needed and client is self._client:
+                # No PUBACK in all that time: this connection is no good. The next repeats the event.
+                client.sever()
+        else:
+            self._around.counters.events_published += 1

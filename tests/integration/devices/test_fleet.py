@@ -27,10 +27,10 @@ from broker.messages import (
 )
 from devices.arguments import FleetArguments, to_argv
 from devices.behaviours import Step, behaviour
-from devices.device import LinkOptions
 from devices.download import DownloadLimits
 from devices.fleet import Fleet, FleetOptions
 from devices.plan import FleetSpec, plan
+from devices.surroundings import LinkOptions
 from devices.verify import Verifier
 from tests.integration.devices.fake_service import (
     RELEASE,
@@ -241,7 +241,7 @@ async def test_what_the_contract_refuses_is_counted_and_dropped(
         assert fleet.statistics().counts["malformed"] == 4
 
 
-async def test_activating_what_was_never_downloaded_fails(
+async def test_activating_what_was_never_downloaded_fails_until_it_is(
     service: FakeService, any_broker: LocalBroker, unique: str
 ) -> None:
     device_id = f"{unique}-00001"
@@ -251,6 +251,9 @@ async def test_activating_what_was_never_downloaded_fails(
         await service.until(lambda: bool(service.registrations))
         await service.activate(device_id)
         await service.until(lambda: bool(service.events(device_id, ActivationFailed)))
+        # The same order after a download is a new one: the old answer is no answer to it.
+        await service.send(device_id, service.package_for(device_id))
+        await service.until(lambda: device_id in service.provisioned)
 
 
 async def test_a_cancelled_download_stops_and_says_no_more(

@@ -1,0 +1,51 @@
+"""What the devices of one process share, and the times of their connections."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import aiohttp
+
+from broker.connection import BrokerAddress
+from devices.download import DownloadLimits
+from devices.pacing import Ramp
+from devices.statistics import Counters
+from devices.verify import Verifier
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkOptions:
+    """Times of a device's connection to the broker."""
+
+    keepalive_s: int = 60
+    connect_timeout_s: float = 15.0
+    publish_timeout_s: float = 30.0
+    goodbye_timeout_s: float = 5.0
+    first_backoff_s: float = 0.5
+    max_backoff_s: float = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What the devices of one process share."""
+
+    address: BrokerAddress
+    http: aiohttp.ClientSession
+    verifier: Verifier
+    counters: Counters
+    ramp: Ramp
+    clock: Callable[[], float]
+    """Monotonic seconds: the event loop's."""
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    """Wall-clock time that goes into messages."""
+    report: Callable[[str], None] = _LOG.warning
+    """Told of trouble that all devices share; a fleet repeats it once in a while, not for each."""
+    tls: ssl.SSLContext | None = None
+    link: LinkOptions = field(default_factory=LinkOptions)
+    limits: DownloadLimits = field(default_factory=DownloadLimits)
