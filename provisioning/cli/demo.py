@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,9 @@ from provisioning.cli.demo_record import (
 )
 from provisioning.cli.documents import Json, Run
 from provisioning.cli.errors import InterruptedBySignalError, StackError
+from provisioning.cli.invocation import program
 from provisioning.cli.terminal import Terminal, duration
+from provisioning.settings import DEFAULT_STATE_DIR
 
 if TYPE_CHECKING:
     from devices.plan import FleetSpec
@@ -290,19 +293,22 @@ def _show_event(event: Event, note: Notice) -> None:
 
 def _after_interruption(state_dir: Path, in_order: bool) -> str:
     how = "stopped, and nothing runs any more" if in_order else "killed, and nothing runs any more"
-    where = "" if str(state_dir) == ".muster" else f" --state-dir {state_dir}"
+    where = "" if str(state_dir) == DEFAULT_STATE_DIR else f" --state-dir {shlex.quote(str(state_dir))}"
     return (
-        f"{how}; go on with `muster demo --resume{where}`, or start over with --fresh"
+        f"{how}; go on with `{program()} demo --resume{where}`, or start over with --fresh"
         " (with make: RESUME=1 or FRESH=1)"
     )
 
 
 def _next_commands(state_dir: Path, device_id: str) -> list[tuple[str, str]]:
-    where = "" if str(state_dir) == ".muster" else f" --state-dir {state_dir}"
-    return [
-        (f"muster up{where}", "serve this state again; then, in another terminal:"),
-        (f"muster device {device_id}{where}", "what one device went through"),
-        (f"muster provision {device_id} --follow{where}", "provision it once more"),
-        ("make demo DEVICES=1000 SEED=7", "a larger fleet"),
-        ("make demo BEHAVIOURS=healthy=9,never-answers=1", "devices that never answer"),
+    muster = program()
+    commands = [
+        (f"{muster} up", "serve it again; in another terminal:"),
+        (f"{muster} device {device_id}", "what one device went through"),
+        (f"{muster} provision {device_id} --follow", "provision it once more"),
+        (f"{muster} demo --devices 1000 --seed 7", "a larger fleet, in place of this one"),
     ]
+    if str(state_dir) == DEFAULT_STATE_DIR:
+        return commands
+    export = f"export MUSTER_STATE={shlex.quote(str(state_dir))}"
+    return [(export, "for the commands below"), *commands]
