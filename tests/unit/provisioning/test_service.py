@@ -1,0 +1,251 @@
+"""The service without its neighbours: it starts, says what is missing, and refuses what it can't do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import httpx
+import pytest
+
+from provisioning.errors import (
+    PortBusyError,
+    ProvisioningError,
+    SettingsError,
+    StateBusyError,
+    StateError,
+    StateVersionError,
+    UnknownFleetError,
+)
+from provisioning.fleets import FleetRecord, FleetRequest
+from provisioning.service import Service
+from provisioning.settings import ServiceSettings
+from tests.conftest import free_port
+
+ACCOUNT_KEY = "c2VjcmV0LWtleQ=="
+
+
+def _settings(state_dir: Path, **changes: object) -> ServiceSettings:
+    return ServiceSettings(
+        **{  # type: ignore[arg-type]
+            "state_dir": state_dir,
+            # Nobody there: the service has to start all the same.
+            "broker_url": f"mqtt://user:hunter2@127.0.0.1:{free_port()}",
+            "blob_connection_string": f"DefaultEndpointsProtocol=http;AccountName=a;AccountKey={ACCOUNT_KEY};"
+            f"BlobEndpoint=http://127.0.0.1:{free_port()}/a",
+            "api_port": 0,
+            **changes,
+        }
+    )
+
+
+class Launcher:
+    """A launcher that launches nothing."""
+
+    def __init__(self) -> None:
+        self.fleets: dict[str, FleetRecord] = {}
+
+    async def launch(self, request: FleetRequest) -> FleetRecord:
+        record = FleetRecord(
+            fleet_id=f"fleet-{len(self.fleets) + 1}",
+            pids=[1],
+            running=True,
+            started_at="2026-01-01T00:00:00+00:00",
+            **request.model_dump(exclude={"processes"}),
+        )
+        self.fleets[record.fleet_id] = record
+        return record
+
+    async def list(self) -> Sequence[FleetRecord]:
+        return list(self.fleets.values())
+
+    async def stop(self, fleet_id: str) -> FleetRecord:
+        if fleet_id not in self.fleets:
+            raise UnknownFleetError(fleet_id)
+        return self.fleets.pop(fleet_id)
+
+    async def stop_all(self) -> None:
+        self.fleets.clear()
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[Service]:
+    async with Service(_settings(tmp_path / "state"), Launcher()) as running:
+        yield running
+
+
+@pytest.fixture
+async def api(service: Service) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=service.url) as client:
+        yield client
+
+
+async def test_it_starts_without_broker_and_storage_and_says_so(api: httpx.AsyncClient) -> None:
+    health = (await api.get("/api/health")).json()
+    assert health["status"] == "degraded"
+    assert (health["broker"]["connected"], health["blob"]["reachable"]) == (False, False)
+    assert len(health["trust"]["public_key"]) == 44
+
+
+async def test_no_answer_holds_a_secret(api: httpx.AsyncClient, service: Service) -> None:
+    texts = [(await api.get(path)).text for path in ("/api/health", "/api/statistics", "/api/openapi.json")]
+    texts += [repr(service.settings), (service.settings.state_dir / "service.json").read_text()]
+    assert not any(ACCOUNT_KEY in text or "hunter2" in text for text in texts)
+
+
+async def test_the_state_is_private_and_the_record_goes_with_the_service(tmp_path: Path) -> None:
+    state_dir = tmp_path / "state"
+    async with Service(_settings(state_dir)) as service:
+        record = json.loads((state_dir / "service.json").read_text())
+        assert record["url"] == service.url
+        assert _modes(state_dir) == {0o600}
+        assert stat.S_IMODE(state_dir.stat().st_mode) == 0o700
+    assert not (state_dir / "service.json").exists()
+    assert json.loads((state_dir / "muster.json").read_text())["format"] == 1
+
+
+def _modes(directory: Path) -> set[int]:
+    # A lock holds nothing.
+    return {stat.S_IMODE(file.stat().st_mode) for file in directory.iterdir() if ".lock" not in file.name}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "words"),
+    [
+        ("GET", "/api/devices/ghost", None, 404, "Unknown device: ghost"),
+        ("GET", "/api/runs/ghost", None, 404, "Unknown run: ghost"),
+        ("GET", "/api/devices?run_id=ghost", None, 404, "Unknown run: ghost"),
+        ("GET", "/api/devices?state=happy", None, 422, "state"),
+        ("GET", "/api/devices?limit=0", None, 422, "limit"),
+        ("GET", "/api/nothing", None, 404, "/api/docs"),
+        ("POST", "/api/provision", {}, 409, "muster fleet launch"),
+        ("POST", "/api/provision", {"device_ids": ["a", "b"]}, 404, "a, b"),
+        ("POST", "/api/provision", {"device_ids": ["a/b"]}, 422, "a/b"),
+        ("POST", "/api/provision", {"device_ids": []}, 422, "device_ids"),
+        ("POST", "/api/provision", {"options": {"speed": 9}}, 422, "Unknown option: speed"),
+        ("POST", "/api/provision", {"options": {"max_attempts": 0}}, 422, "max_attempts"),
+        ("POST", "/api/fleets", {"count": 0}, 422, "count"),
+        ("POST", "/api/fleets", {"count": 1_000_000}, 422, "100000"),
+        ("DELETE", "/api/fleets/ghost", None, 404, "Unknown fleet: ghost"),
+    ],
+)
+async def test_a_bad_request_is_told_what_is_wrong(
+    api: httpx.AsyncClient, method: str, path: str, body: object, status: int, words: str
+) -> None:
+    response = await api.request(method, path, json=body)
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem["status"] == status
+    assert words in problem["detail"]
+
+
+@pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"origin": "https://evil.example"}])
+async def test_pages_from_elsewhere_can_not_drive_the_service(
+    api: httpx.AsyncClient, headers: dict[str, str]
+) -> None:
+    response = await api.get("/api/health", headers=headers)
+    assert response.status_code == 403
+
+
+async def test_fleets_are_the_launchers(api: httpx.AsyncClient) -> None:
+    launched = await api.post("/api/fleets", json={"count": 3, "seed": 5, "behaviours": {"healthy": 1}})
+    assert launched.status_code == 201
+    fleet = launched.json()
+    assert (fleet["fleet_id"], fleet["count"], fleet["seed"]) == ("fleet-1", 3, 5)
+    assert (await api.get("/api/fleets")).json() == {"fleets": [fleet]}
+    assert (await api.delete("/api/fleets/fleet-1")).json() == fleet
+    assert (await api.get("/api/fleets")).json() == {"fleets": []}
+
+
+async def test_without_a_launcher_there_are_no_fleets(tmp_path: Path) -> None:
+    async with (
+        Service(_settings(tmp_path / "state")) as service,
+        httpx.AsyncClient(base_url=service.url) as api,
+    ):
+        assert (await api.get("/api/fleets")).json() == {"fleets": []}
+        assert (await api.post("/api/fleets", json={"count": 1})).status_code == 503
+
+
+async def test_a_second_service_on_the_state_is_refused_by_the_first_ones_process(tmp_path: Path) -> None:
+    settings = _settings(tmp_path / "state")
+    async with Service(settings) as first:
+        with pytest.raises(StateBusyError, match=r"process \d+.*muster down"):
+            async with Service(settings):
+                pass
+        async with httpx.AsyncClient(base_url=first.url) as api:
+            assert (await api.get("/api/health")).status_code == 200
+    async with Service(settings):
+        pass
+
+
+async def test_a_port_in_use_is_named_and_nothing_stays_open(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PortBusyError, match=str(port)):
+            async with Service(_settings(tmp_path / "state", api_port=port)):
+                pass
+    async with Service(_settings(tmp_path / "state", api_port=port)) as service:
+        assert service.url.endswith(str(port))
+
+
+@pytest.mark.parametrize("name", ["registry.db", "engine.db"])
+async def test_a_state_file_that_is_no_database_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("not a database " * 100)
+    with pytest.raises(StateVersionError, match=name):
+        async with Service(_settings(tmp_path)):
+            pass
+
+
+@pytest.mark.parametrize("marker", ['{"format": 99}', "nonsense", "[]"])
+async def test_a_state_directory_of_a_newer_version_is_refused(tmp_path: Path, marker: str) -> None:
+    (tmp_path / "muster.json").write_text(marker)
+    with pytest.raises(StateVersionError, match="state directory"):
+        async with Service(_settings(tmp_path)):
+            pass
+
+
+async def test_a_state_directory_that_can_not_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateError, match="file"):
+        async with Service(_settings(tmp_path / "file" / "state")):
+            pass
+
+
+async def test_a_bad_connection_string_ends_the_start_cleanly(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="MUSTER_BLOB"):
+        async with Service(_settings(tmp_path, blob_connection_string="nonsense")):
+            pass
+    async with Service(_settings(tmp_path)):
+        pass
+
+
+async def test_it_closes_when_asked_and_fails_when_its_registry_is_broken(
+    tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closing = asyncio.create_task(service.wait_closed())
+    service.close()
+    await asyncio.wait_for(closing, 10)
+
+    async with Service(_settings(tmp_path / "other")) as other:
+        waiting = asyncio.create_task(other.wait_closed())
+
+        def broken(_work: object) -> None:
+            raise ValueError("a defect")
+
+        monkeypatch.setattr(other._registry, "_transact", broken)
+        other._registry.register("d1", model="m", firmware_version="1", tags={})
+        with pytest.raises(ProvisioningError, match="a defect"):
+            await asyncio.wait_for(waiting, 10)
+        monkeypatch.undo()
+
+
+def test_the_service_does_not_load_the_devices() -> None:
+    code = "import sys, provisioning.service; sys.exit('devices' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
