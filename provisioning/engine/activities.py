@@ -41,6 +41,8 @@ class ActivityRunner:
         self._done = done
         self._waiting_async: deque[tuple[ActivityCall, Function]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Workers that will look at the queue again; a task is in ``_tasks`` a little longer than that.
+        self._workers = 0
         self._running_async = 0
         self._threads: list[threading.Thread] = []
         self._waiting_sync: SimpleQueue[tuple[ActivityCall, Function] | None] = SimpleQueue()
@@ -65,7 +67,8 @@ class ActivityRunner:
             self._loop.call_soon(self._done, call, Kind.TASK_FAILED, _failure(missing))
         elif function.is_async:
             self._waiting_async.append((call, function))
-            if len(self._tasks) < self._options.max_async_activities:
+            if self._workers < self._options.max_async_activities:
+                self._workers += 1
                 worker = self._loop.create_task(self._run_waiting(), name="activities")
                 self._tasks.add(worker)
                 worker.add_done_callback(self._tasks.discard)
@@ -98,19 +101,22 @@ class ActivityRunner:
 
     async def _run_waiting(self) -> None:
         in_a_row = 0
-        while self._waiting_async:
-            call, function = self._waiting_async.popleft()
-            self._running_async += 1
-            try:
-                kind, text = await self._run(call, function)
-            finally:
-                self._running_async -= 1
-            if self._stopping:
-                return
-            self._done(call, kind, text)
-            in_a_row += 1
-            if in_a_row % _TURNS_BEFORE_YIELD == 0:
-                await asyncio.sleep(0)
+        try:
+            while self._waiting_async:
+                call, function = self._waiting_async.popleft()
+                self._running_async += 1
+                try:
+                    kind, text = await self._run(call, function)
+                finally:
+                    self._running_async -= 1
+                if self._stopping:
+                    return
+                self._done(call, kind, text)
+                in_a_row += 1
+                if in_a_row % _TURNS_BEFORE_YIELD == 0:
+                    await asyncio.sleep(0)
+        finally:
+            self._workers -= 1
 
     async def _run(self, call: ActivityCall, function: Function) -> tuple[Kind, str | None]:
         try:
@@ -142,7 +148,10 @@ class ActivityRunner:
             self._results.append((call, kind, text))
             if not self._results_announced:
                 self._results_announced = True
-                self._loop.call_soon_threadsafe(self._take_results)
+                try:
+                    self._loop.call_soon_threadsafe(self._take_results)
+                except RuntimeError:  # the loop was closed without stopping the engine
+                    return
 
     def _take_results(self) -> None:
         self._results_announced = False

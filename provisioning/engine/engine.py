@@ -174,14 +174,22 @@ class Engine:
         self._stopping = False
         self._broken: asyncio.Future[None] = self._loop.create_future()
         self._turns = self._commits = self._rows = self._replays = 0
-        self._next_key = self._store.next_key()
-        self._next_message = self._store.next_message_id()
         self._writer = Writer(self._store)
+        try:
+            self._next_key = self._store.next_key()
+            self._next_message = self._store.next_message_id()
+            self._recover()
+        except BaseException:
+            self._failed = EngineStoppedError("the engine did not start")
+            await self._activities.stop()
+            if self._timer_handle is not None:
+                self._timer_handle.cancel()
+            self._store.close()
+            raise
         self._writer.start()
         self._gc_threshold = gc.get_threshold()
         gc.set_threshold(max(self.options.gc_threshold, self._gc_threshold[0]), *self._gc_threshold[1:])
         self._running = True
-        self._recover()
 
     async def stop(self) -> None:
         """End user code, write what is left, close. A second call does nothing."""
@@ -193,7 +201,7 @@ class Engine:
         await self._activities.stop()
         self._submit()
         while self._committing is not None and self._writer.trouble is None:
-            await asyncio.wait([self._loop.create_task(self._next_commit())], timeout=0.1)
+            await asyncio.wait([self._commit_end()], timeout=0.1)
         await self._writer.stop(give_up=True)
         self._refuse_all()
         self._running = False
@@ -237,7 +245,6 @@ class Engine:
         self._starts.extend(self._store.ready_starts())
         for call in self._store.unfinished_activities():
             self._activities.submit(call)
-        self._timers.horizon = -1
         self._extend_timers()
         self._schedule_step()
 
@@ -290,7 +297,9 @@ class Engine:
         if instance.status in ENDED:
             return self._when_committed()
         if not instance.begun and message.kind != Kind.TERMINATED:
-            # It may be long before its first turn: the message is kept by a row of its own.
+            # It may be long before its first turn: the message is kept by a row of its own, and the
+            # instance in memory for as long as its inbox holds it.
+            self._touch(instance)
             self._keep(instance, message)
             instance.inbox.append(message)
             return self._when_committed()
@@ -301,7 +310,7 @@ class Engine:
     async def wait_room(self) -> None:
         """Push back: returns when the batch being gathered has room for more."""
         while self._running and self._failed is None and self._open.rows >= self.options.max_commit_rows:
-            await self._next_commit()
+            await asyncio.shield(self._commit_end())
 
     def wait_started(self, instance_id: str) -> asyncio.Future[None]:
         """Done at the first commit that shows the instance begun."""
@@ -431,8 +440,10 @@ class Engine:
                     self._schedule_step()
                     break
             self._submit()
-        except Exception as error:  # a defect of ours, not of user code: better to stop than to guess
+        except BaseException as error:  # a defect of ours, not of user code: better to stop than to guess
             self._fail(error)
+            if not isinstance(error, Exception):
+                raise
 
     def _start_next(self) -> bool:
         """Begin the next pending instance, unless enough is under way."""
@@ -454,7 +465,9 @@ class Engine:
     def _turn(self, instance: Instance) -> None:
         """One turn of one instance: messages in, rows and actions out."""
         instance.queued = False
-        if instance.status in ENDED:
+        if instance.status in ENDED or not instance.begun:
+            # It ended while it was queued; by now it may have been created anew, and waits for its start.
+            self._touch(instance)
             return
         self._turns += 1
         self._touch(instance)
@@ -468,7 +481,7 @@ class Engine:
         for message in messages:
             if message.stored_id:
                 batch.messages_gone.append((message.stored_id,))
-            if message.kind == Kind.TIMER_FIRED:
+            if message.kind == Kind.TIMER_FIRED and message.execution == execution.number:
                 self._drop_timer(instance, message.task_id)
             if message.waiter is not None:
                 transaction.waiters.append(message.waiter)
@@ -478,7 +491,8 @@ class Engine:
             seq += 1
         transaction.rows += seq - instance.next_seq
         instance.next_seq = seq
-        instance.last_at = execution.now
+        if turn.events:
+            instance.last_at = turn.events[-1].at
         for task_id in turn.cancelled_timers:
             self._drop_timer(instance, task_id)
         for action in turn.actions:
@@ -487,7 +501,7 @@ class Engine:
             instance.custom_status = execution.custom_status
             self._mark(instance)
         if turn.completion is not None:
-            self._complete(instance, execution, turn, turn.completion)
+            self._complete(instance, execution, turn, messages)
             return
         status = Status.SUSPENDED if execution.suspended else Status.RUNNING
         if status != instance.status:
@@ -575,11 +589,24 @@ class Engine:
 
     # Ends
 
-    def _complete(self, instance: Instance, execution: Execution, turn: Turn, completion: Completion) -> None:
-        for action in execution.outstanding(Kind.TASK_SCHEDULED):
-            self._open.batch.detached.append(
-                (instance.key, instance.execution_number, action.task_id, action.name or "", action.data)
-            )
+    def _complete(
+        self, instance: Instance, execution: Execution, turn: Turn, messages: list[Message]
+    ) -> None:
+        completion = turn.completion
+        assert completion is not None
+        left = execution.outstanding(Kind.TASK_SCHEDULED)
+        if left:
+            # Results that came with the end, or stand behind it, are taken by nobody; they came all the same.
+            came = {
+                m.task_id
+                for m in (*messages, *instance.inbox)
+                if m.kind in (Kind.TASK_COMPLETED, Kind.TASK_FAILED) and m.execution == execution.number
+            }
+            self._open.batch.detached += [
+                (instance.key, execution.number, action.task_id, action.name or "", action.data)
+                for action in left
+                if action.task_id not in came
+            ]
         for action in execution.outstanding(Kind.TIMER_CREATED):
             self._drop_timer(instance, action.task_id)
         if completion.status == Status.CONTINUED_AS_NEW:
@@ -601,8 +628,9 @@ class Engine:
             instance.inbox.append(fresh)
             self._open.internal.append((instance, fresh))
         instance.inbox += later
-        instance.queued = True
-        self._ready.append(instance)
+        if not instance.queued:
+            instance.queued = True
+            self._ready.append(instance)
 
     def _end(self, instance: Instance, execution: Execution, turn: Turn, completion: Completion) -> None:
         if instance.status == Status.PENDING:
@@ -644,7 +672,11 @@ class Engine:
     def _on_activity_done(self, call: ActivityCall, kind: Kind, text: str | None) -> None:
         if self._stopping or self._failed is not None:
             return
-        instance = self._look_up(call.instance_id)
+        try:
+            instance = self._look_up(call.instance_id)
+        except Exception as error:
+            self._fail(error)
+            return
         if instance is None or instance.status in ENDED or instance.execution_number != call.execution:
             # Its execution is over: nobody waits, it is only not to run again.
             self._open.batch.detached_gone.append((call.instance_key, call.execution, call.task_id))
@@ -662,14 +694,15 @@ class Engine:
         self._timers.cancel(instance.key, task_id)
 
     def _arm(self) -> None:
-        """See to it that the next due timer is looked at in time."""
-        due = self._timers.next_due()
+        """See to it that the next due timer, or the next window, is looked at in time."""
+        extension = self._timers.horizon - self._window // 2
+        due = min(self._timers.next_due() or extension, extension)
         if due == self._armed_for and self._timer_handle is not None:
             return
         if self._timer_handle is not None:
             self._timer_handle.cancel()
         self._armed_for = due
-        wait_s = _LONGEST_SLEEP_S if due is None else max(0.0, (due - self._clock()) / _MICROSECONDS)
+        wait_s = max(0.0, (due - self._clock()) / _MICROSECONDS)
         self._timer_handle = self._loop.call_later(min(wait_s, _LONGEST_SLEEP_S), self._on_timers)
 
     def _on_timers(self) -> None:
@@ -677,10 +710,14 @@ class Engine:
         if self._stopping or self._failed is not None:
             return
         now = self._tick()
-        for timer in self._timers.pop_due(now, _TIMERS_AT_ONCE):
-            self._fire(timer)
-        if now + self._window // 2 > self._timers.horizon:
-            self._extend_timers()
+        try:
+            for timer in self._timers.pop_due(now, _TIMERS_AT_ONCE):
+                self._fire(timer)
+            if now + self._window // 2 >= self._timers.horizon:
+                self._extend_timers()
+        except Exception as error:  # as in _step
+            self._fail(error)
+            return
         self._arm()
 
     def _fire(self, timer: StoredTimer) -> None:
@@ -698,18 +735,20 @@ class Engine:
             self._enqueue(instance, fired)
 
     def _extend_timers(self) -> None:
-        """Bring the timers of the next window into memory: from disk, and those not yet there."""
+        """Bring the timers of the next window into memory: those on disk, as they are about to be."""
         after, until = self._timers.horizon, self._tick() + self._window
-        timers = list(self._store.timers(after, until))
+        timers = {(t.instance_key, t.task_id): t for t in self._store.timers(after, until)}
         for transaction in (self._committing, self._open):
-            if transaction is not None:
-                ids = {i.key: i.id for i in transaction.touched}
-                timers += [
-                    StoredTimer(ids[key], key, task_id, due)
-                    for (key, task_id), due in transaction.batch.timers.items()
-                    if after < due <= until
-                ]
-        self._timers.extend(until, timers)
+            if transaction is None:
+                continue
+            ids = {i.key: i.id for i in transaction.touched}
+            for gone in transaction.batch.timers_gone:
+                timers.pop(gone, None)
+            for (key, task_id), due in transaction.batch.timers.items():
+                timers.pop((key, task_id), None)
+                if after < due <= until:
+                    timers[key, task_id] = StoredTimer(ids[key], key, task_id, due)
+        self._timers.extend(until, timers.values())
         self._arm()
 
     # Commits
@@ -726,16 +765,17 @@ class Engine:
         self._schedule_step()
         return waiter
 
-    async def _next_commit(self) -> None:
-        """Returns at the next end of a commit."""
+    def _commit_end(self) -> asyncio.Future[None]:
+        """Done at the next end of a commit, or of the engine. Shared: shield it."""
         if self._commit_ended is None:
             self._commit_ended = self._loop.create_future()
-        await asyncio.shield(self._commit_ended)
+        return self._commit_ended
 
     def _submit(self) -> None:
         """Hand what was gathered to the writer, if it is free."""
         transaction = self._open
-        if self._committing is not None or not transaction:
+        # After a failure nothing may follow: a batch is missing before it, or half of a turn is in it.
+        if self._committing is not None or self._failed is not None or not transaction:
             return
         for instance, message in transaction.internal:
             if not message.consumed and not message.stored_id and instance.status not in ENDED:
@@ -753,9 +793,7 @@ class Engine:
         transaction = self._committing
         assert transaction is not None
         self._committing = None
-        ended, self._commit_ended = self._commit_ended, None
-        if ended is not None:
-            ended.set_result(None)
+        self._tell_commit_ended()
         if error is not None:
             self._fail(error)
             for waiter in transaction.waiters:
@@ -763,8 +801,25 @@ class Engine:
             return
         self._commits += 1
         self._rows += transaction.rows
-        for call in transaction.activities:
-            self._activities.submit(call)
+        try:
+            self._begin_effects(transaction)
+            self._submit()
+        except Exception as error_after:  # as in _step
+            self._fail(error_after)
+            return
+        if self._ready or self._starts:
+            self._schedule_step()
+
+    def _tell_commit_ended(self) -> None:
+        ended, self._commit_ended = self._commit_ended, None
+        if ended is not None and not ended.done():
+            ended.set_result(None)
+
+    def _begin_effects(self, transaction: Transaction) -> None:
+        """What was asked for in the transaction may happen: it is on disk."""
+        if self._failed is None:
+            for call in transaction.activities:
+                self._activities.submit(call)
         for waiter in transaction.waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -775,9 +830,6 @@ class Engine:
         for instance in transaction.touched:
             self._rest(instance, transaction.number)
         self._evict()
-        self._submit()
-        if self._ready or self._starts:
-            self._schedule_step()
 
     @staticmethod
     def _tell(table: dict[str, list[asyncio.Future[None]]], instances: list[Instance]) -> None:
@@ -818,6 +870,7 @@ class Engine:
         self._failed = error
         self._log.critical("the engine has stopped: %s", error, exc_info=error)
         self._refuse_all()
+        self._tell_commit_ended()
         if not self._broken.done():
             self._broken.set_result(None)
 

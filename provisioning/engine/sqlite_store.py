@@ -18,7 +18,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from provisioning.engine.errors import StateFormatError, StateInUseError
+from provisioning.engine.errors import StateError, StateFormatError, StateInUseError
 from provisioning.engine.records import ActivityCall, HistoryEvent, InstanceRow, Kind, Message
 from provisioning.engine.store import Batch, StoredTimer
 
@@ -71,6 +71,9 @@ class SqliteStore:
             self._prepare(self._writer)
             self._reader = self._connect()
             self._reader.execute("PRAGMA query_only=ON")
+        except sqlite3.OperationalError as error:  # full, read-only, no permission: the file may be sound
+            self.close()
+            raise StateError(str(self.path), f"{self.path} can't be opened: {error}") from error
         except sqlite3.DatabaseError as error:
             self.close()
             raise StateFormatError(
@@ -87,10 +90,13 @@ class SqliteStore:
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
             os.close(fd)
             raise StateInUseError(str(self.path), int(owner) if owner.isdigit() else None) from error
+        except OSError:
+            os.close(fd)
+            raise
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._lock_fd = fd
@@ -158,8 +164,9 @@ class SqliteStore:
         self._put(connection, "add_history", batch.history)
         if batch.trims:
             connection.executemany(self._sql["trim_history"], batch.trims)
-        self._put(connection, "drop_messages", batch.messages_gone)
+        # In this order: a message may be kept and taken in one transaction. Their ids are never used again.
         self._put(connection, "add_messages", batch.messages)
+        self._put(connection, "drop_messages", batch.messages_gone)
         self._put(connection, "add_timers", [(*key, due) for key, due in batch.timers.items()])
         self._put(connection, "drop_timers", list(batch.timers_gone))
         self._put(connection, "add_detached", batch.detached)

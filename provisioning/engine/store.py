@@ -53,6 +53,7 @@ class Batch:
         self.timers: dict[tuple[int, int], int] = {}
         self.timers_gone: set[tuple[int, int]] = set()
         self.messages: list[MessageRow] = []
+        #: Applied after ``messages``: one that is kept and taken in the same transaction is in both.
         self.messages_gone: list[tuple[int]] = []
         self.detached: list[tuple[int, int, int, str, str | None]] = []
         self.detached_gone: list[tuple[int, int, int]] = []
@@ -76,7 +77,8 @@ class Store(Protocol):
     def open(self) -> None:
         """Take ownership, create or migrate.
 
-        Raises StateInUseError, or StateFormatError where the file is not ours or too new.
+        Raises StateInUseError, StateFormatError where the file is not ours or too new, and StateError
+        where it can't be opened or written.
         """
 
     def close(self) -> None:

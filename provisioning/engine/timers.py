@@ -16,7 +16,8 @@ class TimerQueue:
     """
 
     def __init__(self) -> None:
-        self.horizon = 0
+        #: Due times are never negative: the first window takes all that is past.
+        self.horizon = -1
         self._heap: list[tuple[int, int, str, int, int]] = []
         self._armed: dict[tuple[int, int], int] = {}
         self._count = 0

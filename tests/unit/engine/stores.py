@@ -1,0 +1,132 @@
+"""Stores that misbehave on purpose, and a clock that is moved by hand."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+from provisioning.engine import Engine
+from provisioning.engine.records import Kind
+from provisioning.engine.sqlite_store import SqliteStore
+from provisioning.engine.store import Batch
+from tests.unit.engine.driving import SECOND, START
+
+
+class ManualClock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> int:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += round(seconds * SECOND)
+
+
+class DiedError(Exception):
+    """The process is supposed to have died here."""
+
+
+class DyingStore(SqliteStore):
+    """Dies at commit number ``dies_at`` (from 1), before or after it is on disk; 0 for never.
+
+    ``completed`` gathers the results of the activities whose completion was committed.
+    """
+
+    def __init__(self, path: Path, *, dies_at: int = 0, after: bool = False) -> None:
+        super().__init__(path)
+        self.dies_at, self.after = dies_at, after
+        self.commits = 0
+        self.dead = False
+        self.completed: list[str] = []
+
+    def commit(self, batch: Batch) -> None:
+        if self.dead:
+            raise DiedError
+        self.commits += 1
+        dies = self.commits == self.dies_at
+        if not dies or self.after:
+            super().commit(batch)
+            done = (row for row in batch.history if row[2] == Kind.TASK_COMPLETED)
+            self.completed += [json.loads(row[7]) for row in done if row[7] is not None]
+        if dies:
+            self.dead = True
+            raise DiedError
+
+
+class FullDiskStore(SqliteStore):
+    """Has no room for the next ``full_for`` commits."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.full_for = 0
+        self.refused = 0
+
+    def commit(self, batch: Batch) -> None:
+        if self.full_for > 0:
+            self.full_for -= 1
+            self.refused += 1
+            raise OSError(28, "No space left on device")
+        super().commit(batch)
+
+
+class GatedStore(SqliteStore):
+    """Commits only while its gate is open."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def commit(self, batch: Batch) -> None:
+        self.gate.wait()
+        super().commit(batch)
+
+
+class BreakingStore(SqliteStore):
+    """Fails for good, in ``commit`` or in ``find``, once told to. ``written`` counts commits after it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.commit_error: Exception | None = None
+        self.find_error: Exception | None = None
+        self.broke = False
+        self.written = 0
+
+    def commit(self, batch: Batch) -> None:
+        if self.commit_error is not None:
+            error, self.commit_error = self.commit_error, None
+            self.broke = True
+            raise error
+        self.written += self.broke
+        super().commit(batch)
+
+    def find(self, instance_id: str):  # type: ignore[no-untyped-def]  # as inherited
+        if self.find_error is not None:
+            raise self.find_error
+        return super().find(instance_id)
+
+
+def abandon(engine: Engine) -> None:
+    """What the end of the process does to an engine: no stop(), files closed, nothing runs on."""
+    engine._failed = engine._failed or DiedError()
+    if engine._timer_handle is not None:
+        engine._timer_handle.cancel()
+    runner = engine._activities
+    runner._stopping = True
+    runner._waiting_async.clear()
+    for worker in list(runner._tasks):
+        worker.cancel()
+    while not runner._waiting_sync.empty():
+        runner._waiting_sync.get()
+    for _ in runner._threads:
+        runner._waiting_sync.put(None)
+    for thread in runner._threads:
+        thread.join()
+    engine._writer._given_up.set()
+    engine._writer._batches.put(None)
+    engine._writer._thread.join()
+    engine._store.close()
