@@ -323,7 +323,7 @@ class LocalProcess:
             started_at = time.monotonic()
 
     def _say(self, line: str) -> None:
-        logger.warning("%s", line)
+        logger.info("%s", line)  # the progress line is the one for people
         self._progress(line)
 
     def _rotate_log(self) -> None:
