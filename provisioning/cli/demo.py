@@ -78,8 +78,15 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from provisioning.cli.interruption import Interruption
     from provisioning.cli.notice import notice
+
+    terminal = None if args.json else Terminal()
+    return perform(args, terminal, notice(terminal))
+
+
+def perform(args: argparse.Namespace, terminal: Terminal | None, shown_by: Notice) -> int:
+    """Run the demo of ``args`` and return its exit code; without a terminal the summary is JSON."""
+    from provisioning.cli.interruption import Interruption
     from provisioning.cli.stack_child import StackChild
 
     state_dir = state_dir_of(args)
@@ -87,29 +94,20 @@ def run(args: argparse.Namespace) -> int:
         devices=args.devices, seed=args.seed, behaviours=args.behaviours, options=run_options_of(args)
     )
     record = demo_to_run(state_dir, wanted, fresh=args.fresh, resume=args.resume)
-    with Interruption() as interruption:
-        terminal = None if args.json else Terminal()
-        with notice(terminal) as note:
-            child = StackChild(state_dir, interruption, lambda event: _show_event(event, note))
-            demo = Demo(
-                state_dir=state_dir,
-                record=record,
-                child=child,
-                note=note,
-                terminal=terminal,
-                processes=args.processes,
-            )
-            try:
-                summary = demo.run(resume=args.resume)
-            except InterruptedBySignalError as error:
-                in_order = demo.stop()
-                raise InterruptedBySignalError(
-                    _after_interruption(state_dir, in_order), signum=error.signum
-                ) from error
-            except BaseException:
-                demo.stop()
-                raise
+    with Interruption() as interruption, shown_by as note:
+        child = StackChild(state_dir, interruption, lambda event: _show_event(event, note))
+        demo = Demo(state_dir=state_dir, record=record, child=child, note=note, processes=args.processes)
+        try:
+            summary = demo.run(resume=args.resume)
+        except InterruptedBySignalError as error:
+            in_order = demo.stop()
+            raise InterruptedBySignalError(
+                _after_interruption(state_dir, in_order), signum=error.signum
+            ) from error
+        except BaseException:
             demo.stop()
+            raise
+        demo.stop()
     if terminal is None:
         Terminal().json(demo.to_json(summary))
     else:
@@ -127,14 +125,12 @@ class Demo:
         record: DemoRecord,
         child: StackChild,
         note: Notice,
-        terminal: Terminal | None,
         processes: int | None,
     ) -> None:
         self._state_dir = state_dir
         self._record = record
         self._child = child
         self._note = note
-        self._terminal = terminal
         self._processes = processes
 
     def run(self, *, resume: bool) -> Summary:
@@ -167,7 +163,7 @@ class Demo:
         terminal.line()
         size_mb = state_size_bytes(self._state_dir) / 1e6
         terminal.line(f"The state is kept in {self._state_dir} ({size_mb:.1f} MB). What to try next:")
-        commands = _next_commands(self._state_dir, self._first_device())
+        commands = _next_commands(self._state_dir, self._example_device())
         width = max(len(command) for command, _ in commands)
         for command, what in commands:
             terminal.line(f"  {command:<{width}}  {what}")
@@ -277,10 +273,12 @@ class Demo:
             behaviours=self._record.behaviours or DEFAULT_BEHAVIOURS,
         )
 
-    def _first_device(self) -> str:
+    def _example_device(self) -> str:
+        """Return a device to try things on: the first one that answers."""
         from devices.plan import plan
 
-        return next(plan(self._spec())).device_id
+        plans = list(plan(self._spec()))
+        return next((p for p in plans if p.expected_outcome == "provisioned"), plans[0]).device_id
 
 
 def _show_event(event: Event, note: Notice) -> None:

@@ -76,10 +76,11 @@ def run_devices(args: argparse.Namespace) -> int:
         terminal.line(what if args.state else f"{what}; start some with `muster fleet launch --count 200`")
         return 0
     terminal.table(
-        ["device", "state", "online", "attempt", "progress", "since", "firmware", "error"],
+        ["device", "state", "online", "attempt", "progress", "since", "error"],
         [_row(device) for device in devices],
         right=(3, 4),
         styles={1: {state_word(state): style for state, style in STATE_STYLES.items()}},
+        fold=False,
     )
     if total > len(devices):
         terminal.line(f"{len(devices):,} of {total:,}; --limit 0 shows all", style="dim")
@@ -131,7 +132,6 @@ def _row(device: Device) -> list[str]:
         str(attempt) if attempt else "-",
         _progress(device.get("progress")),
         time_of_day(device.get("updated_at")),
-        device.get("firmware_version") or "-",
         device.get("error") or "",
     ]
 
@@ -169,7 +169,7 @@ def _step_row(step: Step) -> list[str]:
     return [
         step["step"],
         str(step.get("attempt", 1)),
-        time_of_day(step.get("started_at")),
+        time_of_day(step.get("started_at"), milliseconds=True),
         took,
         step.get("error") or "",
     ]

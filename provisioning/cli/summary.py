@@ -95,7 +95,7 @@ def show_summary(summary: Summary, terminal: Terminal) -> None:
     provisioned = summary.actual.get(DeviceState.PROVISIONED, 0)
     terminal.line(
         f"{provisioned:,} of {run['devices']:,} provisioned in {clock(run.get('elapsed_s'))}"
-        f", {rate(run.get('devices_per_s'))}",
+        f", {rate(run.get('devices_per_s'))}{_verdict(summary)}",
         style="bold green" if summary.as_expected else "bold red",
     )
     if run["status"] != "completed":
@@ -104,6 +104,15 @@ def show_summary(summary: Summary, terminal: Terminal) -> None:
     _show_outcomes(summary, terminal)
     _show_differences(summary, terminal)
     _show_percentiles(run, terminal)
+
+
+def _verdict(summary: Summary) -> str:
+    if summary.expected is None:
+        return ""
+    if summary.differences:
+        wrong = len(summary.differences)
+        return f"; {wrong:,} device{'s' if wrong != 1 else ''} did not end as expected"
+    return "; every device ended as expected"
 
 
 def _show_outcomes(summary: Summary, terminal: Terminal) -> None:

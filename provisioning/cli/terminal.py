@@ -29,13 +29,20 @@ STATE_STYLES: Mapping[str, str] = {
 }
 
 
+# Device ids have up to 64 characters; hardly any has.
+MAX_FIRM_COLUMN_CHARS = 32
+
+
 class Terminal:
     """One output stream, and whether a person watches it."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, *, console: Console | None = None) -> None:
+        """Write to ``stream`` (stdout), or to a ``console`` of the caller's, which counts as a terminal."""
         self.stream = sys.stdout if stream is None else stream
-        self.interactive = self.stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
-        self._console: Console | None = None
+        self.interactive = console is not None or (
+            self.stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
+        )
+        self._console = console
 
     @property
     def console(self) -> Console:
@@ -67,11 +74,13 @@ class Terminal:
         right: Sequence[int] = (),
         styles: Mapping[int, Mapping[str, str]] | None = None,
         indent: int = 0,
+        fold: bool = True,
     ) -> None:
         """Write a table.
 
         ``right`` holds the indexes of columns of figures, ``styles`` maps a column to the style of each
-        of its values. In a pipe columns are padded with spaces and never shortened.
+        of its values. On a terminal the last column is folded where it is too narrow, or cut with ``fold``
+        False; in a pipe columns are padded with spaces and never shortened.
         """
         cleaned = [[printable(cell) for cell in row] for row in rows]
         if not self.interactive:
@@ -83,14 +92,20 @@ class Terminal:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+        table = Table(
+            box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1, 0, 0)
+        )
         for index, column in enumerate(columns):
             last = index == len(columns) - 1
+            folded = fold and last
+            widest = max(len(row[index]) for row in [columns, *cleaned])
             table.add_column(
                 column,
                 justify="right" if index in right else "left",
-                overflow="fold" if last else "ellipsis",
-                no_wrap=not last,
+                overflow="fold" if folded else "ellipsis",
+                no_wrap=not folded,
+                # What is too wide is taken from the last column, which holds free text.
+                min_width=None if last else min(widest, MAX_FIRM_COLUMN_CHARS),
             )
         for row in cleaned:
             cells = [Text(cell, style=(styles or {}).get(i, {}).get(cell, "")) for i, cell in enumerate(row)]
@@ -113,11 +128,11 @@ def plain_table(
 
 
 def duration(seconds: float | None) -> str:
-    """Return a duration for people: ``0.042 s``, ``3.21 s``, ``2:05``, ``1:02:03``; a dash for None."""
+    """Return a duration for people: ``42 ms``, ``3.21 s``, ``2:05``, ``1:02:03``; a dash for None."""
     if seconds is None:
         return "-"
     if seconds < 1:
-        return f"{seconds:.3f} s"
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 60:
         return f"{seconds:.2f} s"
     return clock(seconds)
@@ -133,10 +148,12 @@ def clock(seconds: float | None) -> str:
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
-def time_of_day(timestamp: str | None) -> str:
+def time_of_day(timestamp: str | None, *, milliseconds: bool = False) -> str:
     """Return the local time of day of an ISO 8601 timestamp in UTC; a dash for None."""
     moment = parse_timestamp(timestamp)
-    return "-" if moment is None else moment.astimezone().strftime("%H:%M:%S.%f")[:-3]
+    if moment is None:
+        return "-"
+    return str(moment.astimezone().time().isoformat("milliseconds" if milliseconds else "seconds"))
 
 
 def parse_timestamp(timestamp: str | None) -> Any:

@@ -88,10 +88,10 @@ class Reporter:
 
     def ready(self, url: str) -> None:
         """The service answers at ``url``."""
-        text = (
-            "ready; Ctrl-C stops it, the state is kept. In another terminal: muster fleet launch --count 200"
-        )
-        self._say("ready", text, "green", url=url)
+        self._say("ready", "ready; Ctrl-C stops it, the state is kept", "green", url=url)
+        if not self._as_json:
+            hint = "in another terminal: muster fleet launch --count 200; muster provision; muster watch"
+            self._terminal.line(hint, style="dim")
 
     def stopping(self) -> None:
         self._say("stopping", "stopping…", "dim")
