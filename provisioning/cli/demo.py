@@ -304,7 +304,7 @@ def _next_commands(state_dir: Path, device_id: str) -> list[tuple[str, str]]:
         (f"{muster} up", "serve it again; in another terminal:"),
         (f"{muster} device {device_id}", "what one device went through"),
         (f"{muster} provision {device_id} --follow", "provision it once more"),
-        (f"{muster} demo --devices 1000 --seed 7", "a larger fleet, in place of this one"),
+        (f"{muster} demo --devices 1000 --fresh", "a larger fleet, in place of this one"),
     ]
     if str(state_dir) == DEFAULT_STATE_DIR:
         return commands

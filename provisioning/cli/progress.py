@@ -189,7 +189,7 @@ def picture(run: Run, *, note: str = "") -> Group:
 
     bar = Table.grid(padding=(0, 2))
     bar.add_row(
-        ProgressBar(total=max(total, 1), completed=done, width=28),
+        ProgressBar(total=max(total, 1), completed=done, width=28, complete_style="cyan"),
         Text(f"{done:,}/{total:,}", style="bold"),
         Text(rate(run.get("devices_per_s"))),
         Text(timing(run), style="cyan"),
