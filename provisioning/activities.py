@@ -82,7 +82,7 @@ class Activities:
         """Build and store the device's package and share it by a fresh SAS URL."""
         device_id = request["device_id"]
         self._note(request, DeviceState.PACKAGING)
-        device = await self._registry.device(device_id)
+        device = await self._registry.look_up(device_id)
         if device is None:
             raise ProvisioningError(f"The device {device_id} is not in the registry.")
         package = build_package(
@@ -123,8 +123,8 @@ class Activities:
         self._note(request, DeviceState.ACTIVATING)
         message = messages.Activate(
             instance_id=request["instance_id"],
-            package_id=request["package"]["package_id"],
-            release=request["package"]["release"],
+            package_id=request["package_id"],
+            release=request["release"],
             attempt=request["activation_attempt"],
         )
         await self._publish(topics.command(request["device_id"], "Activate"), message.to_json())

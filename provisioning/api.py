@@ -142,6 +142,10 @@ async def _guard(request: Request, call_next: Callable[[Request], Awaitable[Resp
         return problem(
             HTTPStatus.FORBIDDEN, "Forbidden origin", f"This API takes no calls from pages of {origin}."
         )
+    if "transfer-encoding" in request.headers:
+        return problem(
+            HTTPStatus.LENGTH_REQUIRED, "Length required", "Send the request with its Content-Length."
+        )
     length = request.headers.get("content-length", "0")
     if not length.isdigit() or int(length) > MAX_BODY_BYTES:
         return problem(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal
 
 from durabletask import task
@@ -44,6 +45,7 @@ _LONGEST_RETRY = timedelta(seconds=5)
 _MAX_RETRIES = 1_000
 
 
+@lru_cache(maxsize=256)
 def retry_policy(tolerance_s: float) -> RetryPolicy:
     """Retries that go on for `tolerance_s` seconds, however fast each try fails: 0.5, 1, 2, 4, 5, 5 … s.
 
@@ -221,7 +223,12 @@ class _Device:
     def _activate(self, package: Json) -> Flow:
         for attempt in range(1, self._options.max_attempts + 1):
             self._begin("activating", DeviceState.ACTIVATING, attempt=attempt)
-            yield self._call(ACTIVATE_DEVICE, package=package, activation_attempt=attempt)
+            yield self._call(
+                ACTIVATE_DEVICE,
+                package_id=package["package_id"],
+                release=package["release"],
+                activation_attempt=attempt,
+            )
             timer = self._ctx.create_timer(timedelta(seconds=self._options.activation_timeout_s))
             done = yield from self._wait_for_activation(timer, package, attempt)
             if done:

@@ -183,6 +183,8 @@ class Registry:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="registry-reader")
         self._flusher: asyncio.Task[None] | None = None
         self._broken: asyncio.Future[BaseException] | None = None
+        self._wanted: set[str] = set()
+        self._looking_up: asyncio.Task[dict[str, DeviceRecord]] | None = None
         self._percentiles: dict[str, tuple[float, float, dict[str, dict[int, float]]]] = {}
         self._commits = 0
         self._rows_written = 0
@@ -518,6 +520,22 @@ class Registry:
         """One device, or None."""
         rows = await self._ask("device", device_id)
         return _device(rows[0]) if rows else None
+
+    async def look_up(self, device_id: str) -> DeviceRecord | None:
+        """One device, or None, asked together with all that are looked up in the same turn of the loop.
+
+        For those who look up many at once: a question costs a trip to another thread, and this shares it.
+        """
+        if self._looking_up is None:
+            self._looking_up = asyncio.create_task(self._look_up_gathered(), name="registry-look-up")
+        self._wanted.add(device_id)
+        return (await asyncio.shield(self._looking_up)).get(device_id)
+
+    async def _look_up_gathered(self) -> dict[str, DeviceRecord]:
+        await asyncio.sleep(0)
+        wanted, self._wanted, self._looking_up = self._wanted, set(), None
+        rows = await self._ask("devices_named", json.dumps(list(wanted)))
+        return {row[0]: _device(row) for row in rows}
 
     async def devices(
         self,

@@ -20,7 +20,7 @@ from broker.topics import check_device_id
 from .engine import EngineStoppedError
 from .errors import DeviceBusyError, NothingToDoError, UnavailableError, UnknownDeviceError, UnknownRunError
 from .orchestrations import ProvisionNewDevices
-from .registry import Registry, RunRecord
+from .registry import STEPS, Registry, RunRecord
 from .settings import RunOptions
 from .state_directory import iso
 from .states import FINAL, WORKING, DeviceState
@@ -194,11 +194,7 @@ class Runs:
             ],
             "percentiles": {
                 "device": _percentiles(statistics.percentiles.get("device")),
-                "steps": {
-                    step: _percentiles(values)
-                    for step, values in statistics.percentiles.items()
-                    if step != "device"
-                },
+                "steps": {step: _percentiles(statistics.percentiles.get(step)) for step in STEPS},
             },
         }
 

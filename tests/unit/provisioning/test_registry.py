@@ -201,6 +201,14 @@ async def test_a_run_that_ends_leaves_no_device_busy(registry: Registry) -> None
     assert await registry.open_runs() == []
 
 
+async def test_many_look_ups_at_once_each_find_their_device(registry: Registry) -> None:
+    await _register(registry, "d1", "d2")
+    found = await asyncio.gather(*(registry.look_up(name) for name in ("d1", "ghost", "d2", "d1")))
+    assert [device and device.device_id for device in found] == ["d1", None, "d2", "d1"]
+    again = await registry.look_up("d2")
+    assert again is not None
+
+
 async def test_pages_and_filters(registry: Registry) -> None:
     await _register(registry, *(f"d{n}" for n in range(5)))
     await registry.claim("r1", ["d1", "d3"], options={}, limit=10)

@@ -249,3 +249,78 @@ async def test_it_closes_when_asked_and_fails_when_its_registry_is_broken(
 def test_the_service_does_not_load_the_devices() -> None:
     code = "import sys, provisioning.service; sys.exit('devices' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+async def _registered(service: Service, *device_ids: str) -> None:
+    for device_id in device_ids:
+        service._registry.register(device_id, model="m", firmware_version="1", tags={})
+    await service._registry.flush()
+
+
+async def _ended(api: httpx.AsyncClient, run_id: str) -> dict[str, object]:
+    async with asyncio.timeout(30):
+        while (run := (await api.get(f"/api/runs/{run_id}")).json())["status"] == "running":  # noqa: ASYNC110 (over HTTP)
+            await asyncio.sleep(0.01)
+    return dict(run)
+
+
+async def test_a_run_that_is_terminated_cancels_its_devices(api: httpx.AsyncClient, service: Service) -> None:
+    await _registered(service, "d1", "d2")
+    started = await api.post("/api/provision", json={})
+    assert (started.status_code, started.json()["devices"]) == (202, 2)
+    run_id = started.json()["run_id"]
+    # In flight: neither they nor, for want of new ones, anyone else can be provisioned.
+    busy = await api.post("/api/provision", json={"device_ids": ["d1"]})
+    assert (busy.status_code, busy.json()["title"]) == (409, "Device in flight")
+    assert (await api.post("/api/provision", json={})).json()["title"] == "No new devices"
+    await service._client.terminate_orchestration(run_id)
+    run = await _ended(api, run_id)
+    assert run["status"] == "terminated"
+    assert (await api.get("/api/devices/d1")).json()["state"] == "cancelled"
+    again = await api.post("/api/provision", json={"device_ids": ["d1"]})
+    assert again.status_code == 202
+
+
+async def test_two_calls_at_once_start_one_run(api: httpx.AsyncClient, service: Service) -> None:
+    await _registered(service, "d1", "d2")
+    answers = await asyncio.gather(*(api.post("/api/provision", json={}) for _ in range(5)))
+    assert sorted(answer.status_code for answer in answers) == [202, 409, 409, 409, 409]
+    assert len((await api.get("/api/runs")).json()["runs"]) == 1
+
+
+async def test_a_device_whose_package_can_not_be_stored_fails_by_the_runs_option_and_says_why(
+    api: httpx.AsyncClient, service: Service, tmp_path: Path
+) -> None:
+    async with (
+        Service(_settings(tmp_path / "impatient", upload_timeout_s=0.05)) as impatient,
+        httpx.AsyncClient(base_url=impatient.url) as client,
+    ):
+        await _registered(impatient, "d1")
+        started = await client.post("/api/provision", json={"options": {"outage_tolerance_s": 0}})
+        run = await _ended(client, started.json()["run_id"])
+        device = (await client.get("/api/devices/d1")).json()
+    assert run["status"] == "completed"
+    assert device["state"] == "failed"
+    assert "Blob storage at http://127.0.0.1" in device["error"]
+    assert device["steps"][0]["error"] == device["error"] == device["outcome"]["error"]
+
+
+async def test_a_run_whose_orchestration_is_gone_is_closed_at_the_next_start(tmp_path: Path) -> None:
+    async with Service(_settings(tmp_path)) as service:
+        await _registered(service, "d1")
+        await service._registry.claim("run-lost", None, options={}, limit=1)
+    async with Service(_settings(tmp_path)) as service, httpx.AsyncClient(base_url=service.url) as api:
+        run = await _ended(api, "run-lost")
+        assert run["status"] == "failed"
+        device = (await api.get("/api/devices/d1")).json()
+        assert (device["state"], device["error"]) == ("failed", "the run's orchestration is gone")
+
+
+async def test_a_run_goes_on_after_a_clean_stop(tmp_path: Path) -> None:
+    async with Service(_settings(tmp_path)) as service, httpx.AsyncClient(base_url=service.url) as api:
+        await _registered(service, "d1")
+        run_id = (await api.post("/api/provision", json={})).json()["run_id"]
+    async with Service(_settings(tmp_path)) as service, httpx.AsyncClient(base_url=service.url) as api:
+        run = (await api.get(f"/api/runs/{run_id}")).json()
+        assert (run["status"], run["devices"]) == ("running", 1)
+        assert (await api.get("/api/devices/d1")).json()["state"] in ("queued", "packaging")
