@@ -68,7 +68,7 @@ def stop_everything(state_dir: Path) -> list[str]:
 def _stop(processes: list[psutil.Process], timeout_s: float) -> None:
     import psutil
 
-    from provisioning.cli.processes import kill
+    from provisioning.cli.processes import kill, wait_ended
 
     for process in processes:
         try:
@@ -79,5 +79,4 @@ def _stop(processes: list[psutil.Process], timeout_s: float) -> None:
             raise StackError(
                 f"process {process.pid} belongs to another user: stop it as that user, or as root"
             ) from error
-    _, alive = psutil.wait_procs(processes, timeout=timeout_s)
-    kill(alive)
+    kill(wait_ended(processes, timeout_s))

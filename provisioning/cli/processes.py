@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from provisioning.cli.client import SERVICE_RECORD, read_service_record
 from provisioning.cli.fleet_records import CREATION_TOLERANCE_S, FleetBook
 
 KILL_TIMEOUT_S = 5.0
+POLL_INTERVAL_S = 0.02
 
 
 def service_process(state_dir: Path) -> psutil.Process | None:
@@ -64,7 +66,28 @@ def kill(processes: Iterable[psutil.Process]) -> None:
     for process in targets:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(targets, timeout=KILL_TIMEOUT_S)
+    wait_ended(targets, KILL_TIMEOUT_S)
+
+
+def wait_ended(processes: Iterable[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Wait for the end of all; return those that live on after ``timeout_s``.
+
+    A zombie has ended: it holds nothing any more, and how soon its parent takes note is not ours.
+    """
+    deadline = time.monotonic() + timeout_s
+    alive = list(processes)
+    while alive := [process for process in alive if _lives(process)]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(POLL_INTERVAL_S)
+    return alive
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def kill_everything(state_dir: Path, also: Iterable[psutil.Process] = ()) -> None:
