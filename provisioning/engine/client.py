@@ -13,7 +13,7 @@ from durabletask import task
 from durabletask.client import OrchestrationState, OrchestrationStatus
 
 from provisioning.engine import failures
-from provisioning.engine.context import check_size
+from provisioning.engine.context import check_size, check_text
 from provisioning.engine.engine import Engine
 from provisioning.engine.errors import OrchestrationNotFoundError
 from provisioning.engine.functions import AnyFunction, function_name
@@ -53,12 +53,14 @@ class AsyncTaskHubClient:
     ) -> str:
         """Start an orchestration, now or at ``start_at`` (naive UTC, or aware). Returns its instance id.
 
-        Raises OrchestrationAlreadyExistsError, PayloadTooLargeError.
+        Raises OrchestrationAlreadyExistsError, PayloadTooLargeError, and ValueError for text that is none.
         """
         name = function_name(orchestrator)
         chosen = instance_id if instance_id is not None else uuid.uuid4().hex
         if not chosen.strip() or chosen.startswith("@"):
             raise ValueError(f"an instance id may not be empty nor start with '@': {chosen!r}")
+        for what, given in (("instance id", chosen), ("orchestrator's name", name), ("version", version)):
+            check_text(f"the {what}", given)
         text = self._encode(f"the input of {name!r}", input)
         await self._engine.wait_room()
         await self._engine.create(
@@ -116,6 +118,8 @@ class AsyncTaskHubClient:
         """
         if not event_name.strip():
             raise ValueError("the event's name is empty")
+        for what, given in (("instance id", instance_id), ("name", event_name), ("key", idempotency_key)):
+            check_text(f"the event's {what}", given)
         text = self._encode(f"the data of event {event_name!r}", data)
         await self._engine.wait_room()
         await self._engine.send(
@@ -140,6 +144,8 @@ class AsyncTaskHubClient:
         await self._control(instance_id, Message(Kind.RESUMED, data=reason))
 
     async def _control(self, instance_id: str, message: Message) -> None:
+        check_text("the instance id", instance_id)
+        check_text("the reason", message.data)
         try:
             await self._engine.send(instance_id, message)
         except OrchestrationNotFoundError:
