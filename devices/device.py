@@ -165,7 +165,7 @@ class Device:
                 raise BadIdError(message.instance_id, f"it is not about {self.device_id}")
         except ContractError as error:
             counters.malformed += 1
-            _LOG.warning("%s: dropped a message: %s", self.device_id, error)
+            self._around.report(f"{self.device_id} dropped a message: {error}")
             return
         if isinstance(message, Package):
             counters.packages += 1

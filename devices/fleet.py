@@ -23,7 +23,7 @@ from devices.verify import Verifier
 
 _LOG = logging.getLogger(__name__)
 
-# One report of trouble that all devices share (the broker is away) in so many seconds.
+# One report of trouble that many devices may share (the broker is away) in so many seconds.
 _REPORT_INTERVAL_S: Final = 5.0
 _READ_BUFFER_BYTES: Final = 256 * 1024
 
@@ -161,7 +161,7 @@ class Fleet:
         if now_s - self._last_report_s >= _REPORT_INTERVAL_S:
             self._last_report_s = now_s
             connected = sum(device.connected for device in self._devices)
-            _LOG.warning("%s (%d of %d connected; trying on)", trouble, connected, len(self._devices))
+            _LOG.warning("%s (%d of %d devices connected)", trouble, connected, len(self._devices))
 
 
 def _http_session(options: FleetOptions) -> aiohttp.ClientSession:

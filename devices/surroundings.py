@@ -45,7 +45,7 @@ class Surroundings:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     """Wall-clock time that goes into messages."""
     report: Callable[[str], None] = _LOG.warning
-    """Told of trouble that all devices share; a fleet repeats it once in a while, not for each."""
+    """Told of trouble that many devices may share; a fleet logs it once in a while, not for each."""
     tls: ssl.SSLContext | None = None
     link: LinkOptions = field(default_factory=LinkOptions)
     limits: DownloadLimits = field(default_factory=DownloadLimits)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterable
 
 from cryptography.exceptions import InvalidSignature
@@ -44,7 +43,7 @@ class Verifier:
 def _public_key(text: str) -> Ed25519PublicKey:
     try:
         raw = base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:
         raw = b""
     if len(raw) != KEY_BYTES:
         raise FleetStartError(

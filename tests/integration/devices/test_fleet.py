@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ from broker.messages import (
     DownloadFailed,
     DownloadProgress,
     DownloadStarted,
+    Package,
 )
 from devices.arguments import FleetArguments, to_argv
 from devices.behaviours import Step, behaviour
@@ -67,13 +69,19 @@ async def service(any_broker: LocalBroker, unique: str) -> AsyncIterator[FakeSer
 
 @asynccontextmanager
 async def fleet_of(
-    service: FakeService, broker: LocalBroker, prefix: str, *, count: int = 1, **spec_fields: Any
+    service: FakeService,
+    broker: LocalBroker,
+    prefix: str,
+    *,
+    count: int = 1,
+    options: FleetOptions = OPTIONS,
+    **spec_fields: Any,
 ) -> AsyncIterator[Fleet]:
     """A running fleet of healthy devices, unless ``spec_fields`` say otherwise."""
     spec = FleetSpec(count=count, prefix=prefix, **({"behaviours": {"healthy": 1}} | spec_fields))
     verifier = Verifier.from_base64([service.trust])
     address = BrokerAddress.parse(broker.url)
-    async with Fleet(spec, plan(spec), address=address, verifier=verifier, options=OPTIONS) as fleet:
+    async with Fleet(spec, plan(spec), address=address, verifier=verifier, options=options) as fleet:
         yield fleet
 
 
@@ -318,6 +326,48 @@ async def test_a_download_that_ends_while_the_broker_is_away_is_acknowledged_whe
             async with await start_broker(state_dir=tmp_path, kind=kind, port=broker.port):
                 await service.until(lambda: bool(service.provisioned))
                 assert len(service.blobs.requests) == 1
+
+
+async def test_a_broker_that_hangs_is_left_and_found_again(
+    tmp_path: Path, each_broker: LocalBroker, unique: str
+) -> None:
+    impatient = FleetOptions(
+        link=LinkOptions(
+            publish_timeout_s=0.3, connect_timeout_s=0.3, first_backoff_s=0.05, max_backoff_s=0.1
+        )
+    )
+    async with (
+        await start_broker(state_dir=tmp_path, kind=each_broker.kind, port=0) as broker,
+        service_on(broker, unique) as service,
+    ):
+        service.blobs.gate = asyncio.Event()
+        async with fleet_of(service, broker, unique, options=impatient) as fleet:
+            await eventually(lambda: len(service.blobs.requests) == 1)
+            assert broker.process.pid is not None
+            os.kill(broker.process.pid, signal.SIGSTOP)
+            try:
+                service.blobs.gate.set()
+                # Its acknowledgement gets no PUBACK, its new connections no CONNACK.
+                await eventually(lambda: fleet.statistics().counts["publish_failures"] >= 1)
+                await eventually(lambda: fleet.statistics().counts["connect_failures"] >= 2)
+            finally:
+                os.kill(broker.process.pid, signal.SIGCONT)
+            await service.until(lambda: bool(service.provisioned))
+            await eventually(lambda: fleet.statistics().connected == 1)
+
+
+async def test_a_bug_in_one_devices_work_is_counted_and_ends_nothing_else(
+    service: FakeService, any_broker: LocalBroker, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def verify(verifier: Verifier, package: Package) -> None:
+        if package.instance_id.endswith("1"):
+            raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Verifier, "verify", verify)
+    async with fleet_of(service, any_broker, unique, count=2) as fleet:
+        await service.until(lambda: f"{unique}-00002" in service.provisioned)
+        await eventually(lambda: fleet.statistics().counts["crashed"] == 1)
+        assert fleet.statistics().connected == 2
 
 
 async def test_a_fleet_process_says_goodbye_on_sigterm(
