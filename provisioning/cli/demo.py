@@ -301,10 +301,10 @@ def _after_interruption(state_dir: Path, in_order: bool) -> str:
 def _next_commands(state_dir: Path, device_id: str) -> list[tuple[str, str]]:
     muster = program()
     commands = [
-        (f"{muster} up", "serve it again; in another terminal:"),
+        (f"{muster} up", "serve it; in another terminal:"),
         (f"{muster} device {device_id}", "what one device went through"),
         (f"{muster} provision {device_id} --follow", "provision it once more"),
-        (f"{muster} demo --devices 1000 --fresh", "a larger fleet, in place of this one"),
+        (f"{muster} demo --devices 1000 --fresh", "a larger fleet, in its place"),
     ]
     if str(state_dir) == DEFAULT_STATE_DIR:
         return commands

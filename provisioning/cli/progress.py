@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 POLL_INTERVAL_S = 0.25
+# Counting a large run costs the service time that its devices need.
+LARGE_RUN_DEVICES = 1_000
+LARGE_RUN_POLL_INTERVAL_S = 1.0
+# Before so many devices have ended their rate foretells nothing; the stages that all have reached do.
+MEANINGFUL_ENDED_FRACTION = 0.05
+MEANINGFUL_STAGE_FRACTION = 0.02
 PLAIN_INTERVAL_S = 2.0
 MAX_FAILURES_SHOWN = 5
 # The last column is the goal; the other final states are shown once there are any.
@@ -56,7 +62,8 @@ def follow_run(fetch: Callable[[], Run], view: RunView, wait: Callable[[float], 
             view.update(run)
             if run["status"] != "running":
                 return run
-            wait(POLL_INTERVAL_S)
+            large = run["devices"] > LARGE_RUN_DEVICES
+            wait(LARGE_RUN_POLL_INTERVAL_S if large else POLL_INTERVAL_S)
 
 
 def ended_devices(run: Run) -> int:
@@ -65,12 +72,27 @@ def ended_devices(run: Run) -> int:
 
 
 def timing(run: Run) -> str:
-    """Return the elapsed and the expected time, as ``0:03 of about 0:05``."""
-    elapsed_s = run.get("elapsed_s")
-    eta_s = run.get("eta_s")
-    if run["status"] != "running" or elapsed_s is None or eta_s is None:
-        return clock(elapsed_s)
-    return f"{clock(elapsed_s)} of about {clock(elapsed_s + eta_s)}"
+    """Return the elapsed and the expected time, as ``0:03 of about 0:05``, or the first alone."""
+    expected_s = expected_time_s(run) if run["status"] == "running" else None
+    elapsed = clock(run.get("elapsed_s"))
+    return elapsed if expected_s is None else f"{elapsed} of about {clock(expected_s)}"
+
+
+def expected_time_s(run: Run) -> float | None:
+    """Return how long the whole run will have taken, or None while there is nothing to tell it from.
+
+    The service reckons with the rate of devices that have ended. Large runs go through the stages abreast,
+    and hardly a device ends before most do: until then each stage counts as an equal part of the way.
+    """
+    elapsed_s, eta_s, devices = run.get("elapsed_s"), run.get("eta_s"), run["devices"]
+    if not elapsed_s or not devices:
+        return None
+    if eta_s is not None and ended_devices(run) >= MEANINGFUL_ENDED_FRACTION * devices:
+        return elapsed_s + eta_s
+    parts = {str(state): index / len(WORKING) for index, state in enumerate(WORKING)}
+    counts = run.get("counts", {})
+    done = sum(count * parts.get(state, 1.0) for state, count in counts.items()) / devices
+    return elapsed_s / done if done >= MEANINGFUL_STAGE_FRACTION else None
 
 
 def rate(devices_per_s: float | None) -> str:

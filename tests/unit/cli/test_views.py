@@ -7,7 +7,7 @@ import io
 import pytest
 
 from provisioning.cli.documents import Device, Run
-from provisioning.cli.progress import LiveView, PlainView, follow_run, picture, run_view
+from provisioning.cli.progress import LiveView, PlainView, follow_run, picture, run_view, timing
 from provisioning.cli.summary import compare, plain_summary, show_summary
 from provisioning.cli.terminal import Terminal, clock, duration, plain_table, time_of_day
 
@@ -56,6 +56,16 @@ def test_a_pipe_gets_a_line_every_few_seconds_and_each_failure_once() -> None:
     assert len(stream.getvalue().splitlines()) == 3
     view.update(a_run(status="completed"))
     assert stream.getvalue().splitlines()[-1].startswith("0:03  6/10 done")
+
+
+def test_the_expected_time_comes_from_the_stages_until_devices_have_ended() -> None:
+    early = a_run(devices=100, counts={"downloading": 100}, eta_s=None, elapsed_s=3.0)
+    assert timing(early) == "0:03 of about 0:06"
+    one_ended = a_run(devices=100, counts={"downloading": 99, "provisioned": 1}, eta_s=297.0, elapsed_s=3.0)
+    assert timing(one_ended) == "0:03 of about 0:06"
+    many_ended = a_run(devices=100, counts={"notified": 50, "provisioned": 50}, eta_s=7.0, elapsed_s=3.0)
+    assert timing(many_ended) == "0:03 of about 0:10"
+    assert timing(a_run(counts={"queued": 10}, eta_s=None)) == "0:03"
 
 
 def test_following_ends_with_the_run_and_waits_in_between() -> None:
