@@ -32,6 +32,8 @@ DOWNLOAD_FAILED = "DownloadFailed"
 PACKAGE_REJECTED = "PackageRejected"
 ACTIVATION_COMPLETED = "ActivationCompleted"
 ACTIVATION_FAILED = "ActivationFailed"
+# Why an activation fails on a device that was switched off and kept nothing.
+PACKAGE_NOT_PRESENT = "package-not-present"
 
 MAX_FAILURES_LISTED = 20
 """Failures in the output of a run; all of them are in the registry."""
@@ -148,6 +150,7 @@ class _Device:
         self._steps: list[Json] = []
         self._state = DeviceState.QUEUED
         self._attempt = 0
+        self._activations = 0
         self._error: str | None = None
         self._firmware_version: str | None = None
         self._package: Json | None = None
@@ -164,8 +167,11 @@ class _Device:
             yield from self._notify(package)
             downloaded = yield from self._wait_for_download(package)
             if downloaded:
-                yield from self._activate(package)
-                return
+                has_package = yield from self._activate(package)
+                if has_package:
+                    return
+                # A device that was switched off has lost its download: it needs another one.
+                continue
             if self._state == DeviceState.REJECTED:
                 return
 
@@ -221,7 +227,11 @@ class _Device:
             return False
 
     def _activate(self, package: Json) -> Flow:
-        for attempt in range(1, self._options.max_attempts + 1):
+        """False when the device has not got the package any more; else the state says how it ended."""
+        for _ in range(self._options.max_attempts):
+            # Counted on over downloads: an answer must not be taken for that to an earlier command.
+            self._activations += 1
+            attempt = self._activations
             self._begin("activating", DeviceState.ACTIVATING, attempt=attempt)
             yield self._call(
                 ACTIVATE_DEVICE,
@@ -230,12 +240,16 @@ class _Device:
                 activation_attempt=attempt,
             )
             timer = self._ctx.create_timer(timedelta(seconds=self._options.activation_timeout_s))
-            done = yield from self._wait_for_activation(timer, package, attempt)
-            if done:
-                return
+            answer = yield from self._wait_for_activation(timer, package, attempt)
+            if answer is not None:
+                return answer == ACTIVATION_COMPLETED
+        return True
 
     def _wait_for_activation(self, timer: task.TimerTask, package: Json, attempt: int) -> Flow:
-        """True when the device runs the package; else the state says how the attempt ended."""
+        """ACTIVATION_COMPLETED, PACKAGE_NOT_PRESENT, or None where the command may be worth another try.
+
+        The state says how the attempt ended.
+        """
         while True:
             name, event = yield from self._next_event(timer, ACTIVATION_COMPLETED, ACTIVATION_FAILED)
             if name is None:
@@ -243,7 +257,7 @@ class _Device:
                     DeviceState.TIMED_OUT,
                     f"no confirmation of the activation within {self._options.activation_timeout_s:g} s",
                 )
-                return False
+                return None
             if event.get("package_id") != package["package_id"]:
                 self._remark(f"{name} for another package, {event.get('package_id')}")
                 continue
@@ -251,14 +265,14 @@ class _Device:
                 timer.cancel()
                 self._firmware_version = event.get("firmware_version")
                 self.end(DeviceState.PROVISIONED, None)
-                return True
+                return ACTIVATION_COMPLETED
             problem = _reason("activation failed", event)
             if event.get("attempt") != attempt:
                 self._remark(f"late from attempt {event.get('attempt')}: {problem}")
                 continue
             timer.cancel()
             self.end(DeviceState.FAILED, problem)
-            return False
+            return PACKAGE_NOT_PRESENT if event.get("reason") == PACKAGE_NOT_PRESENT else None
 
     # -- waiting -------------------------------------------------------------------------------------
 

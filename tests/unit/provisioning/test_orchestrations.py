@@ -231,6 +231,34 @@ async def test_a_failed_activation_is_commanded_again(hub: Hub) -> None:
     assert hub.world.count("SendPackageUrlToDevice") == 1
 
 
+async def test_a_device_that_has_lost_its_download_gets_the_package_again(hub: Hub) -> None:
+    await hub.start(PATIENT)
+    await hub.ack()
+    await hub.world.wait_called("ActivateDevice")
+    await hub.event("ActivationFailed", reason="package-not-present", detail="")
+    await hub.world.wait_called("SendPackageUrlToDevice", 2)
+    await hub.ack(attempt=2)
+    await hub.world.wait_called("ActivateDevice", 2)
+    # A second command must not look like the first one again: a device answers that one as it did before.
+    commands = [request for name, request in hub.world.calls if name == "ActivateDevice"]
+    assert [command["activation_attempt"] for command in commands] == [1, 2]
+    await hub.event("ActivationCompleted", attempt=2, firmware_version="1.0.0")
+    outcome = await hub.outcome()
+    assert (outcome["state"], outcome["attempts"], outcome["error"]) == ("provisioned", 2, None)
+
+
+async def test_a_device_that_loses_every_download_fails(hub: Hub) -> None:
+    await hub.start(PATIENT)
+    for attempt in (1, 2):
+        await hub.world.wait_called("SendPackageUrlToDevice", attempt)
+        await hub.ack(attempt=attempt)
+        await hub.world.wait_called("ActivateDevice", attempt)
+        await hub.event("ActivationFailed", attempt=attempt, reason="package-not-present", detail="")
+    outcome = await hub.outcome()
+    assert (outcome["state"], outcome["attempts"]) == ("failed", 2)
+    assert "package-not-present" in outcome["error"]
+
+
 async def test_an_activation_that_is_never_confirmed_times_out(hub: Hub) -> None:
     await hub.start({**PATIENT, "activation_timeout_s": 0.2})
     await hub.ack()
