@@ -49,6 +49,8 @@ from cryptography.hazmat.primitives.serialization import (
 from .errors import PackageError, SettingsError, StateError, StorageAwayError
 
 _LOG = logging.getLogger(__name__)
+# The Azure SDK logs each request and answer at INFO: a cost per device, and noise where INFO is on.
+_AZURE_LOG = "azure.core.pipeline.policies.http_logging_policy"
 
 MAX_PACKAGE_BYTES = 128 * 1024 * 1024
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -274,14 +276,13 @@ class PackageStore:
             cookie_jar=DummyCookieJar(),
             auto_decompress=False,
         )
+        logging.getLogger(_AZURE_LOG).setLevel(logging.WARNING)
         service = BlobServiceClient.from_connection_string(
             self._connection_string,
             transport=AioHttpTransport(session=self._session, session_owner=False),
             # One try here: the orchestration's retry policy has the say about more, and a circuit of
             # retries inside retries would outlast every time-out.
             retry_total=0,
-            # Its log lines cost more than its answers, and they are off by level anyhow.
-            logging_enable=False,
         )
         self._container = service.get_container_client(self._container_name)
         self._open_container()

@@ -1,6 +1,6 @@
 """The registry: devices, runs and outcomes in one SQLite file, with an asynchronous face.
 
-Writes are gathered: those of some 20 ms go to disk in one transaction (WAL, synchronous=FULL), made by one
+Writes are gathered: those of up to 20 ms go to disk in one transaction (WAL, synchronous=FULL), made by one
 thread that owns the write connection. News of one device are merged, so that a batch holds one row for it.
 A write that something depends on names a callback or is awaited, and goes on only after COMMIT.
 
@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import sqlite3
 import time
@@ -352,12 +353,16 @@ class Registry:
 
     async def _keep_flushing(self) -> None:
         loop = asyncio.get_running_loop()
+        written = -math.inf
         while True:
             await self._wake.wait()
+            # Not a pause before each write, but a distance between them: what comes alone goes at once.
+            pause_s = max(written + self._linger_s - time.monotonic(), 0.0)
             if not self._closing and self._batch.rows() < self._max_batch:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._linger_s):
+                    async with asyncio.timeout(pause_s):
                         await self._full.wait()
+            written = time.monotonic()
             self._wake.clear()
             self._full.clear()
             batch, self._batch = self._batch, _Batch()

@@ -90,7 +90,7 @@ class ServiceSettings:
     max_inflight_publishes: int = 1_024
     """Messages to devices that the broker has not acknowledged; further ones wait their turn."""
     registry_linger_s: float = 0.02
-    """How long the registry gathers writes for one transaction."""
+    """The distance between two transactions of the registry: what comes meanwhile goes together."""
     registry_max_batch: int = 1_000
     """Rows after which it does not wait."""
     probe_interval_s: float = 5.0

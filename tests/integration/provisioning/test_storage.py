@@ -1,0 +1,89 @@
+"""Packages in the real Azurite: what a shared URL may do, and a storage that forgets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from azure.storage.blob.aio import ContainerClient
+
+from provisioning.azurite import LocalAzurite
+from provisioning.errors import StorageAwayError
+from provisioning.packages import InstallationPackage, PackageStore, Release, SigningKey, build_package
+from tests.conftest import free_port
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+async def store(azurite: LocalAzurite, unique: str) -> AsyncIterator[PackageStore]:
+    async with PackageStore(
+        connection_string=azurite.connection_string,
+        container=unique,
+        max_concurrent_uploads=4,
+        upload_timeout_s=15,
+    ) as opened:
+        yield opened
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> InstallationPackage:
+    key = SigningKey.load_or_create(tmp_path / "signing.key")
+    return build_package(Release.demo("demo-1.0.0", 4096), device_id="dev-1", configuration={}, key=key)
+
+
+async def test_a_shared_url_reads_its_blob_and_does_nothing_else(
+    store: PackageStore, package: InstallationPackage
+) -> None:
+    await store.upload(package)
+    await store.upload(package)  # an activity that runs twice
+    url = store.share(package.blob_name, lifetime_s=60).url
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(url)).content == package.content
+        part = await client.get(url, headers={"Range": "bytes=100-199"})
+        assert (part.status_code, part.content) == (206, package.content[100:200])
+        assert (
+            await client.put(url, content=b"x", headers={"x-ms-blob-type": "BlockBlob"})
+        ).status_code == 403
+        assert (await client.delete(url)).status_code == 403
+        other = url.replace("dev-1.zip", "dev-2.zip")
+        assert (await client.get(other)).status_code == 403
+        assert (await client.get(store.url_of(package.blob_name))).status_code in (403, 404, 409)
+    assert (store.uploads, store.reachable) == (2, True)
+    assert await store.probe()
+
+
+async def test_an_expired_url_reads_nothing(store: PackageStore, package: InstallationPackage) -> None:
+    await store.upload(package)
+    url = store.share(package.blob_name, lifetime_s=-120).url
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(url)).status_code == 403
+
+
+async def test_a_storage_that_forgot_its_container_gets_it_back(
+    store: PackageStore, package: InstallationPackage, azurite: LocalAzurite, unique: str
+) -> None:
+    await store.upload(package)
+    async with ContainerClient.from_connection_string(azurite.connection_string, unique) as container:
+        await container.delete_container()
+    with pytest.raises(StorageAwayError):
+        await store.upload(package)
+    # The activity's retry policy would come to this a moment later.
+    await store.upload(package)
+    assert store.reachable
+
+
+async def test_storage_that_is_not_there_is_an_error_in_time_without_secrets(
+    package: InstallationPackage, azurite: LocalAzurite
+) -> None:
+    nowhere = azurite.connection_string.replace(f":{azurite.port}/", f":{free_port()}/")
+    async with PackageStore(
+        connection_string=nowhere, container="packages", max_concurrent_uploads=1, upload_timeout_s=0.1
+    ) as away:
+        with pytest.raises(StorageAwayError, match=r"Blob storage at http://127\.0\.0\.1") as caught:
+            await away.upload(package)
+        assert "AccountKey" not in str(caught.value)
+        assert not away.reachable
+        assert not await away.probe()
