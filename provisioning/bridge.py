@@ -57,6 +57,8 @@ class BridgeStatistics:
     presences: int = 0
     telemetry: int = 0
     events: int = 0
+    duplicates: int = 0
+    """Delivered again while the first delivery was not on disk yet."""
     malformed: int = 0
     foreign: int = 0
     """Events of a device for an instance that is about another."""
@@ -79,6 +81,7 @@ class Bridge:
         self._early: list[Delivery] | None = []
         self._closed = False
         self._raising: set[asyncio.Task[None]] = set()
+        self._under_way: dict[str, list[Delivery]] = {}
         self._counts = {name: 0 for name in asdict(BridgeStatistics()) if name != "in_flight"}
         self._complaints = 0
         self._handlers: dict[str, Callable[[topics.Topic, Delivery], None]] = {
@@ -169,13 +172,28 @@ class Bridge:
             self._counts["telemetry"] += 1
             delivery.ack()
             return
+        key = hashlib.sha256(b"\0".join((delivery.topic.encode(), delivery.payload))).hexdigest()
+        if (under_way := self._under_way.get(key)) is not None:
+            # Delivered again, after a reconnect, before the first was on disk: one raise serves both.
+            self._counts["duplicates"] += 1
+            under_way.append(delivery)
+            return
+        self._under_way[key] = [delivery]
         # Many at once, each in a task of its own, so that one commit takes them all.
-        task = asyncio.create_task(self._raise(topic.name, event, delivery))
+        task = asyncio.create_task(self._raise(topic.name, event, key))
         self._raising.add(task)
         task.add_done_callback(self._raising.discard)
 
-    async def _raise(self, name: str, event: messages.Event, delivery: Delivery) -> None:
-        key = hashlib.sha256(b"\0".join((delivery.topic.encode(), delivery.payload))).hexdigest()
+    async def _raise(self, name: str, event: messages.Event, key: str) -> None:
+        try:
+            if await self._raise_until_done(name, event, key):
+                for delivery in self._under_way[key]:
+                    delivery.ack()
+        finally:
+            del self._under_way[key]
+
+    async def _raise_until_done(self, name: str, event: messages.Event, key: str) -> bool:
+        """True when the message is dealt with; False when it has to come again."""
         data = event.model_dump(mode="json", exclude={"v", "instance_id"}, exclude_none=True)
         delay_s = _FIRST_RETRY_S
         while True:
@@ -184,12 +202,12 @@ class Bridge:
                     event.instance_id, name, data=data, idempotency_key=key
                 )
             except OrchestrationNotFoundError:
-                self._drop(delivery, "unknown", f"{name} for {event.instance_id}, which does not exist")
+                self._complain("unknown", f"{name} for {event.instance_id}, which does not exist")
             except (PayloadTooLargeError, ValueError) as error:
-                self._drop(delivery, "malformed", f"{name} for {event.instance_id}: {error}")
+                self._complain("malformed", f"{name} for {event.instance_id}: {error}")
             except EngineStoppedError:
                 # Not acknowledged: it comes again when an engine runs.
-                return
+                return False
             except Exception as error:
                 self._counts["retries"] += 1
                 _LOG.warning("%s for %s could not be raised (%s); trying on", name, event.instance_id, error)
@@ -198,17 +216,19 @@ class Bridge:
                 continue
             else:
                 self._counts["events"] += 1
-                delivery.ack()
-            return
+            return True
 
     def _drop(self, delivery: Delivery, counter: str, complaint: str) -> None:
+        self._complain(counter, complaint)
+        delivery.ack()
+
+    def _complain(self, counter: str, complaint: str) -> None:
         self._counts[counter] += 1
         self._complaints += 1
         if self._complaints <= _MAX_COMPLAINTS:
             _LOG.warning("dropped a message: %s", complaint)
             if self._complaints == _MAX_COMPLAINTS:
                 _LOG.warning("further dropped messages are only counted")
-        delivery.ack()
 
 
 def _acknowledge(delivery: Delivery) -> Callable[[BaseException | None], None]:

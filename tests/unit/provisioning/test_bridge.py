@@ -113,9 +113,23 @@ async def test_the_same_message_has_the_same_key_and_another_has_another(parts: 
     deliveries = [_ack(link), _ack(link), _ack(link, attempt=2)]
     for delivery in deliveries:
         bridge.take(delivery)
-    await link.wait_settled(*deliveries)
+        await link.wait_settled(delivery)
     keys = [key for *_, key in sink.raised]
     assert keys[0] == keys[1] != keys[2]
+
+
+async def test_a_message_delivered_again_before_it_is_on_disk_is_raised_once(parts: Parts) -> None:
+    bridge, sink, link = parts
+    first, again = _ack(link), _ack(link)
+    bridge.take(first)
+    bridge.take(again)
+    await _turns_until(lambda: bool(sink.raised))
+    assert not first.settled
+    assert not again.settled
+    sink.on_disk.set()
+    await link.wait_settled(first, again)
+    assert len(sink.raised) == 1
+    assert bridge.statistics().duplicates == 1
 
 
 async def test_many_events_are_on_their_way_at_once(parts: Parts) -> None:
