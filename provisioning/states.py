@@ -106,3 +106,7 @@ def mermaid() -> str:
     lines += [f"    {before} --> {end}" for end, befores in ends.items() for before in befores]
     lines += [f"    {end} --> queued: next run" for end in DeviceState if end in FINAL]
     return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(f"```mermaid\n{mermaid()}```")
