@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -100,6 +101,8 @@ class ActivityRunner:
     # Coroutines
 
     async def _run_waiting(self) -> None:
+        worker = asyncio.current_task()
+        assert worker is not None
         in_a_row = 0
         try:
             while self._waiting_async:
@@ -109,6 +112,8 @@ class ActivityRunner:
                     kind, text = await self._run(call, function)
                 finally:
                     self._running_async -= 1
+                if worker.cancelling() and not self._stopping:
+                    await self._shed_cancellation(worker)
                 if self._stopping:
                     return
                 self._done(call, kind, text)
@@ -117,6 +122,14 @@ class ActivityRunner:
                     await asyncio.sleep(0)
         finally:
             self._workers -= 1
+
+    @staticmethod
+    async def _shed_cancellation(worker: asyncio.Task[None]) -> None:
+        """Take a cancellation that an activity asked for, lest it hit the next one at its first wait."""
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        while worker.cancelling():
+            worker.uncancel()
 
     async def _run(self, call: ActivityCall, function: Function) -> tuple[Kind, str | None]:
         try:
@@ -127,9 +140,6 @@ class ActivityRunner:
             if self._stopping:
                 raise
             # User code cancelled itself: that ends this activity, not the worker that carries others.
-            current = asyncio.current_task()
-            while current is not None and current.cancelling():
-                current.uncancel()
             return Kind.TASK_FAILED, _failure(error)
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             return Kind.TASK_FAILED, _failure(error)

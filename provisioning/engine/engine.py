@@ -172,6 +172,7 @@ class Engine:
         self._open = Transaction(self._batch_number)
         self._step_scheduled = False
         self._stopping = False
+        self._stop_task: asyncio.Task[None] | None = None
         self._broken: asyncio.Future[None] = self._loop.create_future()
         self._turns = self._commits = self._rows = self._replays = 0
         self._writer = Writer(self._store)
@@ -192,10 +193,18 @@ class Engine:
         self._running = True
 
     async def stop(self) -> None:
-        """End user code, write what is left, close. A second call does nothing."""
-        if not self._running or self._stopping:
+        """End user code, write what is left, close. A second call waits for the first, or does nothing.
+
+        It goes on where its caller is cancelled: half a stop would keep the file.
+        """
+        if not self._running:
             return
-        self._stopping = True
+        if self._stop_task is None:
+            self._stopping = True
+            self._stop_task = self._loop.create_task(self._stop(), name="engine-stop")
+        await asyncio.shield(self._stop_task)
+
+    async def _stop(self) -> None:
         if self._timer_handle is not None:
             self._timer_handle.cancel()
         await self._activities.stop()
