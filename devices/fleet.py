@@ -25,6 +25,7 @@ _LOG = logging.getLogger(__name__)
 
 # One report of trouble that many devices may share (the broker is away) in so many seconds.
 _REPORT_INTERVAL_S: Final = 5.0
+_CANCEL_AGAIN_S: Final = 0.2
 _READ_BUFFER_BYTES: Final = 256 * 1024
 
 
@@ -118,9 +119,7 @@ class Fleet:
                 await self._say_goodbyes()
         except TimeoutError:
             _LOG.warning("not all devices could say goodbye; their wills speak for them")
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(_end(task) for task in self._tasks))
         if self._http is not None:
             await self._http.close()
 
@@ -149,8 +148,7 @@ class Fleet:
         async def leave(device: Device, task: asyncio.Task[None]) -> None:
             async with turn:
                 await device.say_goodbye()
-                task.cancel()
-                await asyncio.wait([task])
+                await _end(task)
 
         async with asyncio.TaskGroup() as group:
             for device, task in zip(self._devices, self._tasks, strict=True):
@@ -162,6 +160,17 @@ class Fleet:
             self._last_report_s = now_s
             connected = sum(device.connected for device in self._devices)
             _LOG.warning("%s (%d of %d devices connected)", trouble, connected, len(self._devices))
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Cancel a task until it has ended.
+
+    Once is not enough: before Python 3.12 `asyncio.wait_for`, with which aiomqtt waits, loses a
+    cancellation that comes in the same turn as its result.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=_CANCEL_AGAIN_S)
 
 
 def _http_session(options: FleetOptions) -> aiohttp.ClientSession:
