@@ -88,7 +88,7 @@ def ProvisionNewDevices(ctx: OrchestrationContext, request: Json) -> Flow:  # no
     counts: dict[str, int] = {}
     failures: list[Json] = []
     if device_ids:
-        children = [
+        children: list[task.Task[Any]] = [
             ctx.call_sub_orchestrator(
                 "DeviceProvisioningOrchestration",
                 input={"device_id": device_id, "options": options.to_json()},
@@ -125,7 +125,7 @@ def DeviceProvisioningOrchestration(ctx: OrchestrationContext, request: Json) ->
         yield from device.provision()
     except TaskFailedError as error:
         # An activity failed for longer than the run's options tolerate.
-        device.end(DeviceState.FAILED, _brief(error.details.message if error.details else str(error)))
+        device.end(DeviceState.FAILED, _brief(error.details.message))
     device.stop_waiting()
     outcome = device.outcome()
     yield ctx.call_activity(
