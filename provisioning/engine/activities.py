@@ -8,7 +8,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from durabletask import task
@@ -82,16 +82,23 @@ class ActivityRunner:
                 self._threads.append(thread)
                 thread.start()
 
-    async def stop(self) -> None:
-        """Start no more, cancel coroutines, wait for plain functions. What is cut off runs again later."""
+    def begin_no_more(self) -> None:
+        """Leave what has not begun; what has begun ends, and nobody is told of it."""
         self._stopping = True
         self._waiting_async.clear()
+        while not self._waiting_sync.empty():
+            try:
+                self._waiting_sync.get_nowait()
+            except Empty:  # a thread was faster
+                break
+
+    async def stop(self) -> None:
+        """Start no more, cancel coroutines, wait for plain functions. What is cut off runs again later."""
+        self.begin_no_more()
         for worker in list(self._tasks):
             worker.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        while not self._waiting_sync.empty():
-            self._waiting_sync.get()
         for _ in self._threads:
             self._waiting_sync.put(None)
         for thread in self._threads:

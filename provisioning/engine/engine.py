@@ -287,6 +287,7 @@ class Engine:
         self._next_key += 1
         instance.input, instance.version, instance.tags = input, version, tags
         self._instances[instance_id] = instance
+        self._open.rows += 1
         self._mark(instance)
         if start_at is not None and start_at > now:
             self._add_timer(instance, 0, start_at)
@@ -412,6 +413,7 @@ class Engine:
         """Write the message: no turn has taken it yet."""
         message.stored_id = self._next_message
         self._next_message += 1
+        self._open.rows += 1
         self._open.batch.messages.append(
             (
                 message.stored_id,
@@ -878,6 +880,7 @@ class Engine:
             return
         self._failed = error
         self._log.critical("the engine has stopped: %s", error, exc_info=error)
+        self._activities.begin_no_more()
         self._refuse_all()
         self._tell_commit_ended()
         if not self._broken.done():

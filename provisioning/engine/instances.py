@@ -134,7 +134,7 @@ class Transaction:
         self.waiters: list[asyncio.Future[None]] = []
         self.started: list[Instance] = []
         self.ended: list[Instance] = []
-        #: History rows, the measure of its size.
+        #: Rows of history, kept messages and clients' new instances: the measure of its size.
         self.rows = 0
 
     def __bool__(self) -> bool:

@@ -86,7 +86,8 @@ class SqliteStore:
             raise
 
     def _lock(self) -> None:
-        path = self.path.with_name(self.path.name + ".lock")
+        real = self.path.resolve()  # one lock for all names of a file
+        path = real.with_name(real.name + ".lock")
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -73,6 +73,10 @@ class FullDiskStore(SqliteStore):
         super().commit(batch)
 
 
+_GATE_S = 10.0
+"""A gate opens by itself after this, so that a test that fails does not hang."""
+
+
 class GatedStore(SqliteStore):
     """Commits only while its gate is open."""
 
@@ -82,7 +86,7 @@ class GatedStore(SqliteStore):
         self.gate.set()
 
     def commit(self, batch: Batch) -> None:
-        self.gate.wait()
+        self.gate.wait(_GATE_S)
         super().commit(batch)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -435,6 +435,56 @@ async def test_a_stop_that_is_cancelled_goes_on_and_a_second_one_waits_for_it(pa
     await second
     async with Engine(path):
         pass
+
+
+async def test_a_burst_of_creations_is_pushed_back(path: Path) -> None:
+    """DESIGN 2, Group commit: a full queue pushes back, whatever fills it."""
+    store = GatedStore(path)
+    engine = Engine(store, options=EngineOptions(max_commit_rows=10))
+    engine.add_orchestrator(one_event)
+    async with engine:
+        client = AsyncTaskHubClient(engine)
+        start_at = datetime.now(UTC) + timedelta(hours=1)
+        await client.schedule_new_orchestration(one_event, instance_id="i", start_at=start_at)
+        store.gate.clear()
+        calls: list[asyncio.Task[Any]] = []
+        for n in range(100):
+            calls.append(asyncio.create_task(client.schedule_new_orchestration(one_event, start_at=start_at)))
+            calls.append(asyncio.create_task(client.raise_orchestration_event("i", "e", data=n)))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert engine._committing is not None
+        taken = engine._committing.batch
+        assert len(taken.messages) + len(taken.instances) + engine._open.rows <= 25
+        store.gate.set()
+        await asyncio.gather(*calls)
+
+
+async def test_a_broken_engine_begins_no_more_activities(path: Path) -> None:
+    """DESIGN 2: what can't be recorded any more is not done any more."""
+    ran: list[int] = []
+    gate = asyncio.Event()
+
+    async def work(ctx: task.ActivityContext, n: int) -> None:
+        ran.append(n)
+        await gate.wait()
+
+    def main(ctx: Ctx, _: Any) -> Steps:
+        tasks: list[task.Task[Any]] = [ctx.call_activity(work, input=n) for n in range(10)]
+        yield task.when_all(tasks)
+
+    engine = Engine(path, options=EngineOptions(max_async_activities=2))
+    engine.add_orchestrator(main)
+    engine.add_activity(work)
+    await engine.start()
+    await AsyncTaskHubClient(engine).schedule_new_orchestration(main)
+    await until(lambda: len(ran) == 2)
+    engine._fail(RuntimeError("a defect"))
+    gate.set()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    await engine.stop()
+    assert ran == [0, 1]
 
 
 # Activities

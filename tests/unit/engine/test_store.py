@@ -88,6 +88,17 @@ def test_a_second_engine_in_another_process_is_refused_with_the_pid(path: Path) 
     store.close()
 
 
+def test_a_link_to_the_file_is_the_same_file(path: Path) -> None:
+    """DESIGN 2, One owner: by whatever name."""
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    first, second = SqliteStore(path), SqliteStore(link)
+    first.open()
+    with pytest.raises(StateInUseError):
+        second.open()
+    first.close()
+
+
 # Formats
 
 
