@@ -34,6 +34,8 @@ from broker.local.process import Progress, ignore_progress
 # but nothing in 3.37.0 needs it: both were run on 20.13, the oldest Node that we could get hold of.
 MIN_NODE: Final = (20, 13)
 STACK_SOURCE: Final = Path(__file__).parent / "stack"
+# What defines the npm packages.
+STACK_FILES: Final = ("package.json", "package-lock.json")
 INSTALL_TIMEOUT_S: Final = 900.0
 LOCK_POLL_S: Final = 0.1
 ERROR_TAIL_LINES: Final = 12
@@ -73,7 +75,7 @@ def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
 def stack_key() -> str:
     """Names the cache entry of this version's npm packages: a hash over all files that define them."""
     digest = hashlib.sha256()
-    for name in ("package.json", "package-lock.json"):
+    for name in STACK_FILES:
         digest.update(name.encode() + b"\0" + (STACK_SOURCE / name).read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -201,7 +203,9 @@ async def _install_modules(cache: Path, node: Node, progress: Progress) -> None:
     assert node.npm is not None
     with tempfile.TemporaryDirectory(dir=cache, prefix=".stack-") as temporary:
         target = Path(temporary) / "target"
-        await asyncio.to_thread(shutil.copytree, STACK_SOURCE, target)
+        target.mkdir()
+        for name in STACK_FILES:
+            shutil.copyfile(STACK_SOURCE / name, target / name)
         environment = {
             # Behind a proxy with a certificate of its own: what the system trusts is good enough (Node 22+).
             "NODE_USE_SYSTEM_CA": "1",
