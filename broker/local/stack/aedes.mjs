@@ -22,6 +22,7 @@ const SETTLE_MS = 100
 const MAX_TROUBLES_LOGGED = 100
 
 const sessions = rememberSessions(persistence)
+deliverTwiceRatherThanFail(persistence)
 const broker = await Aedes.createBroker({
   persistence,
   // The contract's device ids have up to 64 characters; MQTT 3.1 clients would be held to 23.
@@ -92,6 +93,19 @@ function rememberSessions (persistence) {
     return cleanSubscriptions.call(persistence, client, ...rest)
   }
   return ids
+}
+
+// While a client that comes back is given its queue, a message of it may reach it on the live path and be
+// acknowledged. Aedes would drop the connection then ("no such packet"); a second delivery is what QoS 1 allows.
+function deliverTwiceRatherThanFail (persistence) {
+  const { outgoingUpdate } = persistence
+  persistence.outgoingUpdate = async (client, packet) => {
+    try {
+      await outgoingUpdate.call(persistence, client, packet)
+    } catch (error) {
+      if (error.message !== 'no such packet') throw error
+    }
+  }
 }
 
 // One JSON record a line: {retained: message} or {session, subscriptions, queue: [message…]}.

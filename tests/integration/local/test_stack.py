@@ -13,6 +13,7 @@ import paho.mqtt.client as paho
 import pytest
 from azure.storage.blob.aio import BlobServiceClient
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.reasoncodes import ReasonCode
 
 from broker.local import BrokerKind, LocalBroker, MissingProgramError, start_broker
 from broker.local import mosquitto as mosquitto_module
@@ -54,6 +55,21 @@ async def test_what_was_not_acknowledged_is_delivered_again(each_broker: LocalBr
         20
     )
     assert await asyncio.to_thread(Absentee(each_broker, unique).collect, 20) == numbers(20)
+
+
+async def test_a_client_that_comes_back_amid_traffic_is_not_dropped(
+    each_broker: LocalBroker, unique: str
+) -> None:
+    await asyncio.to_thread(Absentee(each_broker, unique).leave)
+    async with aiomqtt.Client(each_broker.host, each_broker.port) as publisher:
+        for _ in range(20):
+            await publish_numbered(each_broker, unique, 20)
+            returned = Absentee(each_broker, unique)
+            collecting = asyncio.create_task(asyncio.to_thread(returned.collect, 150))
+            for number in numbers(130, first=20):
+                await publisher.publish(f"{unique}/n", number, qos=1)
+            assert sorted(await collecting) == numbers(150)
+            assert not returned.dropped
 
 
 async def test_sessions_queues_and_retained_messages_survive_a_restart(
@@ -161,13 +177,14 @@ def require_mosquitto() -> None:
         missing("Mosquitto is not installed (Debian: apt-get install mosquitto)")
 
 
-def numbers(count: int) -> list[bytes]:
-    return [b"%06d" % number for number in range(count)]
+def numbers(count: int, *, first: int = 0) -> list[bytes]:
+    return [b"%06d" % number for number in range(first, first + count)]
 
 
-async def publish_numbered(broker: LocalBroker, unique: str, count: int) -> None:
+async def publish_numbered(broker: LocalBroker, unique: str, count: int, *, first: int = 0) -> None:
     async with aiomqtt.Client(broker.host, broker.port, max_inflight_messages=count) as publisher:
-        await asyncio.gather(*(publisher.publish(f"{unique}/n", number, qos=1) for number in numbers(count)))
+        payloads = numbers(count, first=first)
+        await asyncio.gather(*(publisher.publish(f"{unique}/n", payload, qos=1) for payload in payloads))
 
 
 class Absentee:
@@ -182,6 +199,8 @@ class Absentee:
         self._done = threading.Event()
         self._client = paho.Client(CallbackAPIVersion.VERSION2, unique, clean_session=False, manual_ack=True)
         self._client.on_message = self._on_message
+        self._client.on_disconnect = self._on_disconnect
+        self.dropped = False
 
     def leave(self) -> None:
         """Make the session, subscribe, go away."""
@@ -205,6 +224,11 @@ class Absentee:
         assert self._done.wait(20), f"{len(set(self._payloads))} of {self._expected} messages came"
         self._client.disconnect()
         self._client.loop_stop()
+
+    def _on_disconnect(
+        self, _client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any
+    ) -> None:
+        self.dropped = self.dropped or reason.is_failure
 
     def _on_message(self, client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         self._payloads.append(bytes(message.payload))
