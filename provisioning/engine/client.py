@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -87,10 +88,12 @@ class AsyncTaskHubClient:
 
         Raises TimeoutError.
         """
-        row = self._engine.read(instance_id)
-        if row is None or row.status == Status.PENDING:
-            await _within(timeout, self._engine.wait_started(instance_id), "start")
-        return await self.get_orchestration_state(instance_id, fetch_payloads=fetch_payloads)
+        async with _within(timeout, "start"):
+            while True:
+                row = self._engine.read(instance_id)
+                if row is not None and row.status != Status.PENDING:
+                    return self._state(row, fetch_payloads)
+                await self._engine.wait_started(instance_id)
 
     async def wait_for_orchestration_completion(
         self, instance_id: str, *, fetch_payloads: bool = True, timeout: float = 60
@@ -99,10 +102,12 @@ class AsyncTaskHubClient:
 
         Raises TimeoutError.
         """
-        row = self._engine.read(instance_id)
-        if row is None or row.status not in ENDED:
-            await _within(timeout, self._engine.wait_ended(instance_id), "complete")
-        return await self.get_orchestration_state(instance_id, fetch_payloads=fetch_payloads)
+        async with _within(timeout, "complete"):
+            while True:  # one that has ended may run again by now: its parent may have replaced it
+                row = self._engine.read(instance_id)
+                if row is not None and row.status in ENDED:
+                    return self._state(row, fetch_payloads)
+                await self._engine.wait_ended(instance_id)
 
     async def raise_orchestration_event(
         self,
@@ -172,9 +177,10 @@ class AsyncTaskHubClient:
         )
 
 
-async def _within(timeout_s: float, waiter: asyncio.Future[None], what: str) -> None:
+@contextlib.asynccontextmanager
+async def _within(timeout_s: float, what: str) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(timeout_s):
-            await waiter
+            yield
     except TimeoutError:
         raise TimeoutError(f"timed out waiting for the orchestration to {what}") from None

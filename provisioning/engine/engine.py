@@ -189,7 +189,8 @@ class Engine:
             raise
         self._writer.start()
         self._gc_threshold = gc.get_threshold()
-        gc.set_threshold(max(self.options.gc_threshold, self._gc_threshold[0]), *self._gc_threshold[1:])
+        if self._gc_threshold[0] != 0:  # 0: the process does without
+            gc.set_threshold(max(self.options.gc_threshold, self._gc_threshold[0]), *self._gc_threshold[1:])
         self._running = True
 
     async def stop(self) -> None:

@@ -181,6 +181,33 @@ async def test_a_child_created_again_while_its_old_turn_is_queued_starts(path: P
         await until(lambda: engine.statistics().live_instances == 0)
 
 
+async def test_waiting_for_the_end_does_not_return_one_that_was_replaced(path: Path) -> None:
+    """SEMANTICS Lifecycle: waiting for completion never returns an instance that has not ended."""
+
+    def child(ctx: Ctx, n: int) -> Steps:
+        if n == 2:
+            yield ctx.wait_for_external_event("end")
+        return n
+
+    def parent(ctx: Ctx, _: Any) -> Steps:
+        yield ctx.call_sub_orchestrator(child, input=1, instance_id="child")
+        return (yield ctx.call_sub_orchestrator(child, input=2, instance_id="child"))
+
+    engine = Engine(path)
+    engine.add_orchestrator(child)
+    engine.add_orchestrator(parent)
+    async with engine:
+        client = AsyncTaskHubClient(engine)
+        waiting = asyncio.create_task(output_of(client, "child"))
+        await asyncio.sleep(0)
+        await client.schedule_new_orchestration(parent, instance_id="parent")
+        await until(lambda: waiting.done() or engine.statistics().live_instances == 2)
+        await client.wait_for_orchestration_start("child", timeout=LONG_S)
+        await client.raise_orchestration_event("child", "end")
+        assert await output_of(client, "parent") == 2
+        assert await waiting in (1, 2)
+
+
 async def test_results_that_come_with_the_end_do_not_run_again(path: Path) -> None:
     """DESIGN 2, Recovery: what runs again is what was scheduled and not completed."""
     ran: list[str] = []
