@@ -34,7 +34,8 @@ help:
 
 # What defines the environment is hashed; where the stamp has that hash there is nothing to do and no network.
 # The environment is made without pip, and pip works on it from outside: so neither Debian's missing ensurepip
-# nor its externally-managed marker (PEP 668) is in the way.
+# nor its externally-managed marker (PEP 668) is in the way. What pip says is shown where it fails by itself: its
+# traceback of a Ctrl-C helps nobody.
 setup:
 	@set -eu; \
 	key="$$(cat requirements.lock pyproject.toml | cksum)"; \
@@ -49,8 +50,11 @@ setup:
 	rm -f $(VENV)/muster-setup; \
 	echo "Installing $$(grep -c '==' requirements.lock) pinned packages into $(VENV) (once; a minute or so)"; \
 	pip="$(PYTHON) -m pip --python $(VENV)/bin/python --disable-pip-version-check install --quiet --no-input"; \
-	$$pip --require-hashes --only-binary=:all: -r requirements.lock; \
-	$$pip --no-build-isolation --no-deps -e .; \
+	log="$(VENV)/muster-setup.log"; \
+	trap 'echo "interrupted: nothing runs any more; \"make $(or $(MAKECMDGOALS),setup)\" begins again" >&2; exit 130' INT TERM HUP; \
+	$$pip --require-hashes --only-binary=:all: -r requirements.lock 2>"$$log" || { cat "$$log" >&2; exit 1; }; \
+	$$pip --no-build-isolation --no-deps -e . 2>"$$log" || { cat "$$log" >&2; exit 1; }; \
+	trap - INT TERM HUP; \
 	echo "$$key" > $(VENV)/muster-setup
 
 demo: setup
