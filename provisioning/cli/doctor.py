@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(terminal: Terminal, checks: Sequence[Check], *, healthy: bool) -> None:
     terminal.table(
-        ("CHECK", "STATUS", "WHAT IS THERE"),
+        ("check", "status", "what is there"),
         [(check.name, check.status, check.detail) for check in checks],
         styles={1: {"ok": "green", "note": "yellow", "problem": "red"}},
     )

@@ -229,7 +229,7 @@ def test_for_people_it_is_a_table_with_advice(
     args = parser.parse_args(["doctor", "--state-dir", str(tmp_path / "state")])
     assert args.run(args) == 1
     out = capsys.readouterr().out
-    assert out.startswith("CHECK")
+    assert out.startswith("check")
     assert "\nNode: install one of them" in out
     assert "Muster can't run here before this is put right: Node, local stack." in out
 
