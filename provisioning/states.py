@@ -110,3 +110,7 @@ def mermaid() -> str:
 
 if __name__ == "__main__":
     print(f"```mermaid\n{mermaid()}```")
+
+
+if __name__ == "__main__":
+    print(mermaid(), end="")
