@@ -110,7 +110,3 @@ def mermaid() -> str:
 
 if __name__ == "__main__":
     print(f"```mermaid\n{mermaid()}```")
-
-
-if __name__ == "__main__":
-    print(mermaid(), end="")
