@@ -25,6 +25,7 @@ from provisioning.cli.demo_record import (
     DemoRecord,
     clear_state,
     demo_to_run,
+    held,
     read_demo,
     state_size_bytes,
     write_demo,
@@ -93,8 +94,10 @@ def perform(args: argparse.Namespace, terminal: Terminal | None, shown_by: Notic
     wanted = DemoRecord(
         devices=args.devices, seed=args.seed, behaviours=args.behaviours, options=run_options_of(args)
     )
-    record = demo_to_run(state_dir, wanted, fresh=args.fresh, resume=args.resume)
-    with Interruption() as interruption, shown_by as note:
+    # Once before anything is made, and once more when no other demo can be in between.
+    demo_to_run(state_dir, wanted, fresh=args.fresh, resume=args.resume)
+    with held(state_dir), Interruption() as interruption, shown_by as note:
+        record = demo_to_run(state_dir, wanted, fresh=args.fresh, resume=args.resume)
         child = StackChild(state_dir, interruption, lambda event: _show_event(event, note))
         demo = Demo(state_dir=state_dir, record=record, child=child, note=note, processes=args.processes)
         try:

@@ -7,9 +7,11 @@ work, and is kept until the user says --fresh.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,34 @@ def forget_finished_demo(state_dir: Path) -> None:
             (state_dir / RECORD).unlink()
 
 
+@contextlib.contextmanager
+def held(state_dir: Path) -> Iterator[None]:
+    """Keep other demos and services off ``state_dir``; ends with the process, however that ends.
+
+    The service has a lock of its own, but a demo clears a state before there is a service on it, and a
+    service starts its stack before. Makes the directory where it is missing. Raises UsageError where
+    another holds it.
+    """
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(state_dir, os.O_RDONLY)
+    except OSError as error:
+        raise UsageError(
+            f"cannot use {state_dir} as the state directory: {error.strerror}; name another one"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"another demo or service runs on the state directory {state_dir}: wait for it, stop it,"
+                " or name another directory with --state-dir"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def demo_to_run(state_dir: Path, wanted: DemoRecord, *, fresh: bool, resume: bool) -> DemoRecord:
     """Return the demo to run: ``wanted`` on an empty state, or with ``resume`` the one on record.
 
@@ -122,7 +152,7 @@ def holds_state(state_dir: Path) -> bool:
 
 
 def clear_state(state_dir: Path) -> None:
-    """Delete what Muster has put into ``state_dir``, and the directory if that was all."""
+    """Delete what Muster has put into ``state_dir``; the directory itself stays (it may be held)."""
     for pattern in OWN_FILES:
         for path in state_dir.glob(pattern):
             if not path.is_dir():
@@ -130,8 +160,6 @@ def clear_state(state_dir: Path) -> None:
     for name in OWN_DIRECTORIES:
         if (state_dir / name).is_dir() and not (state_dir / name).is_symlink():
             shutil.rmtree(state_dir / name)
-    with contextlib.suppress(OSError):
-        state_dir.rmdir()
 
 
 def state_size_bytes(state_dir: Path) -> int:

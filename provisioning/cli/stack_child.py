@@ -100,8 +100,10 @@ class StackChild:
             readers = [child.stdout] if open_pipe else []
             if self._interruption.wait_quietly(POLL_INTERVAL_S, readers):  # type: ignore[arg-type]
                 open_pipe = self._read(child)
-        # It may have been killed by someone else, and then it has left what it started.
-        self._kill(child)
+        # Killed by someone else it has left what it started. One that ended by itself has not, and what the
+        # records name then may be another's: it ended because this state was taken.
+        if child.returncode < 0:
+            self._kill(child)
         return True
 
     def _kill(self, child: subprocess.Popen[bytes]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from provisioning.cli.arguments import Subparsers, add_command, add_state_dir, port_number, state_dir_of
-from provisioning.cli.demo_record import forget_finished_demo
+from provisioning.cli.demo_record import forget_finished_demo, held
 from provisioning.cli.errors import CliError, StackError, UsageError, one_line
 from provisioning.cli.terminal import Terminal
 from provisioning.settings import LOCAL_BROKERS, Environment
@@ -132,10 +132,12 @@ def run(args: argparse.Namespace) -> int:
     reporter = Reporter(as_json=args.json)
     try:
         _prepare(options)
-        # Here, because the parser imports this module for every command.
-        from provisioning.cli.foreground import serve
+        # A demo holds the state itself, from before it starts this process to after its end.
+        with contextlib.nullcontext() if options.owned else held(options.state_dir):
+            # Here, because the parser imports this module for every command.
+            from provisioning.cli.foreground import serve
 
-        serve(options, reporter)
+            serve(options, reporter)
     except CliError as error:
         reporter.failed(str(error))
         raise
@@ -143,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare(options: UpOptions) -> None:
-    """Check the state directory and that nobody serves it; make it, for its owner only."""
+    """Check that nobody serves the state directory."""
     from provisioning.cli.processes import service_process
 
     state_dir = options.state_dir
@@ -153,11 +155,5 @@ def _prepare(options: UpOptions) -> None:
             f"a service (process {service.pid}) runs on the state directory {state_dir} already:"
             " use it, stop it with `muster down`, or name another directory with --state-dir"
         )
-    try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"cannot make the state directory {state_dir}: {error.strerror}; name another with --state-dir"
-        ) from error
     if not options.owned:
         forget_finished_demo(state_dir)

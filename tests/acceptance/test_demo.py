@@ -98,6 +98,25 @@ def test_an_interrupted_demo_is_resumed(sandbox: Sandbox, phase: str) -> None:
     assert "nothing to resume" in err
 
 
+def test_a_second_demo_on_the_same_state_harms_nobody(sandbox: Sandbox) -> None:
+    first = sandbox.start("demo", "--devices", "20", "--behaviours", "slow")
+    first.wait_line("demo of")
+    code, _, err = sandbox.run("demo", "--fresh")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert f"state directory {sandbox.state_dir}" in err
+    code, out, _ = first.finish()
+    assert code == 0, out
+
+
+def test_a_demo_beside_a_service_that_is_starting_harms_nobody(sandbox: Sandbox) -> None:
+    up = sandbox.start("up", "--port=0", "--broker-port=0", "--blob-port=0")
+    up.wait_line("broker ")
+    assert sandbox.run("demo", "--fresh")[0] in (1, 2)
+    up.wait_line("ready;")
+    assert sandbox.run("fleet", "list")[0] == 0
+
+
 def test_a_killed_demo_takes_its_stack_with_it(sandbox: Sandbox) -> None:
     demo = sandbox.start("demo", "--devices", "20")
     demo.wait_line("fleet ")

@@ -13,6 +13,7 @@ from provisioning.cli.demo_record import (
     clear_state,
     demo_to_run,
     forget_finished_demo,
+    held,
     read_demo,
     write_demo,
 )
@@ -77,8 +78,22 @@ def test_clearing_deletes_only_what_is_ours(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "thesis.txt"]
 
 
-def test_clearing_takes_an_emptied_directory_away(tmp_path: Path) -> None:
+def test_two_demos_cannot_have_the_same_state(tmp_path: Path) -> None:
     state_dir = tmp_path / "state"
-    write_demo(state_dir, EARLIER)
-    clear_state(state_dir)
-    assert not state_dir.exists()
+    with held(state_dir):
+        with pytest.raises(UsageError, match="another demo or service runs"), held(state_dir):
+            pytest.fail("held twice")
+        clear_state(state_dir)
+        with pytest.raises(UsageError, match="another demo or service runs"), held(state_dir):
+            pytest.fail("held twice")
+    with held(state_dir):
+        pass
+
+
+def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UsageError, match=r"cannot use .*file as the state directory"),
+        held(tmp_path / "file"),
+    ):
+        pytest.fail("a file was held as a directory")
