@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.engine import engine as engine_module
+from provisioning.engine import timers as timers_module
 from tests.unit.engine.stores import ManualClock
 
 
@@ -19,5 +19,5 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
     """A clock that is moved by hand; engines look at it every few milliseconds."""
-    monkeypatch.setattr(engine_module, "_LONGEST_SLEEP_S", 0.002)
+    monkeypatch.setattr(timers_module, "_LONGEST_SLEEP_S", 0.002)
     return ManualClock()

@@ -116,9 +116,8 @@ class BreakingStore(SqliteStore):
 
 def abandon(engine: Engine) -> None:
     """What the end of the process does to an engine: no stop(), files closed, nothing runs on."""
-    engine._failed = engine._failed or DiedError()
-    if engine._timer_handle is not None:
-        engine._timer_handle.cancel()
+    engine._health.failed = engine._health.failed or DiedError()
+    engine._timers.disarm()
     runner = engine._activities
     runner._stopping = True
     runner._waiting_async.clear()
@@ -130,7 +129,8 @@ def abandon(engine: Engine) -> None:
         runner._waiting_sync.put(None)
     for thread in runner._threads:
         thread.join()
-    engine._writer._given_up.set()
-    engine._writer._batches.put(None)
-    engine._writer._thread.join()
+    writer = engine._commits.writer
+    writer._given_up.set()
+    writer._batches.put(None)
+    writer._thread.join()
     engine._store.close()

@@ -139,7 +139,7 @@ async def test_waiting_for_an_unknown_instance_waits_for_its_creation(path: Path
         await client.schedule_new_orchestration(echo, instance_id="i", input=3)
         states = await asyncio.gather(*waiting)
         assert [s and s.instance_id for s in states] == ["i", "i"]
-        assert engine._end_waiters == engine._start_waiters == {}
+        assert len(engine._commits.ends) == len(engine._commits.starts) == 0
 
 
 async def test_payloads_over_their_limit_are_refused_at_the_edge(path: Path) -> None:
@@ -418,7 +418,7 @@ async def test_timers_fire_in_order_and_no_earlier_than_due(path: Path, clock: M
             await client.schedule_new_orchestration(main, instance_id=str(n), input=n)
         await until(lambda: engine.statistics().armed_timers == 3)
         clock.advance(0.999)
-        engine._on_timers()
+        engine._timers.fire_due()
         assert engine.statistics().armed_timers == 3
         clock.advance(0.001)
         await output_of(client, "1")

@@ -99,7 +99,7 @@ async def test_a_timer_of_the_earlier_execution_does_not_drop_that_of_the_next(
         await client.wait_for_orchestration_start("i", timeout=LONG_S)
         clock.advance(11)
         going = engine.send("i", Message(Kind.EVENT_RAISED, name="go"))
-        engine._on_timers()  # the timer's message stands behind the event, both before the next turn
+        engine._timers.fire_due()  # the timer's message stands behind the event, both before the next turn
         await going
         await until(lambda: engine.statistics().armed_timers == 1)
         clock.advance(11)
@@ -130,12 +130,12 @@ async def test_the_next_window_brings_no_timer_that_is_about_to_be_replaced(
         going = engine.send("i", Message(Kind.EVENT_RAISED, name="go"))
         engine._step()  # handed to the writer, and not on disk yet
         clock.advance(50)
-        engine._on_timers()
+        engine._timers.fire_due()
         assert engine.statistics().armed_timers == 0
         store.gate.set()
         await going
         clock.advance(51)
-        engine._on_timers()
+        engine._timers.fire_due()
         clock.advance(1_000)
         assert await output_of(client, "i") == "fired"
     state = await _reread(path, main, "i")
@@ -318,7 +318,7 @@ async def test_a_turn_that_breaks_half_way_is_not_written(
     def broken(*_: Any) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(engine, "_complete", broken)
+    monkeypatch.setattr(engine._turns._outcomes, "complete", broken)
     with pytest.raises(EngineStoppedError):
         await client.raise_orchestration_event("i", "e", data="first")
     assert engine.statistics().storage_trouble is None
@@ -349,7 +349,7 @@ async def test_callers_that_wait_for_room_hear_of_the_end(path: Path) -> None:
     waiting = asyncio.create_task(client.raise_orchestration_event("i", "e"))
     await asyncio.sleep(0)
     assert not waiting.done()
-    engine._fail(RuntimeError("a defect"))
+    engine._health.fail(RuntimeError("a defect"))
     with pytest.raises(EngineStoppedError):
         await asyncio.wait_for(waiting, LONG_S)
     store.gate.set()
@@ -480,9 +480,9 @@ async def test_a_burst_of_creations_is_pushed_back(path: Path) -> None:
             calls.append(asyncio.create_task(client.raise_orchestration_event("i", "e", data=n)))
         for _ in range(10):
             await asyncio.sleep(0)
-        assert engine._committing is not None
-        taken = engine._committing.batch
-        assert len(taken.messages) + len(taken.instances) + engine._open.rows <= 25
+        assert engine._commits.under_way is not None
+        taken = engine._commits.under_way.batch
+        assert len(taken.messages) + len(taken.instances) + engine._commits.open.rows <= 25
         store.gate.set()
         await asyncio.gather(*calls)
 
@@ -506,7 +506,7 @@ async def test_a_broken_engine_begins_no_more_activities(path: Path) -> None:
     await engine.start()
     await AsyncTaskHubClient(engine).schedule_new_orchestration(main)
     await until(lambda: len(ran) == 2)
-    engine._fail(RuntimeError("a defect"))
+    engine._health.fail(RuntimeError("a defect"))
     gate.set()
     for _ in range(10):
         await asyncio.sleep(0)
@@ -600,4 +600,4 @@ async def test_cancelled_callers_trouble_nobody(path: Path) -> None:
         state = await client.wait_for_orchestration_start("j", timeout=LONG_S)
         assert state is not None
         assert state.runtime_status == OrchestrationStatus.RUNNING
-        assert engine._end_waiters == {}
+        assert len(engine._commits.ends) == 0

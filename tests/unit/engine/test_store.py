@@ -398,7 +398,7 @@ async def test_pushing_back_while_the_disk_is_slow(path: Path) -> None:
     await until(lambda: store.refused > 0)
     for _ in range(20):
         await asyncio.sleep(0)
-    assert engine._open.rows < 20
+    assert engine._commits.open.rows < 20
     store.full_for = 0
     await asyncio.gather(*sent)
     await engine.stop()

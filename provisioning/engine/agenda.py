@@ -1,0 +1,65 @@
+"""What instances have to do: messages in their inboxes, places in the queue for turns, starts."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from provisioning.engine.commits import Commits
+from provisioning.engine.instances import Instance
+from provisioning.engine.records import ENDED, ActivityCall, Kind, Message
+
+
+class Agenda:
+    """Which instances take turns next, in order."""
+
+    def __init__(self, commits: Commits) -> None:
+        self._commits = commits
+        #: Those with messages; each once, and ``queued`` for as long as it is here.
+        self.ready: deque[Instance] = deque()
+        #: Ids of pending ones that may begin.
+        self.starts: deque[str] = deque()
+
+    def queue(self, instance: Instance) -> None:
+        """Give the instance a place in the queue for a turn, unless it has one."""
+        if not instance.queued:
+            instance.queued = True
+            self.ready.append(instance)
+
+    def deliver(self, instance: Instance, message: Message) -> None:
+        """Give the instance a message and a place in the queue."""
+        commits = self._commits
+        commits.touch(instance)
+        instance.inbox.append(message)
+        if not instance.begun:
+            if message.kind != Kind.TERMINATED:
+                return
+            instance.begun = True
+        if not instance.queued:
+            instance.queued = True
+            self.ready.append(instance)
+        commits.schedule_step()
+
+    def deliver_internal(self, instance_id: str, message: Message) -> None:
+        """As :meth:`deliver` for a message that was made here: it is on disk with what made it."""
+        instance = self._commits.look_up(instance_id)
+        if instance is not None and instance.status not in ENDED:
+            self.deliver(instance, message)
+            self._commits.open.internal.append((instance, message))
+
+    def deliver_result(self, call: ActivityCall, kind: Kind, text: str | None) -> None:
+        """An activity has ended."""
+        instance = self._commits.look_up(call.instance_id)
+        if instance is None or instance.status in ENDED or instance.execution_number != call.execution:
+            # Its execution is over: nobody waits, it is only not to run again.
+            gone = (call.instance_key, call.execution, call.task_id)
+            self._commits.open.batch.detached_gone.append(gone)
+            self._commits.schedule_step()
+            return
+        self.deliver(instance, Message(kind, task_id=call.task_id, data=text, execution=call.execution))
+
+    def begin(self, instance: Instance) -> None:
+        """Put its start before all that waits in its inbox; the turn is for the caller to take."""
+        self._commits.touch(instance)
+        instance.begun = True
+        start = Message(Kind.EXECUTION_STARTED, name=instance.name, ref=instance.version, data=instance.input)
+        instance.inbox.insert(0, start)

@@ -1,0 +1,234 @@
+"""Instances in memory, what is gathered about them, its commit, and what may happen after it.
+
+Memory runs ahead of the disk by at most one batch under way and one being gathered. Nothing that a
+batch caused leaves the process before that batch is on disk: activities start, callers return and
+observers hear only then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+
+from provisioning.engine.health import Health
+from provisioning.engine.instances import Instance, Transaction
+from provisioning.engine.options import EngineOptions
+from provisioning.engine.records import ENDED, ActivityCall, Message
+from provisioning.engine.store import Store
+from provisioning.engine.waiters import Waiters, fulfil, refuse
+from provisioning.engine.writer import Writer
+
+
+class Commits:
+    """The transaction being gathered (``open``), the one at the writer, and the instances of both.
+
+    ``step`` is called soon after something was gathered, and after each commit; it takes turns and
+    ends with :meth:`submit`. ``begin_activity`` is called for each activity that is on disk.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        options: EngineOptions,
+        health: Health,
+        *,
+        step: Callable[[], None],
+        begin_activity: Callable[[ActivityCall], None],
+    ) -> None:
+        self._store = store
+        self._options = options
+        self._health = health
+        self._step = step
+        self._begin_activity = begin_activity
+        self._loop = asyncio.get_running_loop()
+        self._step_scheduled = False
+        self._ended: asyncio.Future[None] | None = None
+        self._number = 1
+        self._next_key = self._next_message = 0
+        self._idle: OrderedDict[str, Instance] = OrderedDict()
+        #: By id: those that are about to change, and idle ones up to a bound. No ended ones on disk.
+        self.instances: dict[str, Instance] = {}
+        self.open = Transaction(self._number)
+        self.under_way: Transaction | None = None
+        self.writer = Writer(store)
+        #: Who waits for an instance's first turn, or its end.
+        self.starts, self.ends = Waiters(), Waiters()
+        self.commits = self.rows = 0
+
+    def recover(self) -> None:
+        """Before all else: number on from what is on disk."""
+        self._next_key = self._store.next_key()
+        self._next_message = self._store.next_message_id()
+
+    # Instances
+
+    def look_up(self, instance_id: str) -> Instance | None:
+        """The instance, from memory or from disk; ended ones too. None where there is none."""
+        instance = self.instances.get(instance_id)
+        if instance is not None:
+            return instance
+        row = self._store.find(instance_id)
+        if row is None:
+            return None
+        instance = Instance.from_row(row, self._store.last_event(row.key))
+        if instance.status not in ENDED:
+            self.instances[instance_id] = instance
+            self.touch(instance)
+        return instance
+
+    def create(self, instance_id: str, name: str, created_at: int) -> Instance:
+        """A new instance; it is for the caller to fill in and :meth:`mark`."""
+        instance = Instance(key=self._next_key, id=instance_id, name=name, created_at=created_at)
+        self._next_key += 1
+        self.instances[instance_id] = instance
+        return instance
+
+    def touch(self, instance: Instance) -> None:
+        """Keep the instance in memory at least until what is gathered now is on disk."""
+        self._idle.pop(instance.id, None)
+        if instance.last_batch != self.open.number:
+            instance.last_batch = self.open.number
+            self.open.touched.append(instance)
+
+    def mark(self, instance: Instance) -> None:
+        """Its row is to be written."""
+        self.touch(instance)
+        if not instance.dirty:
+            instance.dirty = True
+            self.open.changed.append(instance)
+
+    def keep(self, instance: Instance, message: Message) -> None:
+        """Write the message: no turn has taken it yet."""
+        message.stored_id = self._next_message
+        self._next_message += 1
+        self.open.rows += 1
+        self.open.batch.messages.append(
+            (
+                message.stored_id,
+                instance.key,
+                message.kind,
+                message.task_id,
+                message.name,
+                message.ref,
+                message.data,
+                message.execution,
+            )
+        )
+
+    # The commit
+
+    def schedule_step(self) -> None:
+        if not self._step_scheduled:
+            self._step_scheduled = True
+            self._loop.call_soon(self._run_step)
+
+    def _run_step(self) -> None:
+        self._step_scheduled = False
+        self._step()
+
+    def when_committed(self) -> asyncio.Future[None]:
+        """Done when what is gathered now is on disk."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self.open.waiters.append(waiter)
+        self.schedule_step()
+        return waiter
+
+    def next_end(self) -> asyncio.Future[None]:
+        """Done at the next end of a commit, or of the engine. Shared: shield it."""
+        if self._ended is None:
+            self._ended = self._loop.create_future()
+        return self._ended
+
+    def tell_end(self) -> None:
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            fulfil(ended)
+
+    def submit(self) -> None:
+        """Hand what was gathered to the writer, if it is free."""
+        transaction = self.open
+        # After a failure nothing may follow: a batch is missing before it, or half of a turn is in it.
+        if self.under_way is not None or self._health.failed is not None or not transaction:
+            return
+        for instance, message in transaction.internal:
+            if not message.consumed and not message.stored_id and instance.status not in ENDED:
+                self.keep(instance, message)
+        rows = transaction.batch.instances
+        for instance in transaction.changed:
+            instance.dirty = False
+            rows.append(instance.row())
+        self._number += 1
+        self.open = Transaction(self._number)
+        self.under_way = transaction
+        self.writer.submit(transaction.batch, self._on_committed)
+
+    def _on_committed(self, error: BaseException | None) -> None:
+        transaction = self.under_way
+        assert transaction is not None
+        self.under_way = None
+        self.tell_end()
+        if error is not None:
+            self._health.fail(error)
+            for waiter in transaction.waiters:
+                refuse(waiter, self._health.stopped_error())
+            return
+        self.commits += 1
+        self.rows += transaction.rows
+        try:
+            self._begin_effects(transaction)
+            self.submit()
+        except Exception as error_after:  # a defect of ours: better to stop than to guess
+            self._health.fail(error_after)
+            return
+        self.schedule_step()  # turns may have waited for room in the batch
+
+    # What follows
+
+    def _begin_effects(self, transaction: Transaction) -> None:
+        """What was asked for in the transaction may happen: it is on disk."""
+        if self._health.failed is None:
+            for call in transaction.activities:
+                self._begin_activity(call)
+        for waiter in transaction.waiters:
+            fulfil(waiter)
+        self.starts.tell(transaction.started)
+        self.ends.tell(transaction.ended)
+        for instance in transaction.touched:
+            self._rest(instance, transaction.number)
+        self._evict()
+
+    def _rest(self, instance: Instance, committed: int) -> None:
+        """Let go of an instance that has ended, and note one that only waits."""
+        if instance.last_batch > committed or instance.inbox or instance.queued:
+            return
+        if instance.status in ENDED:
+            if self.instances.get(instance.id) is instance:
+                del self.instances[instance.id]
+        else:
+            self._idle[instance.id] = instance
+
+    def _evict(self) -> None:
+        while len(self._idle) > self._options.max_live_instances:
+            _, instance = self._idle.popitem(last=False)
+            if instance.execution is not None:
+                instance.execution.close()
+                instance.execution = None
+            del self.instances[instance.id]
+
+    # The end of the engine
+
+    def refuse_all(self) -> None:
+        """Nothing more will be committed: all who wait for it hear why."""
+        waiting = [*self.ends, *self.starts, *self.open.waiters]
+        waiting += [m.waiter for i in self.instances.values() for m in i.inbox if m.waiter is not None]
+        for waiter in waiting:
+            refuse(waiter, self._health.stopped_error())
+
+    def close(self) -> None:
+        """Let go of all instances, their generators closed."""
+        for instance in self.instances.values():
+            if instance.execution is not None:
+                instance.execution.close()
+        self.instances.clear()
+        self._idle.clear()
