@@ -11,6 +11,7 @@ The registry knows nothing of engines: it is told what happens.
 
     RegistryError
     ├── RegistryFormatError   not a registry, damaged, or of a newer version
+    ├── RegistryOpenError     the file can't be opened or written: full, read-only, locked
     └── RegistryClosedError   closed while a write waited
 """
 
@@ -59,6 +60,10 @@ class RegistryError(ProvisioningError):
 
 class RegistryFormatError(RegistryError):
     """The file is no registry, is damaged, or was written by a newer version."""
+
+
+class RegistryOpenError(RegistryError):
+    """The file can't be opened or written; what is in it may be sound."""
 
 
 class RegistryClosedError(RegistryError):
@@ -196,12 +201,19 @@ class Registry:
     # -- opening and closing -------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """Open or create the file; RegistryFormatError names what is wrong with it."""
+        """Open or create the file; RegistryFormatError and RegistryOpenError name what is wrong with it."""
         loop = asyncio.get_running_loop()
         self._broken = loop.create_future()
         try:
             self._write_db = await loop.run_in_executor(self._writer, self._open_for_writing)
             self._read_db = await loop.run_in_executor(self._reader, self._open_for_reading)
+        except (OSError, sqlite3.OperationalError) as error:
+            await self._close_connections()
+            reason = getattr(error, "strerror", None) or error
+            raise RegistryOpenError(
+                f"{self._path} can't be opened or written ({reason}). See that its disk has room, that it "
+                f"may be written and that no other program holds it, or choose another state directory."
+            ) from error
         except BaseException:
             await self._close_connections()
             raise
@@ -257,6 +269,9 @@ class Registry:
                 )
             database.execute(self._sql["create_transitions"])
             database.executemany(self._sql["add_transition"], transition_rows())
+        except sqlite3.OperationalError:  # the machine's fault, not the file's
+            database.close()
+            raise
         except sqlite3.DatabaseError as error:
             database.close()
             raise RegistryFormatError(

@@ -14,10 +14,12 @@ import logging
 import os
 import secrets
 import socket
+import sqlite3
 import time
 from collections.abc import Generator
 from contextlib import AsyncExitStack
 from dataclasses import asdict
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,11 +31,12 @@ from . import __version__
 from .activities import Activities
 from .api import create_api
 from .bridge import SUBSCRIPTIONS, Bridge
-from .engine import AsyncTaskHubClient, Engine, StateFormatError, StateInUseError
+from .engine import AsyncTaskHubClient, Engine, EngineError, StateFormatError, StateInUseError
 from .errors import (
     PortBusyError,
     ProvisioningError,
     StateBusyError,
+    StateError,
     StateVersionError,
     UnavailableError,
     UnknownDeviceError,
@@ -42,7 +45,7 @@ from .errors import (
 from .fleets import FleetLauncher, FleetRecord, FleetRequest
 from .orchestrations import DeviceProvisioningOrchestration, ProvisionNewDevices
 from .packages import PackageStore, Release, SigningKey, blob_name_of, mask_sas
-from .registry import DeviceRecord, Registry, RegistryFormatError
+from .registry import DeviceRecord, Registry, RegistryError, RegistryFormatError
 from .runs import Runs
 from .settings import DEFAULT_API_PORT, RunOptions, ServiceSettings
 from .state_directory import SERVICE_RECORD, iso, owned, prepare_state_directory, write_atomically
@@ -53,6 +56,7 @@ __all__ = ["Service", "prepare_state_directory", "run_service"]
 _LOG = logging.getLogger(__name__)
 
 _SERVER_START_TIMEOUT_S = 10.0
+_ENGINE_FILE = "engine.db"
 
 Json = dict[str, Any]
 
@@ -131,16 +135,15 @@ class Service:
         stack.enter_context(owned(state_dir))
         listener = self._listen()
         self._key = SigningKey.load_or_create(state_dir / "signing.key")
-        try:
+        registry_path = state_dir / "registry.db"
+        with _opening(registry_path):
             self._registry = await stack.enter_async_context(
                 Registry(
-                    state_dir / "registry.db",
+                    registry_path,
                     linger_s=settings.registry_linger_s,
                     max_batch=settings.registry_max_batch,
                 )
             )
-        except RegistryFormatError as error:
-            raise StateVersionError(str(error)) from error
         self._store = await stack.enter_async_context(
             PackageStore(
                 connection_string=settings.blob_connection_string,
@@ -189,7 +192,7 @@ class Service:
         client_id = await self._registry.identity(
             "mqtt_client_id", lambda: f"muster-service-{secrets.token_hex(6)}"
         )
-        self._engine = Engine(settings.state_dir / "engine.db")
+        self._engine = Engine(settings.state_dir / _ENGINE_FILE)
         self._client = AsyncTaskHubClient(self._engine)
         self._bridge = Bridge(registry=self._registry, sink=self._client)
         self._runs = Runs(registry=self._registry, client=self._client)
@@ -221,12 +224,8 @@ class Service:
         self._engine.add_orchestrator(DeviceProvisioningOrchestration)
         for name, activity in activities.named().items():
             self._engine.add_named_activity(name, activity)
-        try:
+        with _opening(settings.state_dir / _ENGINE_FILE):
             await self._stack.enter_async_context(self._engine)
-        except StateInUseError as error:
-            raise StateBusyError(str(error)) from error
-        except StateFormatError as error:
-            raise StateVersionError(str(error)) from error
 
     async def _serve(self, listener: socket.socket) -> None:
         self._server = _Server(
@@ -395,6 +394,23 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
+
+
+@contextlib.contextmanager
+def _opening(path: Path) -> Generator[None, None, None]:
+    """Whatever opening and reading a state file raises, as an error of ours that names the file."""
+    try:
+        yield
+    except StateInUseError as error:
+        raise StateBusyError(str(error)) from error
+    except (StateFormatError, RegistryFormatError) as error:
+        raise StateVersionError(str(error)) from error
+    except (EngineError, RegistryError) as error:
+        raise StateError(str(error)) from error
+    except (OSError, sqlite3.Error) as error:
+        raise StateError(
+            f"{path} can't be read ({error}). Choose another state directory, or restore it from a copy."
+        ) from error
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -30,14 +30,12 @@ def prepare_state_directory(path: Path) -> None:
     marker = path / MARKER
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        text = marker.read_text(encoding="utf-8") if marker.exists() else None
+        if not marker.exists():
+            write_atomically(marker, {"format": STATE_FORMAT, "created_at": iso(time.time())})
+            return
+        text = marker.read_text(encoding="utf-8")
     except OSError as error:
-        raise StateError(
-            f"Can't use {path} as the state directory ({error.strerror}). Choose another, with --state."
-        ) from error
-    if text is None:
-        write_atomically(marker, {"format": STATE_FORMAT, "created_at": iso(time.time())})
-        return
+        raise _unusable(path, error) from error
     try:
         found = json.loads(text)["format"]
     except (ValueError, KeyError, TypeError) as error:
@@ -73,10 +71,18 @@ def owned(state_dir: Path) -> Generator[None, None, None]:
             f"Another service{_owner(state_dir)} uses the state directory {state_dir}. "
             f"Stop it with `muster down`, or choose another directory."
         ) from None
+    except OSError as error:
+        raise _unusable(state_dir, error) from error
     try:
         yield
     finally:
         lock.release()
+
+
+def _unusable(path: Path, error: OSError) -> StateError:
+    return StateError(
+        f"Can't use {path} as the state directory ({error.strerror}). Choose another, with --state."
+    )
 
 
 def _owner(state_dir: Path) -> str:

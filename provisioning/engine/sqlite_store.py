@@ -61,9 +61,9 @@ class SqliteStore:
     # Opening
 
     def open(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock()
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock()
             # Histories hold SAS URLs: the file is its owner's alone from its first moment; SQLite
             # gives the WAL the same mode.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -71,9 +71,14 @@ class SqliteStore:
             self._prepare(self._writer)
             self._reader = self._connect()
             self._reader.execute("PRAGMA query_only=ON")
-        except sqlite3.OperationalError as error:  # full, read-only, no permission: the file may be sound
+        except (OSError, sqlite3.OperationalError) as error:  # full, read-only, locked: the file may be sound
             self.close()
-            raise StateError(str(self.path), f"{self.path} can't be opened: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise StateError(
+                str(self.path),
+                f"{self.path} can't be opened or written ({reason}): see that its disk has room, that it may "
+                "be written and that no other program holds it, or choose another state directory",
+            ) from error
         except sqlite3.DatabaseError as error:
             self.close()
             raise StateFormatError(

@@ -55,6 +55,30 @@ def test_something_else_answers(
     assert "is no Muster service" in muster("devices").error_line
 
 
+@pytest.mark.parametrize("name", ["registry.db", "engine.db"])
+@pytest.mark.parametrize("kind", ["directory", "link into nowhere"])
+def test_up_on_a_state_file_that_can_not_be_opened(state_dir: Path, name: str, kind: str) -> None:
+    state_dir.mkdir()
+    if kind == "directory":
+        (state_dir / name).mkdir()
+    else:
+        (state_dir / name).symlink_to(state_dir / "missing" / name)
+    # Named, so that no stack is started; that nobody is there is worth a warning, and no reason not to start.
+    nobody = f"127.0.0.1:{any_free_port()}"
+    blob = f"DefaultEndpointsProtocol=http;AccountName=a;AccountKey=c2VjcmV0;BlobEndpoint=http://{nobody}/a"
+    up = subprocess.run(
+        [sys.executable, "-m", "provisioning.cli", "up", "--broker", f"mqtt://{nobody}", "--port", "0"],
+        env=os.environ | {"MUSTER_BLOB": blob},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert up.returncode == 1
+    (line,) = (line for line in up.stderr.splitlines() if " WARNING " not in line)
+    assert f"{state_dir / name} can't be opened" in line
+    assert "choose another state directory" in line
+
+
 @pytest.mark.parametrize("url", ["ftp://x", "localhost:80", "http://:99999", "http://[::1"])
 def test_bad_addresses(muster: Muster, url: str) -> None:
     result = muster("devices", "--url", url)

@@ -158,7 +158,7 @@ def test_an_empty_file_is_a_new_one(path: Path) -> None:
 
 def test_a_directory_in_its_place_is_an_error_that_names_it(path: Path) -> None:
     path.mkdir()
-    with pytest.raises((OSError, StateError), match=r"engine\.db"):
+    with pytest.raises(StateError, match=r"engine\.db.*directory"):
         SqliteStore(path).open()
     path.rmdir()
     store = SqliteStore(path)

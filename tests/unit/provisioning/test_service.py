@@ -203,6 +203,23 @@ async def test_a_state_file_that_is_no_database_is_named(tmp_path: Path, name: s
             pass
 
 
+@pytest.mark.parametrize("name", ["registry.db", "engine.db"])
+async def test_a_state_file_that_can_not_be_opened_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.mkdir()
+    with pytest.raises(StateError, match=rf"{name} can't be opened.*choose another"):
+        async with Service(_settings(tmp_path)):
+            pass
+    path.rmdir()
+    path.symlink_to(tmp_path / "missing" / name)
+    with pytest.raises(StateError, match=rf"{name} can't be opened.*choose another"):
+        async with Service(_settings(tmp_path)):
+            pass
+    path.unlink()
+    async with Service(_settings(tmp_path)):
+        pass
+
+
 @pytest.mark.parametrize("marker", ['{"format": 99}', "nonsense", "[]"])
 async def test_a_state_directory_of_a_newer_version_is_refused(tmp_path: Path, marker: str) -> None:
     (tmp_path / "muster.json").write_text(marker)
