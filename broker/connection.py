@@ -74,6 +74,8 @@ class BrokerConnection:
     `on_message` is called on the loop for each message; it must not block, and it must see to it that
     `Delivery.ack()` is called in the end. `subscriptions` are taken at QoS 1: on the first connection of
     this object (which brings the retained messages) and whenever the broker has lost the session.
+    `on_new_session` is called after a connect, subscriptions included, at which the broker knew no session:
+    what it had taken and not delivered, in either direction, is lost.
 
     Entering does not wait for the broker; `wait_connected()` does.
     """
@@ -84,6 +86,7 @@ class BrokerConnection:
         url: str,
         client_id: str,
         on_message: Callable[[Delivery], None],
+        on_new_session: Callable[[], None] = lambda: None,
         subscriptions: Sequence[str] = (),
         options: ConnectionOptions | None = None,
         random_source: random.Random | None = None,
@@ -95,6 +98,7 @@ class BrokerConnection:
         self.subscriptions = tuple(subscriptions)
         self.options = options or ConnectionOptions()
         self._on_message = on_message
+        self._on_new_session = on_new_session
         self._random = random_source or random.Random()
         self._link: Link | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -240,6 +244,8 @@ class BrokerConnection:
                 for publish in list(self._pending.values()):
                     if not publish.done.done():
                         link.send(publish)
+                if not link.session_present:
+                    self._on_new_session()
                 reason = await link.lost
                 self._connected.clear()
                 self._counters["disconnects"] += 1

@@ -109,6 +109,8 @@ class Link:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._session_needed = session_needed
+        #: Whether the broker knew our session when it accepted the connection.
+        self.session_present = False
         self._unacked: deque[Delivery] = deque()
         self._publishes: dict[int, Publish] = {}
         self._packets = 0
@@ -292,6 +294,7 @@ class Link:
         if reason.is_failure:
             self._lose(f"refused: {reason}")
             return
+        self.session_present = flags.session_present
         if not flags.session_present and not self._session_needed:
             self._owner.note_session_lost()
         subscriptions = self._owner.subscriptions

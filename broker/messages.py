@@ -122,11 +122,17 @@ class Presence(Message):
 
 
 class Register(Message):
-    """What a device is; published on every connection."""
+    """What a device is; published on every connection.
+
+    ``fresh`` is there when the device, or its session at the broker, remembers nothing of what was said
+    before: it was started, or the broker has lost the session. What was under way is then said again.
+    Its value is a token, another one each time, so that the same news delivered twice is known as such.
+    """
 
     model: Label
     firmware_version: Label
     tags: Annotated[dict[Label, TagValue], Field(max_length=MAX_TAGS)] = Field(default_factory=dict)
+    fresh: Label | None = None
 
 
 class Package(Message):

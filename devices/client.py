@@ -9,10 +9,13 @@ import asyncio
 import contextlib
 import logging
 import socket
-from typing import Final
+from typing import Any, Final
 
 from aiomqtt import Client, MqttError
+from paho.mqtt import client as paho
 from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,6 +27,20 @@ class DeviceClient(Client):
 
     A new one is made for every connection: aiomqtt's own reuse does not wait for the second CONNACK.
     """
+
+    #: Whether the broker knew the session at the CONNACK; aiomqtt does not keep the flag.
+    session_present = False
+
+    def _on_connect(
+        self,
+        client: paho.Client,
+        userdata: Any,
+        flags: paho.ConnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        self.session_present = flags.session_present
+        super()._on_connect(client, userdata, flags, reason_code, properties)
 
     async def open(self) -> None:
         """Connect; raises `MqttError`. An attempt that fails or is cancelled leaves no socket behind."""

@@ -1,7 +1,8 @@
 """A device's link to the service: a persistent MQTT session that is always there again.
 
 It keeps the contract's rules of connecting: stable client id, persistent session, will; it subscribes, says
-``online`` and registers on **every** connection, and then publishes again, byte for byte, the last durable
+``online`` and registers on **every** connection (as ``fresh`` where this process or the broker remembers
+nothing of what was said before), and then publishes again, byte for byte, the last durable
 event that the service has not moved on from: the service applies the same bytes once.
 
 Publishing never blocks the device's work: each publish is a small task of its own, ordered by paho's
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,6 +66,7 @@ class Link:
         "_describe",
         "_device_id",
         "_failures",
+        "_fresh",
         "_on_message",
         "_on_registered",
         "_pending",
@@ -90,6 +93,8 @@ class Link:
         self._on_message = on_message
         self._away_until_s = 0.0
         self._failures = 0
+        # What the next registration says: a token while nothing is remembered that was said before.
+        self._fresh: str | None = secrets.token_hex(8)
         self._client: DeviceClient | None = None
         self._pending: set[asyncio.Task[None]] | None = None
         self._unanswered: Outgoing | None = None
@@ -218,7 +223,11 @@ class Link:
                 return
             online = Presence(state="online", at=around.now())
             self._send(Outgoing(topic=topics.presence(device_id), payload=online.to_json()), retain=True)
-            await client.publish(topics.register(device_id), self._describe().to_json(), qos=topics.QOS)
+            if not client.session_present and self._fresh is None:
+                self._fresh = secrets.token_hex(8)
+            register = self._describe().model_copy(update={"fresh": self._fresh})
+            await client.publish(topics.register(device_id), register.to_json(), qos=topics.QOS)
+            self._fresh = None
         except MqttError:
             around.counters.publish_failures += 1
             client.sever()

@@ -32,6 +32,8 @@ DOWNLOAD_FAILED = "DownloadFailed"
 PACKAGE_REJECTED = "PackageRejected"
 ACTIVATION_COMPLETED = "ActivationCompleted"
 ACTIVATION_FAILED = "ActivationFailed"
+DEVICE_RETURNED = "DeviceReturned"
+"""The device may have missed what was sent: it was started again, or the broker has lost a session."""
 # Why an activation fails on a device that was switched off and kept nothing.
 PACKAGE_NOT_PRESENT = "package-not-present"
 
@@ -194,8 +196,12 @@ class _Device:
         timer = self._ctx.create_timer(timedelta(seconds=self._options.ack_timeout_s))
         while True:
             name, event = yield from self._next_event(
-                timer, DOWNLOAD_COMPLETED_ACK, PACKAGE_REJECTED, DOWNLOAD_FAILED
+                timer, DOWNLOAD_COMPLETED_ACK, PACKAGE_REJECTED, DOWNLOAD_FAILED, DEVICE_RETURNED
             )
+            if name == DEVICE_RETURNED:
+                # The same attempt: a device that has heard of it all the same answers once more.
+                yield self._call(SEND_PACKAGE_URL_TO_DEVICE, package=package)
+                continue
             if name is None:
                 self.end(
                     DeviceState.TIMED_OUT,
@@ -233,17 +239,20 @@ class _Device:
             self._activations += 1
             attempt = self._activations
             self._begin("activating", DeviceState.ACTIVATING, attempt=attempt)
-            yield self._call(
-                ACTIVATE_DEVICE,
-                package_id=package["package_id"],
-                release=package["release"],
-                activation_attempt=attempt,
-            )
+            yield self._command_activation(package, attempt)
             timer = self._ctx.create_timer(timedelta(seconds=self._options.activation_timeout_s))
             answer = yield from self._wait_for_activation(timer, package, attempt)
             if answer is not None:
                 return answer == ACTIVATION_COMPLETED
         return True
+
+    def _command_activation(self, package: Json, attempt: int) -> task.CompletableTask[Any]:
+        return self._call(
+            ACTIVATE_DEVICE,
+            package_id=package["package_id"],
+            release=package["release"],
+            activation_attempt=attempt,
+        )
 
     def _wait_for_activation(self, timer: task.TimerTask, package: Json, attempt: int) -> Flow:
         """ACTIVATION_COMPLETED, PACKAGE_NOT_PRESENT, or None where the command may be worth another try.
@@ -251,7 +260,12 @@ class _Device:
         The state says how the attempt ended.
         """
         while True:
-            name, event = yield from self._next_event(timer, ACTIVATION_COMPLETED, ACTIVATION_FAILED)
+            name, event = yield from self._next_event(
+                timer, ACTIVATION_COMPLETED, ACTIVATION_FAILED, DEVICE_RETURNED
+            )
+            if name == DEVICE_RETURNED:
+                yield self._command_activation(package, attempt)
+                continue
             if name is None:
                 self.end(
                     DeviceState.TIMED_OUT,

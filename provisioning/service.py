@@ -201,6 +201,7 @@ class Service:
                 url=settings.broker_url,
                 client_id=client_id,
                 on_message=self._bridge.take,
+                on_new_session=self._bridge.session_is_new,
                 subscriptions=SUBSCRIPTIONS,
                 options=ConnectionOptions(
                     max_unacked=settings.max_unacknowledged,

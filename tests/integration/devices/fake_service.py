@@ -130,6 +130,8 @@ class FakeService:
         self.blobs = blobs
         self.packages: dict[str, Package] = {}
         self.registrations: list[str] = []
+        #: What each registration said of its being fresh.
+        self.fresh: list[str | None] = []
         self.presence: dict[str, list[str]] = {}
         self.heard: list[Heard] = []
         self.provisioned: dict[str, str] = {}
@@ -254,7 +256,7 @@ class FakeService:
             state = parse_presence(topic, payload).state
             self.presence.setdefault(device_id, []).append(state)
         elif topic.kind == "register":
-            parse_register(topic, payload)
+            self.fresh.append(parse_register(topic, payload).fresh)
             self.registrations.append(device_id)
             if self.answer_registrations and device_id not in self.packages:
                 await self.send(device_id, self.package_for(device_id))

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from aiomqtt import Client
 
 from broker import topics
 from broker.connection import BrokerAddress
@@ -133,6 +134,9 @@ async def test_a_device_that_drops_off_at_any_step_comes_back_and_goes_on(
         assert service.presence[device_id][:3] == ["online", "offline", "online"]
     assert counts["planned_outages"] == 1
     assert service.registrations == [device_id, device_id]
+    # It remembers, and so does the broker: nothing needs to be said again.
+    assert service.fresh[0] is not None
+    assert service.fresh[1] is None
     if step is Step.DOWNLOADING:
         (_, first), (_, second) = service.blobs.requests
         assert first is None
@@ -306,6 +310,22 @@ async def test_after_a_broker_restart_devices_register_again_and_repeat_what_was
                 await service.activate(device_id)
             await service.until(lambda: set(service.provisioned) == ids)
             assert len(service.blobs.requests) == 10
+
+
+async def test_a_device_whose_session_the_broker_has_lost_says_so(
+    each_broker: LocalBroker, unique: str
+) -> None:
+    async with service_on(each_broker, unique) as service, fleet_of(service, each_broker, unique):
+        service.answer_registrations = False
+        await service.until(lambda: len(service.fresh) == 1)
+        # A clean session under its id ends the device's connection and its session.
+        thief = Client(each_broker.host, each_broker.port, identifier=f"{unique}-00001", clean_session=True)
+        async with thief:
+            pass
+        await service.until(lambda: len(service.fresh) == 2)
+    first, second = service.fresh
+    assert None not in (first, second)
+    assert first != second
 
 
 async def test_a_download_that_ends_while_the_broker_is_away_is_acknowledged_when_it_is_back(

@@ -74,6 +74,32 @@ async def test_the_broker_goes_away_and_comes_back(
     _all_provisioned(run, state_dir)
 
 
+@pytest.mark.parametrize("kind", ["mosquitto", "aedes"])
+async def test_a_killed_broker_that_forgets_everybody_costs_no_attempt(
+    tmp_path: Path, azurite: LocalAzurite, unique: str, kind: Any
+) -> None:
+    state_dir = tmp_path / "state"
+    broker = await start_broker(state_dir=tmp_path / "one", kind=kind, port=0)
+    try:
+        async with Service(_settings(state_dir, broker.url, azurite.connection_string, unique)):
+            api = Api(state_dir)
+            trust = (await api.get("/api/health"))["trust"]["public_key"]
+            async with fleet(broker.url, trust, count=DEVICES, behaviours=MIX):
+                await api.wait_registered(DEVICES)
+                run_id = await api.provision()
+                await api.wait_counts(run_id, "packages are out", lambda c: c["downloading"] > 0)
+                await broker.stop()
+                # Its sessions, its queues and what it had acknowledged are gone.
+                broker = await start_broker(state_dir=tmp_path / "two", kind=kind, port=broker.port)
+                run = await api.wait_ended(run_id)
+                devices = (await api.get(f"/api/devices?run_id={run_id}&limit={DEVICES}"))["devices"]
+    finally:
+        await broker.stop()
+
+    _all_provisioned(run, state_dir)
+    assert {device["attempt"] for device in devices} == {1}
+
+
 async def test_azurite_goes_away_and_comes_back(tmp_path: Path, unique: str) -> None:
     state_dir = tmp_path / "state"
     azurite = await start_azurite(state_dir=tmp_path, port=0)

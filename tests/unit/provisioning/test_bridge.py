@@ -158,6 +158,72 @@ async def test_registering_is_acknowledged_when_the_registry_has_it(parts: Parts
     assert (device.state, device.online) == (DeviceState.NEW, False)
 
 
+def _fresh(link: Link, token: str = "a") -> Delivery:
+    register = messages.Register(model="m", firmware_version="1", fresh=token)
+    return link.delivery(topics.register("dev-1"), register.to_json())
+
+
+async def _in_mid_run(registry: Registry, state: DeviceState, *device_ids: str) -> None:
+    for device_id in device_ids:
+        registry.register(device_id, model="m", firmware_version="1", tags={})
+    await registry.claim("run-1", None, options={}, limit=10)
+    for device_id in device_ids:
+        registry.progress("run-1", device_id, state, attempt=1)
+    await registry.flush()
+
+
+async def test_a_device_that_returns_in_mid_run_is_made_known_before_it_is_acknowledged(
+    parts: Parts, registry: Registry
+) -> None:
+    bridge, sink, link = parts
+    await _in_mid_run(registry, DeviceState.NOTIFIED, "dev-1")
+    delivery = _fresh(link)
+    bridge.take(delivery)
+    await _turns_until(lambda: bool(sink.raised))
+    assert sink.raised[0][:2] == (INSTANCE, "DeviceReturned")
+    assert not delivery.settled
+    sink.on_disk.set()
+    await link.wait_settled(delivery)
+    bridge.take(again := _fresh(link))
+    bridge.take(later := _fresh(link, "b"))
+    await link.wait_settled(again, later)
+    keys = [key for *_, key in sink.raised]
+    assert keys[0] == keys[1] != keys[2]
+
+
+async def test_a_device_that_nothing_was_sent_to_has_nothing_to_hear_again(
+    parts: Parts, registry: Registry
+) -> None:
+    bridge, sink, link = parts
+    for state in (None, DeviceState.PACKAGING):
+        if state is not None:
+            await _in_mid_run(registry, state, "dev-1")
+        bridge.take(delivery := _fresh(link, str(state)))
+        await link.wait_settled(delivery)
+    assert sink.raised == []
+
+
+async def test_when_the_broker_has_lost_our_session_every_device_that_is_waited_for_hears_again(
+    registry: Registry,
+) -> None:
+    sink = Sink()
+    sink.on_disk.set()
+    bridge = Bridge(registry=registry, sink=sink)
+    await _in_mid_run(registry, DeviceState.NOTIFIED, "dev-1", "dev-2", "dev-3")
+    registry.progress("run-1", "dev-3", DeviceState.ACTIVATING, attempt=1)
+    await registry.flush()
+    bridge.session_is_new()
+    assert sink.raised == [], "not before the engine runs"
+    bridge.open()
+    await _turns_until(lambda: len(sink.raised) == 3)
+    assert {instance for instance, *_ in sink.raised} == {f"run-1:dev-{n}" for n in (1, 2, 3)}
+    assert len({key for *_, key in sink.raised}) == 1
+    bridge.session_is_new()
+    await _turns_until(lambda: len(sink.raised) == 6)
+    assert len({key for *_, key in sink.raised}) == 2
+    await bridge.close()
+
+
 async def test_progress_is_telemetry(parts: Parts, registry: Registry) -> None:
     bridge, sink, link = parts
     registry.register("dev-1", model="m", firmware_version="1", tags={})

@@ -149,6 +149,24 @@ async def test_a_device_goes_all_the_way(hub: Hub) -> None:
     assert all(step["started_at"] <= step["ended_at"] for step in outcome["steps"])
 
 
+async def test_a_device_that_returns_is_told_again_within_the_same_attempt(hub: Hub) -> None:
+    await hub.start(PATIENT)
+    await hub.world.wait_called("SendPackageUrlToDevice")
+    await hub.client.raise_orchestration_event(INSTANCE, "DeviceReturned")
+    await hub.world.wait_called("SendPackageUrlToDevice", 2)
+    await hub.ack()
+    await hub.world.wait_called("ActivateDevice")
+    await hub.client.raise_orchestration_event(INSTANCE, "DeviceReturned")
+    await hub.world.wait_called("ActivateDevice", 2)
+    await hub.event("ActivationCompleted", firmware_version="1.0.0")
+    outcome = await hub.outcome()
+    assert (outcome["state"], outcome["attempts"]) == ("provisioned", 1)
+    assert hub.world.count("CreateInstallationPackage") == 1
+    for name in ("SendPackageUrlToDevice", "ActivateDevice"):
+        first, again = (request for called, request in hub.world.calls if called == name)
+        assert first == again
+
+
 async def test_events_that_come_before_the_wait_begins_are_not_lost(hub: Hub) -> None:
     await hub.start(PATIENT)
     await hub.ack()
