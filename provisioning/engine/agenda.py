@@ -16,7 +16,7 @@ class Agenda:
         self._commits = commits
         #: Those with messages; each once, and ``queued`` for as long as it is here.
         self.ready: deque[Instance] = deque()
-        #: Ids of pending ones that may begin.
+        #: Ids of those that may begin: pending ones, and after a restart those that continue as new.
         self.starts: deque[str] = deque()
 
     def queue(self, instance: Instance) -> None:

@@ -78,7 +78,8 @@ class Instance:
         instance.parent = row.parent
         instance.input, instance.output, instance.failure = row.input, row.output, row.failure
         instance.custom_status, instance.tags = row.custom_status, row.tags
-        instance.begun = instance.status != Status.PENDING
+        # One that continues as new is running, and has no history before its next turn.
+        instance.begun = instance.status != Status.PENDING and instance.next_seq > instance.first_seq
         return instance
 
     def row(self) -> InstanceRow:

@@ -66,7 +66,8 @@ class Outcomes:
             child = self._commits.create(child_id, name, now)
         else:
             # Its number goes on, so that nothing meant for the one that ended reaches this one.
-            self._restart(child, child.execution_number + 1)
+            self._restart(child)
+            child.status = Status.PENDING
             child.name, child.created_at = name, now
             child.output = child.failure = child.custom_status = child.tags = None
             self._commits.instances[child_id] = child
@@ -74,12 +75,11 @@ class Outcomes:
         self._commits.mark(child)
         self._agenda.starts.append(child_id)
 
-    def _restart(self, instance: Instance, execution_number: int) -> None:
+    def _restart(self, instance: Instance) -> None:
         """Make room for another execution of the same instance."""
         instance.execution = None
-        instance.execution_number = execution_number
+        instance.execution_number += 1
         instance.first_seq = instance.next_seq
-        instance.status = Status.PENDING
         instance.begun = False
         self._commits.open.batch.trims.append((instance.key, instance.first_seq))
 
@@ -116,7 +116,11 @@ class Outcomes:
 
     def _continue(self, instance: Instance, completion: Completion) -> None:
         later = instance.inbox
-        self._restart(instance, instance.execution_number + 1)
+        self._restart(instance)
+        if instance.status == Status.PENDING:
+            self._commits.open.started.append(instance)
+        # It runs on for all who look; that its history is empty tells recovery to begin it.
+        instance.status = Status.RUNNING
         instance.input = completion.new_input
         instance.version = completion.new_version or instance.version
         instance.custom_status = None

@@ -50,8 +50,11 @@ SELECT coalesce(max(key), 0) + 1 FROM instances;
 SELECT coalesce(max(id), 0) + 1 FROM messages;
 
 -- name: ready_starts
-SELECT id FROM instances
+SELECT id, key FROM instances
 WHERE status = 6 AND NOT EXISTS (SELECT 1 FROM timers WHERE instance = key AND task_id = 0)
+UNION ALL
+SELECT id, key FROM instances
+WHERE status = 0 AND NOT EXISTS (SELECT 1 FROM history WHERE instance = key AND seq >= first_seq)
 ORDER BY key;
 
 -- name: unfinished_activities

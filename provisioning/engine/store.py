@@ -107,7 +107,8 @@ class Store(Protocol):
         """The first message id that is free, as are all after it."""
 
     def ready_starts(self) -> list[str]:
-        """Ids of pending instances whose start is not delayed, in order of creation."""
+        """Ids of instances to begin, in order of creation: pending ones whose start is not delayed, and
+        running ones without history, which continue as new."""
 
     def unfinished_activities(self) -> Iterator[ActivityCall]:
         """Activities that were asked for and have no result, detached ones too."""

@@ -77,13 +77,13 @@ class Turns:
                 raise
 
     def _start_next(self) -> bool:
-        """Begin the next pending instance, unless enough is under way."""
+        """Begin the next instance that may, unless enough is under way."""
         commits, starts = self._commits, self._agenda.starts
         starting = len(commits.open.activities) + self._activities.backlog
         if not starts or starting >= self._options.max_activity_backlog:
             return False
         instance = commits.look_up(starts.popleft())
-        if instance is not None and instance.status == Status.PENDING and not instance.begun:
+        if instance is not None and instance.status not in ENDED and not instance.begun:
             self._agenda.begin(instance)
             self._turn(instance)
         return True

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from durabletask import task
 
-from provisioning.engine import EngineOptions
+from provisioning.engine import AsyncTaskHubClient, Engine, EngineOptions, EngineStoppedError
+from provisioning.engine.records import Status
 from tests.unit.engine.crash_workflow import build, end_state, work_through
+from tests.unit.engine.driving import Ctx, Steps
 from tests.unit.engine.stores import DyingStore, abandon
+from tests.unit.engine.waiting import LONG_S, output_of
 
 OPTIONS = {
     "fine": EngineOptions(max_commit_rows=1, max_turn_messages=2, max_live_instances=3),
@@ -83,6 +89,49 @@ async def test_crashes_in_a_row_make_progress(tmp_path: Path, dies_at: int, afte
             break
     assert ended
     assert end_state(path)[-3:] == [(0,), (0,), (0,)]
+
+
+async def test_what_continues_as_new_is_running_on_disk_too(tmp_path: Path) -> None:
+    """SEMANTICS continue_as_new: status stays RUNNING to the outside, and a crash between two executions
+    does not end it. The run dies after commit 1, 2, 3, … until one ends before its time to die."""
+
+    async def work(ctx: task.ActivityContext, n: int) -> int:
+        return n + 1
+
+    def main(ctx: Ctx, n: int) -> Steps:
+        n = yield ctx.call_activity(work, input=n)
+        if n < 3:
+            ctx.continue_as_new(n)
+        return n
+
+    def build_main(store: DyingStore) -> Engine:
+        engine = Engine(store, options=OPTIONS["fine"])
+        engine.add_orchestrator(main)
+        engine.add_activity(work)
+        return engine
+
+    seen: list[tuple[int, bool]] = []
+    died = True
+    while died:
+        path = tmp_path / f"{len(seen) + 1}.db"
+        store = DyingStore(path, dies_at=len(seen) + 1, after=True)
+        engine = build_main(store)
+        await engine.start()
+        client = AsyncTaskHubClient(engine)
+        with contextlib.suppress(EngineStoppedError):
+            await client.schedule_new_orchestration(main, instance_id="i", input=0)
+            await client.wait_for_orchestration_completion("i", timeout=LONG_S)
+        abandon(engine)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            (status,) = connection.execute("SELECT status FROM instances").fetchone()
+            (events,) = connection.execute("SELECT count(*) FROM history").fetchone()
+        seen.append((status, events > 0))
+        async with build_main(DyingStore(path)) as engine:
+            assert await output_of(AsyncTaskHubClient(engine), "i") == 3
+        died = store.dead
+    assert (Status.RUNNING, False) in seen, "no crash between two executions"
+    statuses = [Status(status) for status, _ in seen]
+    assert statuses == sorted(statuses, key=[Status.PENDING, Status.RUNNING, Status.COMPLETED].index)
 
 
 def test_kill_9_at_several_moments(tmp_path: Path) -> None:
