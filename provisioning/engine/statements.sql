@@ -50,20 +50,25 @@ SELECT coalesce(max(key), 0) + 1 FROM instances;
 SELECT coalesce(max(id), 0) + 1 FROM messages;
 
 -- name: ready_starts
+-- Start-up looks only at what has not ended: the partial index "unfinished" serves a query that repeats its
+-- condition, status IN (0, 6, 7), word for word, and no other.
 SELECT id, key FROM instances
-WHERE status = 6 AND NOT EXISTS (SELECT 1 FROM timers WHERE instance = key AND task_id = 0)
+WHERE status IN (0, 6, 7) AND status = 6
+  AND NOT EXISTS (SELECT 1 FROM timers WHERE instance = key AND task_id = 0)
 UNION ALL
 SELECT id, key FROM instances
-WHERE status = 0 AND NOT EXISTS (SELECT 1 FROM history WHERE instance = key AND seq >= first_seq)
+WHERE status IN (0, 6, 7) AND status = 0
+  AND NOT EXISTS (SELECT 1 FROM history WHERE instance = key AND seq >= first_seq)
 ORDER BY key;
 
 -- name: unfinished_activities
+-- As above, so that the history of what has ended is not read.
 -- Asked for after the last answer to the same task (a retry asks again under the same id).
 SELECT i.id, h.instance, i.execution, h.task_id,
        max(CASE WHEN h.kind = 2 THEN h.seq END) AS asked,
        coalesce(max(CASE WHEN h.kind IN (3, 4) THEN h.seq END), -1) AS answered
 FROM instances AS i JOIN history AS h ON h.instance = i.key AND h.seq >= i.first_seq
-WHERE i.status IN (0, 7) AND h.kind IN (2, 3, 4)
+WHERE i.status IN (0, 6, 7) AND i.status IN (0, 7) AND h.kind IN (2, 3, 4)
 GROUP BY h.instance, h.task_id HAVING asked > answered ORDER BY h.instance, asked;
 
 -- name: scheduled_activity

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sqlite3
@@ -143,6 +144,18 @@ def test_a_truncated_file_is_refused(path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(StateFormatError):
         store.open()
+
+
+@pytest.mark.parametrize("name", ["ready_starts", "unfinished_activities"])
+def test_starting_up_does_not_read_what_has_ended(path: Path, name: str) -> None:
+    """DESIGN 2, Recovery: what is left to do is found by an index that ended instances are not in."""
+    store = SqliteStore(path)
+    store.open()
+    store.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {store._sql[name]}")]
+    assert any("USING INDEX unfinished" in step for step in plan), plan
+    assert not any(step.startswith("SCAN") for step in plan), plan
 
 
 def test_an_empty_file_is_a_new_one(path: Path) -> None:
