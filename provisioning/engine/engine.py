@@ -22,7 +22,7 @@ from durabletask.serialization import DataConverter
 
 from provisioning.engine.activities import ActivityRunner
 from provisioning.engine.agenda import Agenda
-from provisioning.engine.clock import EngineClock, wall_clock
+from provisioning.engine.clock import EngineClock, SteadyClock
 from provisioning.engine.commits import Commits
 from provisioning.engine.errors import (
     EngineStoppedError,
@@ -59,7 +59,8 @@ class Engine:
     """An embedded durable engine on one state file.
 
     Register functions, then ``async with engine:``. All its methods belong to the loop on which it
-    was started. Raises StateInUseError or StateFormatError on entering.
+    was started. ``clock`` gives microseconds since the epoch, and is a :class:`SteadyClock` unless given.
+    Raises StateError, also as StateInUseError or StateFormatError, on entering.
     """
 
     def __init__(
@@ -69,13 +70,13 @@ class Engine:
         options: EngineOptions | None = None,
         data_converter: DataConverter | None = None,
         logger: logging.Logger | None = None,
-        clock: Callable[[], int] = wall_clock,
+        clock: Callable[[], int] | None = None,
     ) -> None:
         self._store: Store = SqliteStore(Path(path)) if isinstance(path, str | Path) else path
         self.options = options or EngineOptions()
         self.converter = data_converter or DEFAULT_DATA_CONVERTER
         self._log = logger or logging.getLogger("provisioning.engine")
-        self._read_time = clock
+        self._given_clock = clock
         self._functions = Functions(self.converter)
         self._running = False
 
@@ -169,7 +170,7 @@ class Engine:
 
     def _assemble(self) -> None:
         """All parts anew: nothing of an earlier life is left in them."""
-        self._clock = EngineClock(self._read_time)
+        self._clock = EngineClock(self._given_clock or SteadyClock())
         self._health = Health(self._log, self._on_failure)
         self._activities = ActivityRunner(
             self._functions, self.converter, self.options, self._on_activity_done

@@ -17,7 +17,7 @@ from provisioning.engine.store import Store, StoredTimer
 
 _MICROSECONDS = 1_000_000
 _LONGEST_SLEEP_S = 5.0
-"""The wall clock is looked at again after at most this, so that a jump of it is noticed."""
+"""The clock is looked at again after at most this, so that a wall clock set forward is noticed."""
 _TIMERS_AT_ONCE = 1_000
 
 

@@ -24,6 +24,7 @@ from provisioning.engine import (
     OrchestrationNotFoundError,
     PayloadTooLargeError,
 )
+from provisioning.engine.clock import SteadyClock
 from provisioning.engine.records import to_datetime
 from tests.unit.engine.driving import SECOND, START, Ctx, Steps
 from tests.unit.engine.stores import GatedStore, ManualClock, abandon
@@ -517,6 +518,44 @@ async def test_the_clock_never_goes_back_for_an_orchestration(path: Path, clock:
         client = AsyncTaskHubClient(engine)
         await client.raise_orchestration_event("i", "e")
         assert await output_of(client, "i") is True
+
+
+async def test_a_wall_clock_set_back_makes_no_timer_late(path: Path, clock: ManualClock) -> None:
+    """SEMANTICS Timers: "in 5 s" is 5 s by the monotonic clock, for timers of before the change too."""
+    monotonic = ManualClock()
+
+    def sleeps(ctx: Ctx, _: Any) -> Steps:
+        yield ctx.create_timer(timedelta(seconds=5))
+
+    steady = SteadyClock(wall=clock, monotonic=monotonic)
+    async with engine_of(path, sleeps, clock=steady) as engine:
+        client = AsyncTaskHubClient(engine)
+        await client.schedule_new_orchestration(sleeps, instance_id="before")
+        await until(lambda: engine.statistics().armed_timers == 1)
+        clock.advance(-3600)
+        await client.schedule_new_orchestration(sleeps, instance_id="after")
+        await until(lambda: engine.statistics().armed_timers == 2)
+        for moved in (clock, monotonic):
+            moved.advance(4.999)
+        engine._timers.fire_due()
+        assert engine.statistics().armed_timers == 2
+        for moved in (clock, monotonic):
+            moved.advance(0.001)
+        for name in ("before", "after"):
+            state = await ended(client, name)
+            assert state.last_updated_at == to_datetime(START + 5 * SECOND)
+
+
+def test_a_steady_clock_follows_the_wall_clock_forward_and_never_back() -> None:
+    """Engine clock: the wall clock's time, except while that is behind itself."""
+    wall, monotonic = ManualClock(), ManualClock()
+    steady = SteadyClock(wall=wall, monotonic=monotonic)
+    read = []
+    for wall_s, monotonic_s in ((0, 0), (1, 1), (600, 1), (-600, 1), (1, 1), (700, 1), (1, 1)):
+        wall.advance(wall_s)
+        monotonic.advance(monotonic_s)
+        read.append((steady() - START) / SECOND)
+    assert read == [0, 1, 601, 602, 603, 702, 703]
 
 
 # Suspension, termination, continue_as_new
