@@ -86,10 +86,11 @@ class Commits:
 
     def touch(self, instance: Instance) -> None:
         """Keep the instance in memory at least until what is gathered now is on disk."""
-        self._idle.pop(instance.id, None)
-        if instance.last_batch != self.open.number:
-            instance.last_batch = self.open.number
-            self.open.touched.append(instance)
+        transaction = self.open
+        if instance.last_batch != transaction.number:  # else it is not idle: see _rest
+            self._idle.pop(instance.id, None)
+            instance.last_batch = transaction.number
+            transaction.touched.append(instance)
 
     def mark(self, instance: Instance) -> None:
         """Its row is to be written."""
