@@ -1,8 +1,11 @@
-"""The same provisioning without an engine: what the parts alone can do.
+"""The same provisioning without an engine, in two ways, on the same parts and the same fleet.
 
-It uses the service's own parts (packages, blob storage, broker connection) and the same fleet, in the same
-order: build and upload, publish the SAS URL, await the acknowledgement, activate, await the confirmation.
-It keeps nothing: state is in futures, messages are acknowledged on arrival, and a crash loses everything.
+`Engineless` is the service with its engine taken out: a coroutine per device calls the same activities and
+awaits the same events, which the same bridge brings; the registry is kept, so people can look. What the
+orchestration knows is in memory, and a crash loses it: no history, no durable timers, no retries.
+
+`Bare` has no registry and no bridge either: build and upload, publish the SAS URL, await the acknowledgement,
+activate, await the confirmation. Messages are acknowledged on arrival, nothing is checked, nothing is kept.
 """
 
 from __future__ import annotations
@@ -11,23 +14,28 @@ import asyncio
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from durabletask.task import ActivityContext
 
 from broker import topics
 from broker.connection import BrokerConnection, Delivery
 from broker.messages import Activate, Package, instance_id_of, parse_event
+from provisioning.activities import Activities
+from provisioning.bridge import Bridge
 from provisioning.packages import PackageStore, Release, SigningKey, build_package
-from provisioning.settings import RunOptions, ServiceSettings
+from provisioning.registry import Registry
+from provisioning.settings import RunOptions
 
 _ACK = "DownloadCompletedAck"
 _ACTIVATED = "ActivationCompleted"
 
 
 @dataclass(kw_only=True)
-class Pipeline:
+class Bare:
     """Devices that have registered, and what is awaited of them."""
 
-    settings: ServiceSettings
-    key: SigningKey
     devices: set[str] = field(default_factory=set)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     awaited: dict[tuple[str, str], asyncio.Future[None]] = field(default_factory=dict)
@@ -53,25 +61,31 @@ class Pipeline:
             self.changed.clear()
             await self.changed.wait()
 
-    async def run(self, connection: BrokerConnection, store: PackageStore) -> float:
+    async def run(
+        self, connection: BrokerConnection, store: PackageStore, release: Release, key: SigningKey
+    ) -> float:
         """Provision all registered devices at once; the seconds that it took."""
-        release = Release.demo(self.settings.release, self.settings.firmware_size_bytes)
         began = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             for device_id in sorted(self.devices):
-                group.create_task(self._provision(device_id, release, connection, store))
+                group.create_task(self._provision(device_id, connection, store, release, key))
         return time.perf_counter() - began
 
     async def _provision(
-        self, device_id: str, release: Release, connection: BrokerConnection, store: PackageStore
+        self,
+        device_id: str,
+        connection: BrokerConnection,
+        store: PackageStore,
+        release: Release,
+        key: SigningKey,
     ) -> None:
         options, timeout_s = RunOptions(), 120.0
-        instance_id = instance_id_of("pipeline", device_id)
+        instance_id = instance_id_of("bare", device_id)
         loop = asyncio.get_running_loop()
         acknowledged = self.awaited[instance_id, _ACK] = loop.create_future()
         activated = self.awaited[instance_id, _ACTIVATED] = loop.create_future()
         package = build_package(
-            release, device_id=device_id, configuration={"release": release.name}, key=self.key
+            release, device_id=device_id, configuration={"release": release.name}, key=key
         )
         await store.upload(package)
         access = store.share(package.blob_name, lifetime_s=options.sas_lifetime_s)
@@ -84,7 +98,7 @@ class Pipeline:
             size_bytes=len(package.content),
             sha256=package.sha256,
             signature=package.signature,
-            key_id=self.key.key_id,
+            key_id=key.key_id,
             expires_at=access.expires_at,
         )
         await connection.publish(topics.package(device_id), message.to_json(), timeout_s=timeout_s)
@@ -97,3 +111,98 @@ class Pipeline:
         )
         await activated
         del self.awaited[instance_id, _ACK], self.awaited[instance_id, _ACTIVATED]
+
+
+class Events:
+    """A sink for the bridge: who awaits an event of an instance hears it, durable it is not."""
+
+    def __init__(self) -> None:
+        self._awaited: dict[tuple[str, str], asyncio.Future[Any]] = {}
+
+    def expect(self, instance_id: str, event_name: str) -> asyncio.Future[Any]:
+        """Done when the event comes; to be asked for before what causes it."""
+        waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._awaited[instance_id, event_name] = waiter
+        return waiter
+
+    async def raise_orchestration_event(
+        self,
+        instance_id: str,
+        event_name: str,
+        *,
+        data: Any | None = None,
+        idempotency_key: str | None = None,
+    ) -> None:
+        waiter = self._awaited.pop((instance_id, event_name), None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(data)
+
+
+class Engineless:
+    """The service's registry, bridge and activities, and a coroutine per device instead of an engine."""
+
+    run_id = "engineless"
+
+    def __init__(self, registry: Registry, options: RunOptions) -> None:
+        self._registry = registry
+        self._options = options
+        self._events = Events()
+        self.bridge = Bridge(registry=registry, sink=self._events)
+
+    async def wait_registered(self, count: int) -> None:
+        """Wait for so many devices."""
+        while await self._registry.count_devices() < count:  # noqa: ASYNC110 (a database tells nobody)
+            await asyncio.sleep(0.05)
+
+    async def run(self, activities: Activities) -> float:
+        """Provision all new devices at once; the seconds that it took."""
+        began = time.perf_counter()
+        request = {"run_id": self.run_id, "device_ids": None, "options": self._options.to_json()}
+        device_ids = await activities.get_new_device_ids(ActivityContext(self.run_id, 1), request)
+        async with asyncio.TaskGroup() as group:
+            for device_id in device_ids:
+                group.create_task(self._provision(device_id, activities))
+        return time.perf_counter() - began
+
+    async def _provision(self, device_id: str, activities: Activities) -> None:
+        instance_id = instance_id_of(self.run_id, device_id)
+        ctx = ActivityContext(instance_id, 1)
+        steps: list[dict[str, Any]] = []
+        request = {"run_id": self.run_id, "device_id": device_id, "instance_id": instance_id, "attempt": 1}
+        acknowledged = self._events.expect(instance_id, _ACK)
+        activated = self._events.expect(instance_id, _ACTIVATED)
+        began = _now()
+        package = await activities.create_installation_package(
+            ctx, {**request, "sas_lifetime_s": self._options.sas_lifetime_s}
+        )
+        steps.append(_step("packaging", began))
+        await activities.send_package_url_to_device(ctx, {**request, "package": package})
+        steps.append(_step("notifying", steps[-1]["ended_at"]))
+        ack = await acknowledged
+        assert (ack["package_id"], ack["sha256"]) == (package["package_id"], package["sha256"])
+        steps.append(_step("downloading", steps[-1]["ended_at"]))
+        command = {"package_id": package["package_id"], "release": package["release"]}
+        await activities.activate_device(ctx, {**request, **command, "activation_attempt": 1})
+        confirmation = await activated
+        steps.append(_step("activating", steps[-1]["ended_at"]))
+        await activities.record_outcome(
+            ctx,
+            {
+                **request,
+                "state": "provisioned",
+                "attempts": 1,
+                "error": None,
+                "firmware_version": confirmation["firmware_version"],
+                "steps": steps,
+                "started_at": began,
+                "ended_at": _now(),
+            },
+        )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _step(name: str, began: str) -> dict[str, Any]:
+    return {"step": name, "attempt": 1, "started_at": began, "ended_at": _now(), "error": None}

@@ -30,8 +30,9 @@ per device, one parent for all), durable with `synchronous=FULL`; `python -m ben
 
 {engine.as_table(engines)}
 
-**The main job**, with a real broker, Azurite and fleet on the same cores, against the same parts
-without an engine; `python -m benchmarks.end_to_end`:
+**The main job**, with a real broker, Azurite and fleet on the same cores, against the same job without an
+engine; `python -m benchmarks.end_to_end`. What the other two leave out is in `benchmarks/pipeline.py`; a
+ratio is the median of those of neighbouring runs:
 
 {end_to_end.as_table(whole)}
 """
@@ -43,7 +44,7 @@ def main() -> None:
     )
     parser.add_argument("--engine-devices", type=int, nargs="+", default=[1_000, 10_000, 50_000])
     parser.add_argument("--devices", type=int, default=1_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--print", action="store_true", help="print the report, leave the README as it is")
     arguments = parser.parse_args()
     text = report(arguments.engine_devices, arguments.devices, arguments.rounds)

@@ -82,7 +82,7 @@ class Activities:
         """Build and store the device's package and share it by a fresh SAS URL."""
         device_id = request["device_id"]
         self._note(request, DeviceState.PACKAGING)
-        device = await self._registry.look_up(device_id)
+        device = self._registry.look_up(device_id)
         if device is None:
             raise ProvisioningError(f"The device {device_id} is not in the registry.")
         package = build_package(

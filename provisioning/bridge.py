@@ -165,7 +165,7 @@ class Bridge:
 
     async def _register_fresh(self, device_id: str, message: messages.Register, delivery: Delivery) -> None:
         """Acknowledged when both are on disk: that the device is back, and what it is."""
-        device = await self._registry.look_up(device_id)
+        device = self._registry.look_up(device_id)
         if device is None or await self._returned(device, _key(delivery)):
             self._note(device_id, message, delivery)
 

@@ -10,6 +10,7 @@ here does I/O, and no device's failure is an exception: it is an outcome.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Generator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -50,6 +51,7 @@ _MAX_RETRIES = 1_000
 
 
 @lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=64)
 def retry_policy(tolerance_s: float) -> RetryPolicy:
     """Retries that go on for `tolerance_s` seconds, however fast each try fails: 0.5, 1, 2, 4, 5, 5 … s.
 
@@ -348,7 +350,7 @@ class _Device:
                 "step": step,
                 "attempt": number,
                 "since": now,
-                "steps": [dict(item) for item in self._steps],
+                "steps": self._steps,
                 "package": self._package,
             }
         )

@@ -224,13 +224,6 @@ SELECT
 FROM devices
 WHERE device_id = ?;
 
--- name: devices_named
-SELECT
-    device_id, model, firmware_version, tags, registered_at, online, state, run_id, attempt, progress, error,
-    updated_at
-FROM devices
-WHERE device_id IN (SELECT value FROM json_each(?));
-
 -- name: devices
 -- ?1 state or null, ?2 run or null, ?3 after this id or null, ?4 limit.
 SELECT

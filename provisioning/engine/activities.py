@@ -27,7 +27,42 @@ Done = Callable[[ActivityCall, Kind, str | None], None]
 _TURNS_BEFORE_YIELD = 32
 """Activities that one task runs in a row, where they never wait, before others get the loop."""
 
+_NEW_EVERY = 8
+"""One place in so many goes to an execution that has just begun."""
+
 _log = logging.getLogger(__name__)
+
+
+class _Waiting:
+    """Activities that wait for a place: what was begun goes before what is new.
+
+    First come, first served would take a large fan-out through its steps in lockstep: the first step
+    of every instance, then the second of every instance, and none done before all are nearly done. So
+    what follows in an execution goes before what others begin with, in order of arrival each; one place
+    in ``_NEW_EVERY`` is for new executions whatever else waits, lest they starve.
+    """
+
+    def __init__(self) -> None:
+        self._first: deque[tuple[ActivityCall, Function]] = deque()
+        self._later: deque[tuple[ActivityCall, Function]] = deque()
+        self._taken = 0
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._later)
+
+    def put(self, call: ActivityCall, function: Function) -> None:
+        queue = self._first if call.new else self._later
+        queue.append((call, function))
+
+    def take(self) -> tuple[ActivityCall, Function]:
+        """The next to run; there must be one."""
+        self._taken += 1
+        new_first = self._first and (not self._later or self._taken % _NEW_EVERY == 0)
+        return (self._first if new_first else self._later).popleft()
+
+    def clear(self) -> None:
+        self._first.clear()
+        self._later.clear()
 
 
 class ActivityRunner:
@@ -40,7 +75,7 @@ class ActivityRunner:
         self._converter = converter
         self._options = options
         self._done = done
-        self._waiting_async: deque[tuple[ActivityCall, Function]] = deque()
+        self._waiting_async = _Waiting()
         self._tasks: set[asyncio.Task[None]] = set()
         #: Workers that will look at the queue again; a task is in ``_tasks`` a little longer than that.
         self._workers = 0
@@ -67,7 +102,7 @@ class ActivityRunner:
             missing = ActivityNotRegisteredError(f"Activity function named '{call.name}' was not registered!")
             self._loop.call_soon(self._done, call, Kind.TASK_FAILED, _failure(missing))
         elif function.is_async:
-            self._waiting_async.append((call, function))
+            self._waiting_async.put(call, function)
             if self._workers < self._options.max_async_activities:
                 self._workers += 1
                 worker = self._loop.create_task(self._run_waiting(), name="activities")
@@ -113,7 +148,7 @@ class ActivityRunner:
         in_a_row = 0
         try:
             while self._waiting_async:
-                call, function = self._waiting_async.popleft()
+                call, function = self._waiting_async.take()
                 self._running_async += 1
                 try:
                     kind, text = await self._run(call, function)

@@ -99,6 +99,11 @@ class Commits:
             instance.dirty = True
             self.open.changed.append(instance)
 
+    def mark_custom_status(self, instance: Instance) -> None:
+        """Its custom status is to be written, the rest of its row being as it was."""
+        self.touch(instance)
+        self.open.status_changed[instance.key] = instance
+
     def keep(self, instance: Instance, message: Message) -> None:
         """Write the message: no turn has taken it yet."""
         message.stored_id = self._next_message
@@ -159,6 +164,12 @@ class Commits:
         for instance in transaction.changed:
             instance.dirty = False
             rows.append(instance.row())
+        whole = {row.key for row in rows}
+        transaction.batch.custom_statuses = [
+            (key, instance.last_at, instance.custom_status)
+            for key, instance in transaction.status_changed.items()
+            if key not in whole
+        ]
         self._number += 1
         self.open = Transaction(self._number)
         self.under_way = transaction

@@ -117,6 +117,7 @@ class Transaction:
         "number",
         "rows",
         "started",
+        "status_changed",
         "touched",
         "waiters",
     )
@@ -126,6 +127,8 @@ class Transaction:
         self.batch = Batch()
         #: Instances whose row is to be written.
         self.changed: list[Instance] = []
+        #: By key: instances of whose row only the custom status is to be written, unless they are in both.
+        self.status_changed: dict[int, Instance] = {}
         #: Instances that leave memory, if they rest, once this is on disk.
         self.touched: list[Instance] = []
         #: Messages from other instances: those that no turn takes in this transaction are written with it.

@@ -33,8 +33,8 @@ class Outcomes:
 
     # Actions
 
-    def act(self, instance: Instance, action: Action) -> None:
-        """Do what the orchestrator has asked for."""
+    def act(self, instance: Instance, action: Action, *, new: bool) -> None:
+        """Do what the orchestrator has asked for; ``new``: in the first turn of its execution."""
         if action.kind == Kind.TASK_SCHEDULED:
             call = ActivityCall(
                 instance.id,
@@ -43,6 +43,7 @@ class Outcomes:
                 action.task_id,
                 action.name or "",
                 action.data,
+                new,
             )
             self._commits.open.activities.append(call)
         elif action.kind == Kind.CHILD_CREATED:

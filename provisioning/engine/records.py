@@ -97,7 +97,10 @@ class Message:
 
 
 class ActivityCall(NamedTuple):
-    """An activity to run. ``(instance_id, execution, task_id)`` is its identity."""
+    """An activity to run. ``(instance_id, execution, task_id)`` is its identity.
+
+    ``new``: its execution has just begun, and nothing of it has run yet.
+    """
 
     instance_id: str
     instance_key: int
@@ -105,6 +108,7 @@ class ActivityCall(NamedTuple):
     task_id: int
     name: str
     input: str | None
+    new: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -27,9 +27,9 @@ FORMAT = 1
 APPLICATION_ID = 0x4D535452
 """``application_id`` by which a file is known as ours ("MSTR")."""
 
-_CHUNKS = (256, 32, 4, 1)
-"""Rows per statement, largest first: few statements, and few forms of each to keep prepared."""
-_WAL_PAGES = 8_000
+_CHUNKS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
+"""Rows per statement, largest first: a batch of any size is few statements, of forms that stay prepared."""
+_WAL_PAGES = 16_000
 _CACHE_KIB = 65_536
 
 _RETRYABLE = frozenset(
@@ -167,6 +167,7 @@ class SqliteStore:
 
     def _write(self, connection: sqlite3.Connection, batch: Batch) -> None:
         self._put(connection, "put_instances", batch.instances)
+        self._put(connection, "set_custom_statuses", batch.custom_statuses)
         self._put(connection, "add_history", batch.history)
         if batch.trims:
             connection.executemany(self._sql["trim_history"], batch.trims)

@@ -10,6 +10,11 @@ ON CONFLICT (key) DO UPDATE SET
     output = excluded.output, failure = excluded.failure, custom_status = excluded.custom_status,
     tags = excluded.tags;
 
+-- name: set_custom_statuses
+-- (key, time, status): the most frequent change, and one that touches no index.
+UPDATE instances SET updated_at = news.column2, custom_status = news.column3
+FROM (VALUES {rows}) AS news WHERE key = news.column1;
+
 -- name: add_history
 INSERT INTO history VALUES {rows};
 

@@ -32,6 +32,7 @@ class Batch:
     """The changes of one transaction."""
 
     __slots__ = (
+        "custom_statuses",
         "detached",
         "detached_gone",
         "history",
@@ -45,6 +46,8 @@ class Batch:
 
     def __init__(self) -> None:
         self.instances: list[InstanceRow] = []
+        #: (instance key, time, custom status) of instances whose row is otherwise as it was.
+        self.custom_statuses: list[tuple[int, int, str | None]] = []
         self.history: list[HistoryRow] = []
         #: (instance key, first sequence number that stays): applied after ``history`` is added.
         self.trims: list[tuple[int, int]] = []

@@ -112,6 +112,7 @@ class Turns:
                 self._timers.drop(instance, message.task_id)
             if message.waiter is not None:
                 transaction.waiters.append(message.waiter)
+        new = instance.next_seq == instance.first_seq
         key, seq = instance.key, instance.next_seq
         for event in turn.events:
             batch.history.append((key, seq, *event))
@@ -123,10 +124,10 @@ class Turns:
         for task_id in turn.cancelled_timers:
             self._timers.drop(instance, task_id)
         for action in turn.actions:
-            self._outcomes.act(instance, action)
+            self._outcomes.act(instance, action, new=new)
         if execution.custom_status is not instance.custom_status:
             instance.custom_status = execution.custom_status
-            commits.mark(instance)
+            commits.mark_custom_status(instance)
         if turn.completion is not None:
             self._outcomes.complete(instance, execution, turn, messages)
             return

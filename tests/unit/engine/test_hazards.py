@@ -601,3 +601,34 @@ async def test_cancelled_callers_trouble_nobody(path: Path) -> None:
         assert state is not None
         assert state.runtime_status == OrchestrationStatus.RUNNING
         assert len(engine._commits.ends) == 0
+
+
+async def test_what_was_begun_goes_before_what_is_new_and_neither_starves(path: Path) -> None:
+    """A fan-out does not go through its steps in lockstep: instances end while others have not begun."""
+    ran: list[tuple[str, int]] = []
+
+    async def work(ctx: task.ActivityContext, step: int) -> None:
+        ran.append((ctx.orchestration_id, step))
+        await asyncio.sleep(0)
+
+    def main(ctx: Ctx, _: Any) -> Steps:
+        for step in range(3):
+            yield ctx.call_activity(work, input=step)
+
+    def fan_out(ctx: Ctx, count: int) -> Steps:
+        tasks: list[task.Task[Any]] = [ctx.call_sub_orchestrator(main) for _ in range(count)]
+        yield task.when_all(tasks)
+
+    engine = Engine(path, options=EngineOptions(max_async_activities=1))
+    engine.add_orchestrator(main)
+    engine.add_orchestrator(fan_out)
+    engine.add_activity(work)
+    async with engine:
+        client = AsyncTaskHubClient(engine)
+        instance_id = await client.schedule_new_orchestration(fan_out, input=60)
+        await client.wait_for_orchestration_completion(instance_id, timeout=30)
+    assert len(ran) == 180
+    ended = [n for n, (_, step) in enumerate(ran) if step == 2]
+    begun = [n for n, (_, step) in enumerate(ran) if step == 0]
+    assert ended[0] < begun[-1], "the first had ended before the last was begun"
+    assert ended[30] < begun[-1], "and so had half of them"
