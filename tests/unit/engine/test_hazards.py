@@ -15,8 +15,8 @@ from durabletask import task
 from durabletask.client import OrchestrationStatus
 
 from provisioning.engine import AsyncTaskHubClient, Engine, EngineOptions, EngineStoppedError, StateInUseError
-from provisioning.engine.activities import ActivityRunner
-from provisioning.engine.functions import Functions
+from provisioning.engine.activities import ActivityRunner, _Waiting
+from provisioning.engine.functions import Function, Functions
 from provisioning.engine.records import ActivityCall, Kind, Message, to_datetime
 from provisioning.engine.serialization import DEFAULT_DATA_CONVERTER
 from tests.unit.engine.driving import Ctx, Steps
@@ -603,32 +603,18 @@ async def test_cancelled_callers_trouble_nobody(path: Path) -> None:
         assert len(engine._commits.ends) == 0
 
 
-async def test_what_was_begun_goes_before_what_is_new_and_neither_starves(path: Path) -> None:
+def test_what_was_begun_goes_before_what_is_new_and_neither_starves() -> None:
     """A fan-out does not go through its steps in lockstep: instances end while others have not begun."""
-    ran: list[tuple[str, int]] = []
-
-    async def work(ctx: task.ActivityContext, step: int) -> None:
-        ran.append((ctx.orchestration_id, step))
-        await asyncio.sleep(0)
-
-    def main(ctx: Ctx, _: Any) -> Steps:
-        for step in range(3):
-            yield ctx.call_activity(work, input=step)
-
-    def fan_out(ctx: Ctx, count: int) -> Steps:
-        tasks: list[task.Task[Any]] = [ctx.call_sub_orchestrator(main) for _ in range(count)]
-        yield task.when_all(tasks)
-
-    engine = Engine(path, options=EngineOptions(max_async_activities=1))
-    engine.add_orchestrator(main)
-    engine.add_orchestrator(fan_out)
-    engine.add_activity(work)
-    async with engine:
-        client = AsyncTaskHubClient(engine)
-        instance_id = await client.schedule_new_orchestration(fan_out, input=60)
-        await client.wait_for_orchestration_completion(instance_id, timeout=30)
-    assert len(ran) == 180
-    ended = [n for n, (_, step) in enumerate(ran) if step == 2]
-    begun = [n for n, (_, step) in enumerate(ran) if step == 0]
-    assert ended[0] < begun[-1], "the first had ended before the last was begun"
-    assert ended[30] < begun[-1], "and so had half of them"
+    function = Function(name="work", call=print, input_type=None, is_async=True)
+    waiting = _Waiting()
+    for n in range(20):
+        waiting.put(call_of(n)._replace(new=True), function)
+    for n in range(100, 120):
+        waiting.put(call_of(n), function)
+    assert len(waiting) == 40
+    taken = [waiting.take()[0].task_id for _ in range(40)]
+    begun, new = [n for n in taken if n >= 100], [n for n in taken if n < 100]
+    assert begun == list(range(100, 120)), "in order of arrival"
+    assert new == list(range(20)), "in order of arrival"
+    assert taken[:9] == [100, 101, 102, 103, 104, 105, 106, 0, 107], "one place in eight is for what is new"
+    assert taken.index(119) < taken.index(3)
