@@ -146,6 +146,7 @@ class Transaction:
         return bool(
             self.rows
             or self.changed
+            or self.status_changed
             or self.waiters
             or self.internal
             or batch.messages

@@ -33,8 +33,8 @@ class EngineOptions:
     timer_window: timedelta = timedelta(minutes=10)
     """Timers due within it are in memory; later ones only on disk."""
     gc_threshold: int = 50_000
-    """Objects made before Python looks for cyclic garbage, while the engine runs. Python's own 700 walks
-    through every live orchestration so often that it halves the speed at 50,000 of them."""
+    """Objects made before Python looks for cyclic garbage, while the engine runs. Python's own default walks
+    through every live orchestration so often that the cost of each grows with their number."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -13,9 +13,8 @@ _LEGACY_MARKER = "__durabletask_autoobject__"
 class EngineDataConverter(JsonDataConverter):
     """Reads and writes just what the SDK's converter does.
 
-    ``json.dumps`` and ``json.loads`` with hooks build an encoder or decoder at each call, which
-    was a tenth of the engine's time. Plain data needs no hooks: one encoder and one decoder serve
-    it, and everything else goes the SDK's way.
+    ``json.dumps`` and ``json.loads`` with hooks build an encoder or decoder at each call. Plain data
+    needs no hooks: one encoder and one decoder serve it, and everything else goes the SDK's way.
     """
 
     _encode = staticmethod(json.JSONEncoder().encode)
