@@ -25,7 +25,7 @@ from broker.messages import Activate, Package, instance_id_of, parse_event
 from provisioning.activities import Activities
 from provisioning.bridge import Bridge
 from provisioning.packages import PackageStore, Release, SigningKey, build_package
-from provisioning.registry import Registry
+from provisioning.registry import STEPS, Registry
 from provisioning.settings import RunOptions
 
 _ACK = "DownloadCompletedAck"
@@ -167,42 +167,37 @@ class Engineless:
     async def _provision(self, device_id: str, activities: Activities) -> None:
         instance_id = instance_id_of(self.run_id, device_id)
         ctx = ActivityContext(instance_id, 1)
-        steps: list[dict[str, Any]] = []
+        times = [datetime.now(UTC)]
         request = {"run_id": self.run_id, "device_id": device_id, "instance_id": instance_id, "attempt": 1}
         acknowledged = self._events.expect(instance_id, _ACK)
         activated = self._events.expect(instance_id, _ACTIVATED)
-        began = _now()
         package = await activities.create_installation_package(
             ctx, {**request, "sas_lifetime_s": self._options.sas_lifetime_s}
         )
-        steps.append(_step("packaging", began))
+        times.append(datetime.now(UTC))
         await activities.send_package_url_to_device(ctx, {**request, "package": package})
-        steps.append(_step("notifying", steps[-1]["ended_at"]))
+        times.append(datetime.now(UTC))
         ack = await acknowledged
         assert (ack["package_id"], ack["sha256"]) == (package["package_id"], package["sha256"])
-        steps.append(_step("downloading", steps[-1]["ended_at"]))
+        times.append(datetime.now(UTC))
         command = {"package_id": package["package_id"], "release": package["release"]}
         await activities.activate_device(ctx, {**request, **command, "activation_attempt": 1})
         confirmation = await activated
-        steps.append(_step("activating", steps[-1]["ended_at"]))
+        times.append(datetime.now(UTC))
         await activities.record_outcome(
             ctx,
             {
-                **request,
+                "run_id": self.run_id,
+                "device_id": device_id,
                 "state": "provisioned",
                 "attempts": 1,
                 "error": None,
                 "firmware_version": confirmation["firmware_version"],
-                "steps": steps,
-                "started_at": began,
-                "ended_at": _now(),
+                "ended_at": times[-1].isoformat(),
+                "device_s": (times[-1] - times[0]).total_seconds(),
+                "steps_s": {
+                    step: (ended - began).total_seconds()
+                    for step, began, ended in zip(STEPS, times[:-1], times[1:], strict=True)
+                },
             },
         )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _step(name: str, began: str) -> dict[str, Any]:
-    return {"step": name, "attempt": 1, "started_at": began, "ended_at": _now(), "error": None}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Protocol
 
 from durabletask.task import ActivityContext
@@ -21,9 +22,8 @@ from broker import messages, topics
 
 from . import orchestrations
 from .errors import ProvisioningError
-from .orchestrations import parse_time
 from .packages import PackageStore, Release, SigningKey, build_package, mask_sas
-from .registry import STEPS, Outcome, Registry
+from .registry import Outcome, Registry
 from .settings import MAX_RUN_DEVICES
 from .states import DeviceState
 
@@ -131,12 +131,6 @@ class Activities:
 
     async def record_outcome(self, _ctx: ActivityContext, request: Json) -> None:
         """Put a device's outcome on disk."""
-        steps_s: dict[str, float] = {}
-        for step in request["steps"]:
-            if step["ended_at"] is not None and step["step"] in STEPS:
-                took = parse_time(step["ended_at"]) - parse_time(step["started_at"])
-                steps_s[step["step"]] = steps_s.get(step["step"], 0.0) + took.total_seconds()
-        ended_at = parse_time(request["ended_at"])
         await self._registry.record_outcome(
             Outcome(
                 run_id=request["run_id"],
@@ -144,9 +138,9 @@ class Activities:
                 state=DeviceState(request["state"]),
                 attempts=request["attempts"],
                 error=None if request["error"] is None else mask_sas(request["error"]),
-                ended_at=ended_at.timestamp(),
-                device_s=(ended_at - parse_time(request["started_at"])).total_seconds(),
-                steps_s=steps_s,
+                ended_at=datetime.fromisoformat(request["ended_at"]).timestamp(),
+                device_s=request["device_s"],
+                steps_s=request["steps_s"],
                 firmware_version=request["firmware_version"],
             )
         )

@@ -10,9 +10,8 @@ here does I/O, and no device's failure is an exception: it is an outcome.
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Generator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -41,6 +40,8 @@ PACKAGE_NOT_PRESENT = "package-not-present"
 MAX_FAILURES_LISTED = 20
 """Failures in the output of a run; all of them are in the registry."""
 MAX_ERROR_CHARS = 500
+_RECORDED = ("device_id", "state", "attempts", "error", "firmware_version", "ended_at")
+"""Of an outcome: what RecordOutcome is given."""
 
 Flow = Generator[task.Task[Any], Any, Any]
 Json = dict[str, Any]
@@ -51,7 +52,6 @@ _MAX_RETRIES = 1_000
 
 
 @lru_cache(maxsize=256)
-@functools.lru_cache(maxsize=64)
 def retry_policy(tolerance_s: float) -> RetryPolicy:
     """Retries that go on for `tolerance_s` seconds, however fast each try fails: 0.5, 1, 2, 4, 5, 5 … s.
 
@@ -73,6 +73,12 @@ def retry_policy(tolerance_s: float) -> RetryPolicy:
     )
 
 
+@lru_cache(maxsize=64)
+def _options(given: tuple[tuple[str, Any], ...]) -> RunOptions:
+    """The options of a run, read and checked once and not for each of its devices."""
+    return RunOptions.from_json(dict(given))
+
+
 def ProvisionNewDevices(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa: N802 (the seed's name)
     """Provision the devices of a run, all in parallel.
 
@@ -80,12 +86,13 @@ def ProvisionNewDevices(ctx: OrchestrationContext, request: Json) -> Flow:  # no
     `{"run_id", "devices", "counts": {state: n}, "failures": [{"device_id", "state", "error"} … first 20]}`.
     """
     options = RunOptions.from_json(request.get("options"))
+    options_json = options.to_json()
     device_ids: list[str] = yield ctx.call_activity(
         GET_NEW_DEVICE_IDS,
         input={
             "run_id": ctx.instance_id,
             "device_ids": request.get("device_ids"),
-            "options": options.to_json(),
+            "options": options_json,
         },
         retry_policy=retry_policy(options.outage_tolerance_s),
     )
@@ -95,7 +102,7 @@ def ProvisionNewDevices(ctx: OrchestrationContext, request: Json) -> Flow:  # no
         children: list[task.Task[Any]] = [
             ctx.call_sub_orchestrator(
                 "DeviceProvisioningOrchestration",
-                input={"device_id": device_id, "options": options.to_json()},
+                input={"device_id": device_id, "options": options_json},
                 instance_id=f"{ctx.instance_id}:{device_id}",
             )
             for device_id in device_ids
@@ -123,7 +130,7 @@ def DeviceProvisioningOrchestration(ctx: OrchestrationContext, request: Json) ->
     `steps` as in the custom status: `[{"step", "attempt", "started_at", "ended_at", "error"} …]`.
     """
     run_id, _, device_id = ctx.instance_id.rpartition(":")
-    options = RunOptions.from_json(request.get("options"))
+    options = _options(tuple((request.get("options") or {}).items()))
     device = _Device(ctx, run_id, request.get("device_id", device_id), options)
     try:
         yield from device.provision()
@@ -134,7 +141,7 @@ def DeviceProvisioningOrchestration(ctx: OrchestrationContext, request: Json) ->
     outcome = device.outcome()
     yield ctx.call_activity(
         RECORD_OUTCOME,
-        input={"run_id": run_id, **outcome},
+        input=device.record(outcome),
         # Not bounded by the outage that is tolerated: the registry is the service's own disk.
         retry_policy=retry_policy(max(options.outage_tolerance_s, 3_600.0)),
     )
@@ -150,8 +157,9 @@ class _Device:
         self._device_id = device_id
         self._options = options
         self._retries = retry_policy(options.outage_tolerance_s)
-        self._started_at = _iso(ctx)
+        self._began = self._step_began = ctx.current_utc_datetime
         self._steps: list[Json] = []
+        self._steps_s: dict[str, float] = {}
         self._state = DeviceState.QUEUED
         self._attempt = 0
         self._activations = 0
@@ -336,8 +344,10 @@ class _Device:
         *,
         attempt: int | None = None,
     ) -> None:
-        now = _iso(self._ctx)
-        self._close_step(now)
+        at = self._ctx.current_utc_datetime
+        now = _iso(at)
+        self._close_step(at)
+        self._step_began = at
         number = attempt if attempt is not None else self._attempt
         self._steps.append(
             {"step": step, "attempt": number, "started_at": now, "ended_at": None, "error": None}
@@ -355,9 +365,12 @@ class _Device:
             }
         )
 
-    def _close_step(self, now: str) -> None:
+    def _close_step(self, at: datetime) -> None:
         if self._steps and self._steps[-1]["ended_at"] is None:
-            self._steps[-1]["ended_at"] = now
+            step = self._steps[-1]
+            step["ended_at"] = _iso(at)
+            took_s = (at - self._step_began).total_seconds()
+            self._steps_s[step["step"]] = self._steps_s.get(step["step"], 0.0) + took_s
 
     def _remark(self, text: str) -> None:
         """Keep a trace of an event that changed nothing."""
@@ -369,13 +382,13 @@ class _Device:
         self._state = state
         self._error = error
         if self._steps:
-            self._close_step(_iso(self._ctx))
+            self._close_step(self._ctx.current_utc_datetime)
             if error is not None:
                 self._remark(error)
 
     def outcome(self) -> Json:
         """The output of the orchestration."""
-        now = _iso(self._ctx)
+        now = self._ctx.current_utc_datetime
         self._close_step(now)
         return {
             "device_id": self._device_id,
@@ -385,8 +398,18 @@ class _Device:
             "firmware_version": self._firmware_version,
             "package": self._package,
             "steps": self._steps,
-            "started_at": self._started_at,
-            "ended_at": now,
+            "started_at": _iso(self._began),
+            "ended_at": _iso(now),
+        }
+
+    def record(self, outcome: Json) -> Json:
+        """What the registry keeps of the outcome, and no more: it is written for each device."""
+        now = self._ctx.current_utc_datetime
+        return {
+            "run_id": self._run_id,
+            **{name: outcome[name] for name in _RECORDED},
+            "device_s": (now - self._began).total_seconds(),
+            "steps_s": self._steps_s,
         }
 
 
@@ -408,10 +431,6 @@ def _brief(text: str) -> str:
     return text if len(text) <= MAX_ERROR_CHARS else text[: MAX_ERROR_CHARS - 1] + "…"
 
 
-def _iso(ctx: OrchestrationContext) -> str:
-    return ctx.current_utc_datetime.replace(tzinfo=UTC).isoformat(timespec="milliseconds")
-
-
-def parse_time(text: str) -> datetime:
-    """A time as it stands in a step."""
-    return datetime.fromisoformat(text)
+def _iso(at: datetime) -> str:
+    """A naive time, which is UTC, as text."""
+    return f"{at.isoformat(timespec='milliseconds')}+00:00"

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import NamedTuple
+
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 (naive UTC, as the SDK's times)
 
 
 class Status(IntEnum):
@@ -152,7 +154,7 @@ class InstanceRow(NamedTuple):
 
 def to_datetime(at: int) -> datetime:
     """Naive UTC, as the Durable Task SDK has it."""
-    return datetime.fromtimestamp(at // 1_000_000, UTC).replace(tzinfo=None, microsecond=at % 1_000_000)
+    return _EPOCH + timedelta(microseconds=at)
 
 
 def to_microseconds(when: datetime) -> int:

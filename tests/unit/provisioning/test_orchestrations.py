@@ -98,7 +98,13 @@ class Hub:
         assert "top-secret" not in f"{state.serialized_output}{state.serialized_custom_status}"
         outcome: Json = json.loads(state.serialized_output or "null")
         recorded = [request for name, request in self.world.calls if name == orchestrations.RECORD_OUTCOME]
-        assert recorded[-1] == {"run_id": RUN, **outcome}
+        record = dict(recorded[-1])
+        device_s, steps_s = record.pop("device_s"), record.pop("steps_s")
+        assert record.pop("run_id") == RUN
+        assert record == {name: outcome[name] for name in record}
+        assert {"state", "attempts", "error", "ended_at"} < record.keys()
+        assert set(steps_s) == {step["step"] for step in outcome["steps"]}
+        assert 0 <= sum(steps_s.values()) <= device_s + 0.001
         return outcome
 
 
