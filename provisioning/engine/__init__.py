@@ -27,6 +27,7 @@ from provisioning.engine.errors import (
     StateError,
     StateFormatError,
     StateInUseError,
+    UnsupportedError,
 )
 from provisioning.engine.options import EngineOptions
 
@@ -44,4 +45,5 @@ __all__ = [
     "StateError",
     "StateFormatError",
     "StateInUseError",
+    "UnsupportedError",
 ]

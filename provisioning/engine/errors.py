@@ -8,7 +8,8 @@ EngineError
 ├── OrchestrationNotFoundError       no instance of that id
 ├── OrchestrationAlreadyExistsError  an instance of that id exists
 ├── PayloadTooLargeError             an input, output, event or status over its limit
-└── ChildTerminatedError             what a parent sees of a sub-orchestration that was terminated
+├── ChildTerminatedError             what a parent sees of a sub-orchestration that was terminated
+└── UnsupportedError                 what Durable Functions has and Durable Task has not
 """
 
 from __future__ import annotations
@@ -75,3 +76,7 @@ class PayloadTooLargeError(EngineError):
 
 class ChildTerminatedError(EngineError):
     """A sub-orchestration was terminated before it could return anything."""
+
+
+class UnsupportedError(EngineError, AttributeError):
+    """Asked for by a Durable Functions orchestrator, and not there; so ``hasattr`` says no."""
