@@ -14,7 +14,7 @@ from collections.abc import Callable
 from provisioning.engine.health import Health
 from provisioning.engine.instances import Instance, Transaction
 from provisioning.engine.options import EngineOptions
-from provisioning.engine.records import ENDED, ActivityCall, Message
+from provisioning.engine.records import ENDED, ActivityCall, Message, Status
 from provisioning.engine.store import Store
 from provisioning.engine.waiters import Waiters, fulfil, refuse
 from provisioning.engine.writer import Writer
@@ -46,7 +46,9 @@ class Commits:
         self._ended: asyncio.Future[None] | None = None
         self._number = 1
         self._next_key = self._next_message = 0
+        #: Those that only wait: with a history, the longest idle first; and to begin, the next one first.
         self._idle: OrderedDict[str, Instance] = OrderedDict()
+        self._unbegun: OrderedDict[str, Instance] = OrderedDict()
         #: By id: those that are about to change, and idle ones up to a bound. No ended ones on disk.
         self.instances: dict[str, Instance] = {}
         self.open = Transaction(self._number)
@@ -71,7 +73,9 @@ class Commits:
         row = self._store.find(instance_id)
         if row is None:
             return None
-        instance = Instance.from_row(row, self._store.last_event(row.key))
+        # What is to begin has no history.
+        last = None if row.status == Status.PENDING else self._store.last_event(row.key)
+        instance = Instance.from_row(row, last)
         if instance.status not in ENDED:
             self.instances[instance_id] = instance
             self.touch(instance)
@@ -88,7 +92,8 @@ class Commits:
         """Keep the instance in memory at least until what is gathered now is on disk."""
         transaction = self.open
         if instance.last_batch != transaction.number:  # else it is not idle: see _rest
-            self._idle.pop(instance.id, None)
+            if self._idle.pop(instance.id, None) is None:
+                self._unbegun.pop(instance.id, None)
             instance.last_batch = transaction.number
             transaction.touched.append(instance)
 
@@ -217,12 +222,18 @@ class Commits:
         if instance.status in ENDED:
             if self.instances.get(instance.id) is instance:
                 del self.instances[instance.id]
-        else:
+        elif instance.begun:
             self._idle[instance.id] = instance
+        else:
+            self._unbegun[instance.id] = instance
 
     def _evict(self) -> None:
-        while len(self._idle) > self._options.max_live_instances:
-            _, instance = self._idle.popitem(last=False)
+        """Of those that are to begin the last one goes first: it is the last that will be wanted."""
+        while len(self._idle) + len(self._unbegun) > self._options.max_live_instances:
+            if self._unbegun:
+                _, instance = self._unbegun.popitem(last=True)
+            else:
+                _, instance = self._idle.popitem(last=False)
             if instance.execution is not None:
                 instance.execution.close()
                 instance.execution = None
@@ -244,3 +255,4 @@ class Commits:
                 instance.execution.close()
         self.instances.clear()
         self._idle.clear()
+        self._unbegun.clear()
