@@ -69,12 +69,18 @@ class ActivityRunner:
     """The activities of one engine. All methods are the loop's."""
 
     def __init__(
-        self, functions: Functions, converter: DataConverter, options: EngineOptions, done: Done
+        self,
+        functions: Functions,
+        converter: DataConverter,
+        options: EngineOptions,
+        done: Done,
+        properties_of: failures.PropertiesOf = failures.no_properties,
     ) -> None:
         self._functions = functions
         self._converter = converter
         self._options = options
         self._done = done
+        self._properties_of = properties_of
         self._waiting_async = _Waiting()
         self._tasks: set[asyncio.Task[None]] = set()
         #: Workers that will look at the queue again; a task is in ``_tasks`` a little longer than that.
@@ -100,7 +106,7 @@ class ActivityRunner:
         function = self._functions.activities.get(call.name)
         if function is None:
             missing = ActivityNotRegisteredError(f"Activity function named '{call.name}' was not registered!")
-            self._loop.call_soon(self._done, call, Kind.TASK_FAILED, _failure(missing))
+            self._loop.call_soon(self._done, call, Kind.TASK_FAILED, self._failure(missing))
         elif function.is_async:
             self._waiting_async.put(call, function)
             if self._workers < self._options.max_async_activities:
@@ -182,9 +188,9 @@ class ActivityRunner:
             if self._stopping:
                 raise
             # User code cancelled itself: that ends this activity, not the worker that carries others.
-            return Kind.TASK_FAILED, _failure(error)
+            return Kind.TASK_FAILED, self._failure(error)
         except (Exception, SystemExit, KeyboardInterrupt) as error:
-            return Kind.TASK_FAILED, _failure(error)
+            return Kind.TASK_FAILED, self._failure(error)
 
     # Threads
 
@@ -196,7 +202,7 @@ class ActivityRunner:
                 result = function.call(task.ActivityContext(call.instance_id, call.task_id), value)
                 kind, text = Kind.TASK_COMPLETED, self._encode(call, result)
             except BaseException as error:  # whatever ends user code is that activity's end alone
-                kind, text = Kind.TASK_FAILED, _failure(error)
+                kind, text = Kind.TASK_FAILED, self._failure(error)
             self._results.append((call, kind, text))
             if not self._results_announced:
                 self._results_announced = True
@@ -217,6 +223,5 @@ class ActivityRunner:
         text = self._converter.serialize(result)
         return check_size(f"the result of activity {call.name!r}", text, self._options.max_payload_bytes)
 
-
-def _failure(error: BaseException) -> str:
-    return failures.encode(failures.details_of(error))
+    def _failure(self, error: BaseException) -> str:
+        return failures.encode(failures.details_of(error, self._properties_of))

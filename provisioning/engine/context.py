@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections import deque
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -183,14 +181,13 @@ class Context(task.OrchestrationContext):
         x = self._execution
         wait: task.CancellableTask[Any] = task.CancellableTask()
         folded = name.casefold()
-        buffered = x.take_buffered(folded)
+        buffered = x.events.take(folded)
         if buffered is not None:
             wait.complete(x.converter.deserialize(buffered.data, data_type))
             return wait
         waiter = (wait, data_type)
-        waiters = x.waiters.setdefault(folded, deque())
-        waiters.append(waiter)
-        wait.set_cancel_handler(_remover(waiters, waiter))
+        x.events.wait(folded, waiter)
+        wait.set_cancel_handler(lambda: x.events.forget(folded, waiter))
         return wait
 
     def send_event(self, instance_id: str, event_name: str, *, data: Any | None = None) -> None:
@@ -239,14 +236,6 @@ def _no_entities() -> NoReturn:
         "the embedded engine has no durable entities: keep the state in an orchestration, "
         "or run on a Durable Task backend that has them"
     )
-
-
-def _remover(waiters: deque[Any], waiter: Any) -> Callable[[], None]:
-    def remove() -> None:
-        if waiter in waiters:
-            waiters.remove(waiter)
-
-    return remove
 
 
 def check_text(what: str, text: str | None) -> None:

@@ -18,8 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from durabletask.exception_properties import ExceptionPropertiesProvider
 from durabletask.serialization import DataConverter
 
+from provisioning.engine import failures
 from provisioning.engine.activities import ActivityRunner
 from provisioning.engine.agenda import Agenda
 from provisioning.engine.clock import EngineClock, SteadyClock
@@ -71,12 +73,16 @@ class Engine:
         data_converter: DataConverter | None = None,
         logger: logging.Logger | None = None,
         clock: Callable[[], int] | None = None,
+        exception_properties_provider: ExceptionPropertiesProvider | None = None,
     ) -> None:
         self._store: Store = SqliteStore(Path(path)) if isinstance(path, str | Path) else path
         self.options = options or EngineOptions()
         self.converter = data_converter or DEFAULT_DATA_CONVERTER
         self._log = logger or logging.getLogger("provisioning.engine")
         self._given_clock = clock
+        self._properties_of: failures.PropertiesOf = failures.no_properties
+        if exception_properties_provider is not None:
+            self._properties_of = failures.properties_from(exception_properties_provider, self._log)
         self._functions = Functions(self.converter)
         self._running = False
 
@@ -173,7 +179,7 @@ class Engine:
         self._clock = EngineClock(self._given_clock or SteadyClock())
         self._health = Health(self._log, self._on_failure)
         self._activities = ActivityRunner(
-            self._functions, self.converter, self.options, self._on_activity_done
+            self._functions, self.converter, self.options, self._on_activity_done, self._properties_of
         )
         self._commits = Commits(
             self._store,
@@ -197,6 +203,8 @@ class Engine:
             agenda=self._agenda,
             activities=self._activities,
             timers=self._timers,
+            properties_of=self._properties_of,
+            log=self._log,
         )
 
     def _recover(self) -> None:

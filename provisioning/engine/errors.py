@@ -8,6 +8,7 @@ EngineError
 ├── OrchestrationNotFoundError       no instance of that id
 ├── OrchestrationAlreadyExistsError  an instance of that id exists
 ├── PayloadTooLargeError             an input, output, event or status over its limit
+├── HistoryTooLongError              an execution that should have continued as new
 ├── ChildTerminatedError             what a parent sees of a sub-orchestration that was terminated
 └── UnsupportedError                 what Durable Functions has and Durable Task has not
 """
@@ -72,6 +73,19 @@ class PayloadTooLargeError(EngineError):
         )
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes
+
+
+class HistoryTooLongError(EngineError):
+    """The history of an execution is over its limit (both in events)."""
+
+    def __init__(self, events: int, limit: int) -> None:
+        super().__init__(
+            f"the history of this execution would have {events:,} events, over the limit of {limit:,}: call "
+            "continue_as_new in the orchestrator before it grows so long, share the work among "
+            "sub-orchestrations, or raise EngineOptions.max_history_events"
+        )
+        self.events = events
+        self.limit = limit
 
 
 class ChildTerminatedError(EngineError):

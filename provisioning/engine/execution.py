@@ -7,7 +7,7 @@ time comes with the events, so the same history always gives the same actions.
 
 from __future__ import annotations
 
-from collections import deque
+import json
 from collections.abc import Callable, Generator, Sequence
 from types import GeneratorType
 from typing import Any, ClassVar
@@ -16,8 +16,12 @@ from durabletask import task
 from durabletask.serialization import DataConverter
 from durabletask.worker import OrchestratorNotRegisteredError
 
-from provisioning.engine import failures
+from provisioning.engine import failures, nondeterminism
+from provisioning.engine.completion import Completion, Turn
 from provisioning.engine.context import Action, Context, Pending, check_size
+from provisioning.engine.errors import HistoryTooLongError
+from provisioning.engine.external_events import ExternalEvents
+from provisioning.engine.failures import ResultTask
 from provisioning.engine.functions import Functions
 from provisioning.engine.options import EngineOptions
 from provisioning.engine.records import HistoryEvent, Kind, Message, Status
@@ -25,55 +29,51 @@ from provisioning.engine.records import HistoryEvent, Kind, Message, Status
 _CONFIRMS = frozenset({Kind.TASK_SCHEDULED, Kind.CHILD_CREATED, Kind.TIMER_CREATED, Kind.EVENT_SENT})
 _RESULTS = frozenset({Kind.TASK_COMPLETED, Kind.TASK_FAILED, Kind.CHILD_COMPLETED, Kind.CHILD_FAILED})
 _CONTROL = frozenset({Kind.SUSPENDED, Kind.RESUMED, Kind.TERMINATED})
-_NEVER_HELD = _CONFIRMS | {Kind.RESUMED, Kind.TERMINATED}
-
-_METHODS = {
-    Kind.TASK_SCHEDULED: "call_activity",
-    Kind.CHILD_CREATED: "call_sub_orchestrator",
-    Kind.TIMER_CREATED: "create_timer",
-    Kind.EVENT_SENT: "send_event",
+_NEVER_HELD = _CONFIRMS | {Kind.RESUMED, Kind.TERMINATED, Kind.EVENT_KEYS}
+# An attribute of an enumeration costs several times what a name of the module costs, and these are hot.
+_EVENT_RAISED, _TIMER_CREATED, _TIMER_FIRED = Kind.EVENT_RAISED, Kind.TIMER_CREATED, Kind.TIMER_FIRED
+_ANSWERS: dict[int, Kind] = {
+    Kind.TASK_COMPLETED: Kind.TASK_SCHEDULED,
+    Kind.TASK_FAILED: Kind.TASK_SCHEDULED,
+    Kind.CHILD_COMPLETED: Kind.CHILD_CREATED,
+    Kind.CHILD_FAILED: Kind.CHILD_CREATED,
+    Kind.TIMER_FIRED: Kind.TIMER_CREATED,
 }
+"""What each answer must have been asked by."""
 
-
-class Completion:
-    """How an execution ended.
-
-    ``status`` CONTINUED_AS_NEW starts the next execution with ``new_input``, ``new_version`` and the
-    ``carried`` events; otherwise ``output`` or ``failure`` (JSON) is the instance's end.
-    """
-
-    __slots__ = ("carried", "failure", "new_input", "new_version", "output", "save_events", "status")
-
-    def __init__(self, status: Status, *, output: str | None = None, failure: str | None = None) -> None:
-        self.status = status
-        self.output = output
-        self.failure = failure
-        self.new_input: str | None = None
-        self.new_version: str | None = None
-        self.save_events = False
-        self.carried: list[Message] = []
-
-
-class Turn:
-    """What one turn adds: history ``events``, the ``actions`` among them, timers no longer wanted."""
-
-    __slots__ = ("actions", "cancelled_timers", "completion", "events")
-
-    def __init__(
-        self,
-        events: list[HistoryEvent],
-        actions: list[Action],
-        cancelled_timers: list[int],
-        completion: Completion | None,
-    ) -> None:
-        self.events = events
-        self.actions = actions
-        self.cancelled_timers = cancelled_timers
-        self.completion = completion
+LAST_DUE = 253_402_300_799_999_999
+"""The end of the year 9999, the last time that a date can say, in microseconds."""
 
 
 class Execution:
     """One run of an orchestrator, kept live between turns."""
+
+    __slots__ = (
+        "_cancelled_timers",
+        "_generator",
+        "_held",
+        "_last_id",
+        "_length",
+        "_started",
+        "_waiting",
+        "actions",
+        "completion",
+        "converter",
+        "custom_status",
+        "default_version",
+        "events",
+        "functions",
+        "instance_id",
+        "now",
+        "number",
+        "options",
+        "parent_id",
+        "pending",
+        "properties_of",
+        "replaying",
+        "suspended",
+        "version",
+    )
 
     def __init__(
         self,
@@ -86,6 +86,7 @@ class Execution:
         converter: DataConverter,
         options: EngineOptions,
         custom_status: str | None = None,
+        properties_of: failures.PropertiesOf = failures.no_properties,
     ) -> None:
         self.instance_id = instance_id
         self.number = number
@@ -96,17 +97,15 @@ class Execution:
         self.converter = converter
         self.options = options
         self.custom_status = custom_status
+        self.properties_of = properties_of
         self.now = 0
         self.replaying = False
         self.suspended = False
         self.completion: Completion | None = None
         self.actions: dict[int, Action] = {}
         self.pending: dict[int, Pending] = {}
-        self.waiters: dict[str, deque[tuple[task.CancellableTask[Any], Any]]] = {}
-        self._buffers: dict[str, deque[tuple[int, HistoryEvent]]] = {}
-        self._buffered = 0
-        self._arrivals = 0
-        self._keys: set[str] = set()
+        self.events = ExternalEvents(options.max_buffered_events)
+        self._length = 0
         self._held: list[HistoryEvent] = []
         self._cancelled_timers: list[int] = []
         self._last_id = 0
@@ -117,7 +116,12 @@ class Execution:
     # What the context calls
 
     def next_id(self) -> int:
-        """The next task id; ids start at 1 in each execution."""
+        """The next task id; ids start at 1 in each execution.
+
+        Raises HistoryTooLongError where the history could not hold what the ids before it ask for.
+        """
+        if self._last_id >= self.options.max_history_events:
+            raise HistoryTooLongError(self._last_id + 1, self.options.max_history_events)
         self._last_id += 1
         return self._last_id
 
@@ -127,7 +131,8 @@ class Execution:
 
     def start_timer(self, timer: task.TimerTask | None, due: int, resumes: Pending | None = None) -> Pending:
         """Ask for a timer that is due at ``due``, in pieces where that is far off."""
-        due = max(due, 0)  # a time long past is as good as any, and may not fit the store's integers
+        # A time long past or far off is as good as any, and may not fit the store's integers.
+        due = min(max(due, 0), LAST_DUE)
         task_id = self.next_id()
         action = Action(Kind.TIMER_CREATED, task_id, due=self._piece(due))
         action.ref = str(action.due)
@@ -148,14 +153,6 @@ class Execution:
         if self.actions.pop(task_id, None) is None:
             self._cancelled_timers.append(task_id)
 
-    def take_buffered(self, name: str) -> HistoryEvent | None:
-        """The earliest event of that (case-folded) name that nobody has taken."""
-        buffer = self._buffers.get(name)
-        if not buffer:
-            return None
-        self._buffered -= 1
-        return buffer.popleft()[1]
-
     def continue_as_new(self, new_input: str | None, save_events: bool, new_version: str | None) -> None:
         """Ask for another execution; the first call wins, the code runs on to its next yield."""
         if self.completion is None:
@@ -173,6 +170,7 @@ class Execution:
         NonDeterminismError; the next turn reports that.
         """
         self.replaying = True
+        self._length = len(history)
         try:
             for event in history:
                 self._apply(event)
@@ -180,7 +178,7 @@ class Execution:
                     self.pending = _outstanding(history)
                     break
             if self.actions:
-                raise _unexpected(next(iter(self.actions.values())))
+                raise nondeterminism.unexpected(next(iter(self.actions.values())))
         except task.NonDeterminismError as error:
             self.actions.clear()
             self.pending = _outstanding(history)
@@ -192,36 +190,36 @@ class Execution:
     def turn(self, now: int, messages: Sequence[Message]) -> Turn:
         """Take ``messages`` at time ``now`` (never before the last turn's) and run to the next wait."""
         at = max(now, self.now)
+        number = self.number
         events: list[HistoryEvent] = []
         for message in messages:
             message.consumed = True
-            if message.execution not in (0, self.number):
+            if message.execution != number and message.execution != 0:
                 continue
             if self.completion is not None:
                 self._take_late(self.completion, message)
-                continue
-            if self._wants(message):
+            elif self._wants(message):
                 event = HistoryEvent(
                     message.kind, at, message.task_id, message.name, message.ref, message.data
                 )
                 events.append(event)
                 self._apply(event)
+        most = self.options.max_history_events
+        if self.completion is None and self._length + len(events) + len(self.actions) > most:
+            self._end_as_too_long(self._length + len(events) + len(self.actions), most)
         actions = list(self.actions.values())
         self.actions.clear()
         events += [HistoryEvent(a.kind, at, a.task_id, a.name, a.ref, a.data) for a in actions]
         completion = self.completion
         if completion is not None:
             self._carry(completion)
-            events.append(
-                HistoryEvent(
-                    Kind.EXECUTION_COMPLETED,
-                    at,
-                    name=completion.status.name,
-                    data=completion.failure if completion.failure is not None else completion.output,
-                )
-            )
+            data = completion.failure if completion.failure is not None else completion.output
+            events.append(HistoryEvent(Kind.EXECUTION_COMPLETED, at, name=completion.status.name, data=data))
             self.close()
-        cancelled, self._cancelled_timers = self._cancelled_timers, []
+        self._length += len(events)
+        cancelled: list[int] = []
+        if self._cancelled_timers:
+            cancelled, self._cancelled_timers = self._cancelled_timers, []
         return Turn(events, actions, cancelled, completion)
 
     def close(self) -> None:
@@ -241,36 +239,53 @@ class Execution:
         actions = [p.action for p in self.pending.values() if p.action.kind == kind]
         return [a for a in actions if a.task_id not in held]
 
-    @staticmethod
-    def _take_late(completion: Completion, message: Message) -> None:
+    def _end_as_too_long(self, events: int, most: int) -> None:
+        """What this turn has asked for is not begun: the history has no room for it."""
+        for task_id in self.actions:
+            self.pending.pop(task_id, None)
+        self.actions.clear()
+        self._fail(HistoryTooLongError(events, most))
+
+    def _take_late(self, completion: Completion, message: Message) -> None:
         """What comes in the turn that ends this execution: the next one gets what is meant for it."""
         if completion.status != Status.CONTINUED_AS_NEW:
             return
-        if message.kind in _CONTROL or (message.kind == Kind.EVENT_RAISED and completion.save_events):
+        if message.kind == _EVENT_RAISED:
+            if not self._wants(message):
+                return
+            if message.ref is not None:
+                self.events.note([message.ref])
+            if completion.save_events:
+                completion.carried.append(message)
+        elif message.kind in _CONTROL:
             completion.carried.append(message)
 
     def _carry(self, completion: Completion) -> None:
-        if not completion.save_events:
+        """What the next execution begins with: keys of events that were applied, events that were not."""
+        if completion.status != Status.CONTINUED_AS_NEW:
             return
-        left = sorted((entry for buffer in self._buffers.values() for entry in buffer), key=lambda e: e[0])
-        earlier = [Message(Kind.EVENT_RAISED, name=e.name, ref=e.ref, data=e.data) for _, e in left]
-        completion.carried = earlier + completion.carried
+        if completion.save_events:
+            earlier = [
+                Message(Kind.EVENT_RAISED, name=e.name, ref=e.ref, data=e.data) for e in self.events.left()
+            ]
+            completion.carried = earlier + completion.carried
+        keys = self.events.keys()
+        if keys:
+            with_their_events = {m.ref for m in completion.carried}
+            applied = [key for key in keys if key not in with_their_events]
+            latest = applied[-self.options.max_carried_event_keys :]
+            if latest:
+                completion.carried.insert(0, Message(Kind.EVENT_KEYS, data=json.dumps(latest)))
 
     def _wants(self, message: Message) -> bool:
         """Whether the message still means something here: late and repeated ones leave no trace."""
         kind = message.kind
-        if kind in _RESULTS or kind == Kind.TIMER_FIRED:
+        asked = _ANSWERS.get(kind)
+        if asked is not None:
             pending = self.pending.get(message.task_id)
-            if pending is None:
-                return False
-            asked = pending.action.kind
-            if kind == Kind.TIMER_FIRED:
-                return asked == Kind.TIMER_CREATED
-            if kind in (Kind.TASK_COMPLETED, Kind.TASK_FAILED):
-                return asked == Kind.TASK_SCHEDULED
-            return asked == Kind.CHILD_CREATED
-        if kind == Kind.EVENT_RAISED:
-            return message.ref is None or message.ref not in self._keys
+            return pending is not None and pending.action.kind == asked
+        if kind == _EVENT_RAISED:
+            return message.ref is None or not self.events.knows(message.ref)
         if kind == Kind.EXECUTION_STARTED:
             return not self._started
         if kind == Kind.SUSPENDED:
@@ -282,13 +297,30 @@ class Execution:
     # Folding
 
     def _apply(self, event: HistoryEvent) -> None:
-        if event.kind == Kind.EVENT_RAISED and event.ref is not None:
-            self._keys.add(event.ref)
-        if self.suspended and event.kind not in _NEVER_HELD:
-            self._held.append(event)
+        kind = event.kind
+        if kind == _EVENT_RAISED and event.ref is not None:
+            self.events.note([event.ref])
+        if self.suspended and kind not in _NEVER_HELD:
+            self._hold(event)
             return
         self.now = event.at
-        self._HANDLERS[event.kind](self, event)
+        self._HANDLERS[kind](self, event)
+
+    def _hold(self, event: HistoryEvent) -> None:
+        """Keep for after the suspension. Only events are more than what was asked for: they have a bound."""
+        if event.kind == _EVENT_RAISED:
+            if self.events.full:
+                self._fail_by_events(event)
+                return
+            self.events.held += 1
+        self._held.append(event)
+
+    def _fail_by_events(self, event: HistoryEvent) -> None:
+        waiting = self.events.waiting + self.events.held
+        remedy = "resume this instance" if self.suspended else f"wait for {event.name!r} in the orchestrator"
+        self._fail(
+            BufferError(f"{waiting:,} external events wait and nobody takes them: {remedy}, or raise fewer")
+        )
 
     def _on_started(self, event: HistoryEvent) -> None:
         self._started = True
@@ -305,7 +337,7 @@ class Execution:
             return
         if isinstance(result, GeneratorType):
             self._generator = result
-            self._advance(result.__next__)
+            self._advance(None, None)
         else:
             self._finish(result)
 
@@ -313,12 +345,7 @@ class Execution:
         pending = self.pending.pop(event.task_id, None)
         if pending is None or not isinstance(pending.task, ResultTask):
             return
-        try:
-            value = self.converter.deserialize(event.data, pending.return_type)
-        except Exception as error:  # a converter that refuses the data fails the orchestration
-            self._fail(error)
-            return
-        self._settle(pending.task, value)
+        self._settle(pending.task, event.data, pending.return_type)
 
     def _on_failure(self, event: HistoryEvent) -> None:
         pending = self.pending.pop(event.task_id, None)
@@ -355,32 +382,22 @@ class Execution:
             self.actions[again.action.task_id] = again.action
             self.pending[again.action.task_id] = again
         elif isinstance(pending.task, task.TimerTask):
-            self._settle(pending.task, None)
+            self._settle(pending.task, None, None)
 
     def _on_event_raised(self, event: HistoryEvent) -> None:
         name = (event.name or "").casefold()
-        waiters = self.waiters.get(name)
         # Once continue_as_new is asked for, waits of this execution take nothing more.
-        if waiters and self.completion is None:
-            wait, data_type = waiters.popleft()
-            try:
-                value = self.converter.deserialize(event.data, data_type)
-            except Exception as error:  # as for results
-                self._fail(error)
-                return
-            self._settle(wait, value)
-            return
-        if self._buffered >= self.options.max_buffered_events:
-            self._fail(
-                BufferError(
-                    f"{self._buffered:,} external events wait and nobody takes them: wait for "
-                    f"{event.name!r} in the orchestrator, or raise fewer"
-                )
-            )
-            return
-        self._arrivals += 1
-        self._buffered += 1
-        self._buffers.setdefault(name, deque()).append((self._arrivals, event))
+        waiter = self.events.next_waiter(name) if self.completion is None else None
+        if waiter is not None:
+            self._settle(waiter[0], event.data, waiter[1])
+        elif self.events.full:
+            self._fail_by_events(event)
+        else:
+            self.events.keep(name, event)
+
+    def _on_event_keys(self, event: HistoryEvent) -> None:
+        """Keys of events that earlier executions of this instance have had."""
+        self.events.note(json.loads(event.data or "[]"))
 
     def _on_suspended(self, event: HistoryEvent) -> None:
         self.suspended = True
@@ -388,12 +405,11 @@ class Execution:
     def _on_resumed(self, event: HistoryEvent) -> None:
         self.suspended = False
         held, self._held = self._held, []
-        for index, earlier in enumerate(held):
-            if self.suspended:
-                self._held = held[index:] + self._held
-                return
+        for earlier in held:
+            raised = earlier.kind == _EVENT_RAISED
+            self.events.held -= raised
             # What ended the execution may be among them: after it only events count, to be carried over.
-            if self.completion is None or earlier.kind == Kind.EVENT_RAISED:
+            if raised or self.completion is None:
                 # Held events are seen at the time of the resume: the orchestration's clock never goes back.
                 self._HANDLERS[earlier.kind](self, earlier)
 
@@ -402,16 +418,8 @@ class Execution:
             self.completion = Completion(Status.TERMINATED, output=event.data)
 
     def _on_confirmed(self, event: HistoryEvent) -> None:
-        """Replay: the code must have asked for just this; inputs are not compared."""
-        action = self.actions.pop(event.task_id, None)
-        if action is None:
-            raise _missing(event)
-        if action.kind != event.kind:
-            raise _other_kind(event, action)
-        if event.kind != Kind.TIMER_CREATED and action.name != event.name:
-            raise _other_name(event, action)
-        if event.kind == Kind.EVENT_SENT and action.ref != event.ref:
-            raise _other_target(event, action)
+        """Replay: the code must have asked for just this."""
+        nondeterminism.check(event, self.actions.pop(event.task_id, None))
 
     def _on_completed(self, event: HistoryEvent) -> None:
         """The end of an execution says nothing that its events did not."""
@@ -432,78 +440,63 @@ class Execution:
         Kind.RESUMED: _on_resumed,
         Kind.TERMINATED: _on_terminated,
         Kind.EXECUTION_COMPLETED: _on_completed,
+        Kind.EVENT_KEYS: _on_event_keys,
     }
 
     # The generator
 
-    def _settle(self, settled: task.CompletableTask[Any], value: Any) -> None:
+    def _settle(self, settled: task.CompletableTask[Any], data: str | None, wanted: Any) -> None:
+        """Complete a task with the data that has come for it, and go on if it was waited for."""
         try:
-            settled.complete(value)
+            # A converter that refuses the data fails the orchestration; and so does, as in the SDK, the
+            # completion of a composite that has a cancelled task.
+            settled.complete(None if data is None else self.converter.deserialize(data, wanted))
         except Exception as error:
-            # A composite of a cancelled task raises that here: as in the SDK, the orchestration fails.
             self._fail(error)
         self._resume()
 
     def _resume(self) -> None:
-        waiting, generator = self._waiting, self._generator
-        if waiting is None or generator is None or self.completion is not None or not waiting.is_complete:
+        """Go on, if what the generator waits for is complete."""
+        waiting = self._waiting
+        if waiting is None or self.completion is not None or not waiting.is_complete:
             return
-        self._advance(self._outcome(generator, waiting))
+        self._advance(*self._outcome(waiting))
 
     @staticmethod
-    def _outcome(
-        generator: Generator[task.Task[Any], Any, Any], done: task.Task[Any]
-    ) -> Callable[[], task.Task[Any]]:
-        """How to tell the generator what became of the task that it waits for."""
+    def _outcome(done: task.Task[Any]) -> tuple[Any, Exception | None]:
+        """What to tell the generator of the task that it has waited for: a value, or an error."""
         if done.is_failed:
-            error: Exception = done.get_exception()
-        else:
-            try:
-                value = done.get_result()
-            except Exception as without_result:  # cancelled, or a composite of such
-                error = without_result
-            else:
-                return lambda: generator.send(value)
-        return lambda: generator.throw(error)
+            return None, done.get_exception()
+        try:
+            return done.get_result(), None
+        except Exception as without_result:  # cancelled, or a composite of such
+            return None, without_result
 
-    def _advance(self, step: Callable[[], task.Task[Any]]) -> None:
+    def _advance(self, value: Any, error: Exception | None) -> None:
         """Run the generator until it waits for a task that is not complete, or ends."""
         generator = self._generator
-        assert generator is not None
+        if generator is None:
+            return
         try:
             while True:
-                awaited = step()
+                awaited = generator.send(value) if error is None else generator.throw(error)
                 if self.completion is not None:  # continue_as_new was asked for: this yield is the end
                     return
                 if not isinstance(awaited, task.Task):
-                    wrong = TypeError(
-                        f"an orchestrator yields tasks, not {type(awaited).__name__!r}: "
-                        "yield what call_activity, create_timer, when_all, … return"
-                    )
-                    step = _thrower(generator, wrong)
-                    continue
-                if not awaited.is_complete:
-                    if isinstance(awaited, task.CompositeTask) and not awaited.get_tasks():
-                        step = self._empty(generator, awaited)
-                        continue
+                    value, error = None, _no_task(awaited)
+                elif awaited.is_complete:
+                    value, error = self._outcome(awaited)
+                elif isinstance(awaited, task.CompositeTask) and not awaited.get_tasks():
+                    value, error = _empty(awaited)
+                else:
                     self._waiting = awaited
                     return
-                step = self._outcome(generator, awaited)
         except StopIteration as end:
             self._finish(end.value)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # as in _on_started
-            self._fail(error)
-
-    @staticmethod
-    def _empty(
-        generator: Generator[task.Task[Any], Any, Any], awaited: task.CompositeTask[Any]
-    ) -> Callable[[], task.Task[Any]]:
-        """A composite of nothing: all of nothing is done, any of nothing never will be."""
-        if isinstance(awaited, task.WhenAllTask):
-            return lambda: generator.send([])
-        return _thrower(generator, ValueError("when_any([]) never completes: give it at least one task"))
+        except BaseException as failure:  # as in _on_started
+            self._fail(failure)
 
     def _finish(self, result: Any) -> None:
         if self.completion is not None:
@@ -520,16 +513,22 @@ class Execution:
     def _fail(self, error: BaseException) -> None:
         """End as failed, unless it has ended already: the first end counts."""
         if self.completion is None:
-            self.completion = Completion(Status.FAILED, failure=failures.encode(failures.details_of(error)))
+            details = failures.details_of(error, self.properties_of)
+            self.completion = Completion(Status.FAILED, failure=failures.encode(details))
 
 
-ResultTask = failures.ResultTask
+def _no_task(awaited: object) -> TypeError:
+    return TypeError(
+        f"an orchestrator yields tasks, not {type(awaited).__name__!r}: "
+        "yield what call_activity, create_timer, when_all, … return"
+    )
 
 
-def _thrower(
-    generator: Generator[task.Task[Any], Any, Any], error: Exception
-) -> Callable[[], task.Task[Any]]:
-    return lambda: generator.throw(error)
+def _empty(awaited: task.CompositeTask[Any]) -> tuple[Any, Exception | None]:
+    """A composite of nothing: all of nothing is done, any of nothing never will be."""
+    if isinstance(awaited, task.WhenAllTask):
+        return [], None
+    return None, ValueError("when_any([]) never completes: give it at least one task")
 
 
 def _outstanding(history: Sequence[HistoryEvent]) -> dict[int, Pending]:
@@ -542,42 +541,3 @@ def _outstanding(history: Sequence[HistoryEvent]) -> dict[int, Pending]:
         elif event.kind in _RESULTS or event.kind == Kind.TIMER_FIRED:
             found.pop(event.task_id, None)
     return found
-
-
-_WHY = (
-    "The code was changed while this instance was under way, or is not deterministic (it reads a clock, "
-    "chance, or the outside world without an activity)."
-)
-
-
-def _step(kind: int, task_id: int, name: str | None) -> str:
-    called = _METHODS[Kind(kind)]
-    return f"{called}({name!r}) as step {task_id}" if name else f"{called} as step {task_id}"
-
-
-def _missing(event: HistoryEvent) -> task.NonDeterminismError:
-    before = _step(event.kind, event.task_id, event.name)
-    return task.NonDeterminismError(f"A previous execution called {before}; the code now does not. {_WHY}")
-
-
-def _unexpected(action: Action) -> task.NonDeterminismError:
-    now = _step(action.kind, action.task_id, action.name)
-    return task.NonDeterminismError(
-        f"The code now calls {now}; the previous execution had not at that point. {_WHY}"
-    )
-
-
-def _other_kind(event: HistoryEvent, action: Action) -> task.NonDeterminismError:
-    before = _step(event.kind, event.task_id, event.name)
-    now = _step(action.kind, action.task_id, action.name)
-    return task.NonDeterminismError(f"A previous execution called {before}; the code now calls {now}. {_WHY}")
-
-
-_other_name = _other_kind
-
-
-def _other_target(event: HistoryEvent, action: Action) -> task.NonDeterminismError:
-    return task.NonDeterminismError(
-        f"A previous execution called {_step(event.kind, event.task_id, event.name)} for instance "
-        f"{event.ref!r}; the code now sends it to {action.ref!r}. {_WHY}"
-    )

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import traceback
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, TypeVar
 
 from durabletask import task
+from durabletask.exception_properties import ExceptionPropertiesProvider
 
 T = TypeVar("T")
 
@@ -14,6 +18,43 @@ MAX_DEPTH = 10
 """Inner failures kept, as in the SDK."""
 MAX_STACK_CHARS = 16_384
 """A longer stack trace keeps its end, which names the place."""
+
+PropertiesOf = Callable[[BaseException], dict[str, Any] | None]
+"""What an application wants to say of an error beside its message. Never raises."""
+
+
+def no_properties(error: BaseException) -> dict[str, Any] | None:
+    """Where the application has no provider."""
+    return None
+
+
+def properties_from(provider: ExceptionPropertiesProvider, log: logging.Logger) -> PropertiesOf:
+    """Those of the SDK's kind of provider, as plain data. One that fails is logged and has said nothing."""
+
+    def properties_of(error: BaseException) -> dict[str, Any] | None:
+        if not isinstance(error, Exception):
+            return None
+        try:
+            found = provider.get_exception_properties(error)
+            return {str(key): _plain(value) for key, value in found.items()} if found else None
+        except Exception:
+            log.warning("the exception properties provider failed for %s", type(error), exc_info=True)
+            return None
+
+    return properties_of
+
+
+def _plain(value: Any) -> Any:
+    """What any Durable Task backend can keep: JSON's own types, all else as text."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        return [_plain(item) for item in value]
+    return str(value)
 
 
 def qualified_name(kind: type) -> str:
@@ -23,24 +64,25 @@ def qualified_name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def details_of(error: BaseException) -> task.FailureDetails:
+def details_of(error: BaseException, properties_of: PropertiesOf = no_properties) -> task.FailureDetails:
     """The failure as a record, inner ones from ``__cause__`` or ``__context__``."""
-    return _details_of(error, seen=set())
+    return _details_of(error, properties_of, seen=set())
 
 
-def _details_of(error: BaseException, seen: set[int]) -> task.FailureDetails:
+def _details_of(error: BaseException, properties_of: PropertiesOf, seen: set[int]) -> task.FailureDetails:
     seen.add(id(error))
     if isinstance(error, task.TaskFailedError):
         inner: task.FailureDetails | None = error.details
     else:
         cause = error.__cause__ or error.__context__
         follow = isinstance(cause, Exception) and id(cause) not in seen and len(seen) <= MAX_DEPTH
-        inner = _details_of(cause, seen) if follow and cause is not None else None
+        inner = _details_of(cause, properties_of, seen) if follow and cause is not None else None
     return task.FailureDetails(
         message=_message(error),
         error_type=qualified_name(type(error)),
         stack_trace="".join(traceback.format_tb(error.__traceback__))[-MAX_STACK_CHARS:],
         inner_failure=inner,
+        properties=properties_of(error),
     )
 
 
@@ -73,12 +115,13 @@ def decode(text: str) -> task.FailureDetails:
 
 
 def _from_dict(raw: dict[str, Any]) -> task.FailureDetails:
+    inner = raw.get("inner")
     return task.FailureDetails(
         message=raw["message"],
         error_type=raw["type"],
-        stack_trace=raw["stack"],
-        inner_failure=_from_dict(raw["inner"]) if raw["inner"] else None,
-        properties=raw["properties"],
+        stack_trace=raw.get("stack"),
+        inner_failure=_from_dict(inner) if inner else None,
+        properties=raw.get("properties"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable
@@ -75,6 +76,14 @@ def input_type_of(call: AnyFunction, converter: DataConverter) -> Any:
 
 def return_type_of(call: AnyFunction, converter: DataConverter) -> Any:
     """Return annotation, where the converter can rebuild it; else None."""
+    try:
+        return _return_type_of(call, converter)
+    except TypeError:  # a callable, or a converter, that can't be a key
+        return _return_type_of.__wrapped__(call, converter)
+
+
+@functools.lru_cache(maxsize=1_024)  # orchestrators ask at each call of an activity
+def _return_type_of(call: AnyFunction, converter: DataConverter) -> Any:
     try:
         annotation = inspect.signature(call).return_annotation
     except (TypeError, ValueError):

@@ -27,7 +27,15 @@ class EngineOptions:
     max_custom_status_bytes: int = 64 * 1024
     """One custom status, serialised."""
     max_buffered_events: int = 100_000
-    """External events per instance that nobody waits for; the next one fails the orchestration."""
+    """External events per instance that nobody waits for, or that a suspension holds back; the next one
+    fails the orchestration."""
+    max_carried_event_keys: int = 1_000
+    """Idempotency keys of events that continue_as_new takes along, the latest ones. Within one execution all
+    are remembered."""
+    max_history_events: int = 1_000_000
+    """Events in the history of one execution; one that has more fails, and says to continue as new."""
+    history_warning_events: int = 250_000
+    """A history that grows beyond it is logged once, as a warning."""
     maximum_timer_interval: timedelta = timedelta(days=3)
     """Longer timers are made of several."""
     timer_window: timedelta = timedelta(minutes=10)

@@ -6,9 +6,10 @@ from provisioning.engine import failures
 from provisioning.engine.agenda import Agenda
 from provisioning.engine.clock import EngineClock
 from provisioning.engine.commits import Commits
+from provisioning.engine.completion import Completion, Turn
 from provisioning.engine.context import Action
 from provisioning.engine.errors import ChildTerminatedError, OrchestrationAlreadyExistsError
-from provisioning.engine.execution import Completion, Execution, Turn
+from provisioning.engine.execution import Execution
 from provisioning.engine.instances import Instance
 from provisioning.engine.records import (
     ENDED,

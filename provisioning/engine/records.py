@@ -52,6 +52,7 @@ class Kind(IntEnum):
     RESUMED = 13
     TERMINATED = 14
     EXECUTION_COMPLETED = 15
+    EVENT_KEYS = 17
 
 
 class HistoryEvent(NamedTuple):

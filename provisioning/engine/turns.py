@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 from durabletask.serialization import DataConverter
 
+from provisioning.engine import failures
 from provisioning.engine.activities import ActivityRunner
 from provisioning.engine.agenda import Agenda
 from provisioning.engine.clock import EngineClock
@@ -40,7 +42,11 @@ class Turns:
         agenda: Agenda,
         activities: ActivityRunner,
         timers: Timers,
+        properties_of: failures.PropertiesOf,
+        log: logging.Logger,
     ) -> None:
+        self._properties_of = properties_of
+        self._log = log
         self._functions = functions
         self._converter = converter
         self._options = options
@@ -118,6 +124,9 @@ class Turns:
             batch.history.append((key, seq, *event))
             seq += 1
         transaction.rows += seq - instance.next_seq
+        warned = self._options.history_warning_events
+        if instance.next_seq - instance.first_seq <= warned < seq - instance.first_seq:
+            self._warn_of_length(instance, warned)
         instance.next_seq = seq
         if turn.events:
             instance.last_at = turn.events[-1].at
@@ -140,6 +149,16 @@ class Turns:
         if instance.inbox:
             self._agenda.queue(instance)
 
+    def _warn_of_length(self, instance: Instance, events: int) -> None:
+        self._log.warning(
+            "the history of instance %r (%s) has more than %s events, and a restart replays all of them: it "
+            "should continue as new, or share its work among sub-orchestrations; beyond %s it fails",
+            instance.id,
+            instance.name,
+            f"{events:,}",
+            f"{self._options.max_history_events:,}",
+        )
+
     def _revive(self, instance: Instance) -> Execution:
         """The instance's execution, from its history where it has one."""
         execution = Execution(
@@ -151,6 +170,7 @@ class Turns:
             converter=self._converter,
             options=self._options,
             custom_status=instance.custom_status,
+            properties_of=self._properties_of,
         )
         if instance.next_seq > instance.first_seq:
             self.replays += 1

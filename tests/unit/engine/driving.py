@@ -9,7 +9,8 @@ from typing import Any
 from durabletask import task
 
 from provisioning.engine import failures
-from provisioning.engine.execution import Completion, Execution, Turn
+from provisioning.engine.completion import Completion, Turn
+from provisioning.engine.execution import Execution
 from provisioning.engine.functions import Functions
 from provisioning.engine.options import EngineOptions
 from provisioning.engine.records import HistoryEvent, Kind, Message, Status
@@ -33,9 +34,6 @@ def failure_json(message: str, error_type: str = "builtins.ValueError") -> str:
 
 def snapshot(execution: Execution) -> dict[str, Any]:
     """All of an execution's state that later turns depend on, comparable."""
-    buffered = sorted(
-        (entry for buffer in execution._buffers.values() for entry in buffer), key=lambda entry: entry[0]
-    )
     return {
         "pending": {
             task_id: (
@@ -51,14 +49,13 @@ def snapshot(execution: Execution) -> dict[str, Any]:
             )
             for task_id, p in execution.pending.items()
         },
-        "buffered": [event for _, event in buffered],
-        "waiters": {name: len(waiting) for name, waiting in execution.waiters.items() if waiting},
+        "events": execution.events.snapshot(),
+        "length": execution._length,
         "custom_status": execution.custom_status,
         "last_id": execution._last_id,
         "now": execution.now,
         "suspended": execution.suspended,
         "held": list(execution._held),
-        "keys": set(execution._keys),
         "actions": dict(execution.actions),
         "ended": execution.completion is not None,
     }

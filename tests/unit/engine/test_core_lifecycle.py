@@ -101,13 +101,25 @@ def test_what_is_delivered_after_the_end_by_a_resume_starts_nothing() -> None:
     assert turn.actions == []
 
 
-def test_held_events_that_overflow_do_not_undo_an_end() -> None:
-    """SEMANTICS Lifecycle: what comes after the end does not change how it ended."""
-    driver = Driver(collects, options=EngineOptions(max_buffered_events=1))
-    driver.start(1)
-    driver.turn(driver.suspend())
-    driver.turn(*(driver.event("e", n) for n in range(5)))
-    assert output_of(driver.turn(driver.resume())) == [0]
+def test_events_that_a_suspension_holds_have_the_bound_of_those_that_nobody_takes() -> None:
+    """SEMANTICS Data: limits are ours to name: events buffered, by a suspension too."""
+    driver = Driver(collects, options=EngineOptions(max_buffered_events=3))
+    driver.start(9)
+    driver.turn(driver.event("other"), driver.suspend(), driver.event("e", 0), driver.event("e", 1))
+    failure = failure_of(driver.turn(driver.event("e", 2)))
+    assert failure.error_type == "builtins.BufferError"
+    assert "resume this instance" in failure.message
+
+
+def test_events_held_by_earlier_suspensions_count_no_more() -> None:
+    """SEMANTICS Data: as above: what was delivered has made room."""
+    driver = Driver(collects, options=EngineOptions(max_buffered_events=3))
+    driver.start(9)
+    for n in range(3):
+        driver.turn(driver.suspend(), *(driver.event("e", 3 * n + k) for k in range(3)))
+        driver.reload()
+        turn = driver.turn(driver.resume())
+    assert output_of(turn) == list(range(9))
 
 
 # Termination
@@ -224,7 +236,8 @@ def test_unconsumed_events_are_carried_over_in_order_or_dropped(save: bool) -> N
         driver.event("a", 1), driver.event("b", 2), driver.event("go"), driver.event("a", 3, key="k")
     )
     assert turn.completion is not None
-    carried = [(m.name, json.loads(m.data or ""), m.ref) for m in turn.completion.carried]
+    events = [m for m in turn.completion.carried if m.kind == Kind.EVENT_RAISED]
+    carried = [(m.name, json.loads(m.data or ""), m.ref) for m in events]
     assert carried == ([("a", 1, None), ("b", 2, None), ("a", 3, "k")] if save else [])
     begun = driver.continue_as_new(turn.completion)
     if save:

@@ -93,8 +93,8 @@ def test_a_good_history_replays_and_goes_on() -> None:
     state = snapshot(driver.execution)
     assert list(state["pending"]) == [6]
     assert state["custom_status"] == '{"step": "waiting"}'
-    assert [e.name for e in state["buffered"]] == ["noise"]
-    assert state["keys"] == {"k1"}
+    assert [e.name for e in state["events"]["buffered"]] == ["noise"]
+    assert state["events"]["keys"] == ["k1"]
     package, activated, made_up = output_of(driver.turn(driver.child_done(6, "yes")))
     assert (package, activated) == ("package-1", "yes")
     assert made_up == "78f77533-7368-56c2-b34f-2b4e39106d75"
@@ -133,6 +133,7 @@ def test_kinds_keep_their_numbers() -> None:
         ("RESUMED", 13),
         ("TERMINATED", 14),
         ("EXECUTION_COMPLETED", 15),
+        ("EVENT_KEYS", 17),
     ]
 
 
