@@ -27,11 +27,9 @@ from provisioning.engine.options import EngineOptions
 from provisioning.engine.records import HistoryEvent, Kind, Message, Status
 
 _CONFIRMS = frozenset({Kind.TASK_SCHEDULED, Kind.CHILD_CREATED, Kind.TIMER_CREATED, Kind.EVENT_SENT})
-_RESULTS = frozenset({Kind.TASK_COMPLETED, Kind.TASK_FAILED, Kind.CHILD_COMPLETED, Kind.CHILD_FAILED})
 _CONTROL = frozenset({Kind.SUSPENDED, Kind.RESUMED, Kind.TERMINATED})
 _NEVER_HELD = _CONFIRMS | {Kind.RESUMED, Kind.TERMINATED, Kind.EVENT_KEYS}
-# An attribute of an enumeration costs several times what a name of the module costs, and these are hot.
-_EVENT_RAISED, _TIMER_CREATED, _TIMER_FIRED = Kind.EVENT_RAISED, Kind.TIMER_CREATED, Kind.TIMER_FIRED
+_EVENT_RAISED = Kind.EVENT_RAISED  # a name of the module costs a fifth of an enumeration's attribute
 _ANSWERS: dict[int, Kind] = {
     Kind.TASK_COMPLETED: Kind.TASK_SCHEDULED,
     Kind.TASK_FAILED: Kind.TASK_SCHEDULED,
@@ -120,7 +118,7 @@ class Execution:
 
         Raises HistoryTooLongError where the history could not hold what the ids before it ask for.
         """
-        if self._last_id >= self.options.max_history_events:
+        if self._last_id >= self.options.max_history_events and not self.replaying:
             raise HistoryTooLongError(self._last_id + 1, self.options.max_history_events)
         self._last_id += 1
         return self._last_id
@@ -204,9 +202,8 @@ class Execution:
                 )
                 events.append(event)
                 self._apply(event)
-        most = self.options.max_history_events
-        if self.completion is None and self._length + len(events) + len(self.actions) > most:
-            self._end_as_too_long(self._length + len(events) + len(self.actions), most)
+        if self._length + len(events) + len(self.actions) > self.options.max_history_events:
+            self._end_as_too_long(len(events))
         actions = list(self.actions.values())
         self.actions.clear()
         events += [HistoryEvent(a.kind, at, a.task_id, a.name, a.ref, a.data) for a in actions]
@@ -235,16 +232,21 @@ class Execution:
 
     def outstanding(self, kind: Kind) -> list[Action]:
         """What was asked for and has not come, of one kind. What a suspension holds back has come."""
-        held = {e.task_id for e in self._held if e.kind in _RESULTS}
+        held = {e.task_id for e in self._held if e.kind in _ANSWERS}
         actions = [p.action for p in self.pending.values() if p.action.kind == kind]
         return [a for a in actions if a.task_id not in held]
 
-    def _end_as_too_long(self, events: int, most: int) -> None:
-        """What this turn has asked for is not begun: the history has no room for it."""
+    def _end_as_too_long(self, new: int) -> None:
+        """Fail, unless the end has come anyway. What this turn asks for has no room, and is not begun."""
+        completion = self.completion
+        if completion is not None and (not self.actions or completion.status == Status.TERMINATED):
+            return
+        error = HistoryTooLongError(self._length + new + len(self.actions), self.options.max_history_events)
         for task_id in self.actions:
             self.pending.pop(task_id, None)
         self.actions.clear()
-        self._fail(HistoryTooLongError(events, most))
+        self.completion = None
+        self._fail(error)
 
     def _take_late(self, completion: Completion, message: Message) -> None:
         """What comes in the turn that ends this execution: the next one gets what is meant for it."""
@@ -538,6 +540,6 @@ def _outstanding(history: Sequence[HistoryEvent]) -> dict[int, Pending]:
         if event.kind in _CONFIRMS and event.kind != Kind.EVENT_SENT:
             action = Action(Kind(event.kind), event.task_id, name=event.name, ref=event.ref, data=event.data)
             found[event.task_id] = Pending(action, None)
-        elif event.kind in _RESULTS or event.kind == Kind.TIMER_FIRED:
+        elif event.kind in _ANSWERS:
             found.pop(event.task_id, None)
     return found

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from durabletask import task
+from durabletask.serialization import DataConverter
 
 from provisioning.engine import failures
 from provisioning.engine.completion import Completion, Turn
@@ -72,8 +73,10 @@ class Driver:
         instance_id: str = "i",
         parent_id: str | None = None,
         version: str | None = None,
+        converter: DataConverter = DEFAULT_DATA_CONVERTER,
     ) -> None:
-        self.functions = Functions(DEFAULT_DATA_CONVERTER)
+        self.converter = converter
+        self.functions = Functions(converter)
         if orchestrator is not None:
             self.functions.add_orchestrator("main", orchestrator)
         self.options = options or EngineOptions()
@@ -92,7 +95,7 @@ class Driver:
             parent_id=self.parent_id,
             version=self.version,
             functions=self.functions,
-            converter=DEFAULT_DATA_CONVERTER,
+            converter=self.converter,
             options=self.options,
         )
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from durabletask import task
 
 from provisioning.engine import failures
-from provisioning.engine.records import HistoryEvent, Kind
+from provisioning.engine.records import HistoryEvent, Kind, Message
 from provisioning.engine.retries import Retry
 from tests.unit.engine.driving import SECOND, Ctx, Driver, Steps, asked, failure_of, output_of
 
 
 def test_the_parent_sees_type_message_and_inner_failure() -> None:
-    """SEMANTICS Failures: TaskFailedError with details; its message names instance and task."""
+    """S-FAIL-1, S-FAIL-2: TaskFailedError with details; its message names instance and task."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         try:
@@ -36,7 +38,7 @@ def test_the_parent_sees_type_message_and_inner_failure() -> None:
 
 
 def test_an_unhandled_task_failure_is_the_inner_failure() -> None:
-    """SEMANTICS Failures: FAILED with TaskFailedError's type and the task's failure as inner."""
+    """S-FAIL-3: FAILED with TaskFailedError's type and the task's failure as inner."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         yield ctx.call_sub_orchestrator("Child")
@@ -52,7 +54,7 @@ def test_an_unhandled_task_failure_is_the_inner_failure() -> None:
 
 
 def test_an_own_exception_keeps_its_type_and_its_causes() -> None:
-    """SEMANTICS Failures: any other exception with its own type; inner follows __cause__ or __context__."""
+    """S-FAIL-3: any other exception with its own type; inner follows __cause__ or __context__."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         yield ctx.wait_for_external_event("go")
@@ -70,7 +72,7 @@ def test_an_own_exception_keeps_its_type_and_its_causes() -> None:
 
 
 def test_inner_failures_are_at_most_ten_deep() -> None:
-    """SEMANTICS Failures: inner failures at most 10 deep, from live exceptions and from records."""
+    """S-FAIL-1: inner failures at most 10 deep, from live exceptions and from records."""
     error: Exception = ValueError("0")
     for n in range(1, 50):
         outer = ValueError(str(n))
@@ -94,7 +96,7 @@ def test_inner_failures_are_at_most_ten_deep() -> None:
 
 
 def test_a_failure_with_an_empty_message_is_a_failure() -> None:
-    """SEMANTICS Failures: an exception with an empty message is still a failure."""
+    """S-FAIL-9: an exception with an empty message is still a failure."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         yield ctx.call_activity("A")
@@ -137,7 +139,7 @@ class StubbornExit(BaseException):
 def test_whatever_user_code_raises_fails_only_the_orchestration(
     make: Callable[[], BaseException], where: str
 ) -> None:
-    """SEMANTICS Failures: any exception of user code is that orchestration's failure."""
+    """S-FAIL-12: any exception of user code is that orchestration's failure."""
 
     def plain(ctx: Ctx, _: Any) -> None:
         raise make()
@@ -156,7 +158,7 @@ def test_whatever_user_code_raises_fails_only_the_orchestration(
 
 
 def test_finally_blocks_that_misbehave_change_nothing() -> None:
-    """SEMANTICS Lifecycle: what ends an execution lets its code go, whatever the code thinks of it."""
+    """S-LIFE-6: what ends an execution lets its code go, whatever the code thinks of it."""
 
     def swallows(ctx: Ctx, _: Any) -> Steps:
         try:
@@ -187,14 +189,14 @@ def test_finally_blocks_that_misbehave_change_nothing() -> None:
 
 
 def test_an_unregistered_orchestrator_fails_with_the_sdks_name() -> None:
-    """SEMANTICS Failures: unregistered orchestrator: FAILED with OrchestratorNotRegisteredError."""
+    """S-FAIL-6: unregistered orchestrator: FAILED with OrchestratorNotRegisteredError."""
     failure = failure_of(Driver(None).start())
     assert failure.error_type == "durabletask.worker.OrchestratorNotRegisteredError"
     assert "main" in failure.message
 
 
 def test_an_orchestrator_unregistered_since_says_so_and_not_non_determinism() -> None:
-    """SEMANTICS Failures: an orchestrator that is no longer registered when its instance comes back."""
+    """S-FAIL-6: an orchestrator that is no longer registered when its instance comes back."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         yield ctx.call_activity("A")
@@ -209,12 +211,113 @@ def test_an_orchestrator_unregistered_since_says_so_and_not_non_determinism() ->
 
 
 def test_output_that_can_not_be_serialised_is_a_failure_that_says_so() -> None:
-    """SEMANTICS Failures: output that can't be serialised: a failure that says so."""
+    """S-FAIL-8: output that can't be serialised: a failure that says so."""
 
     def main(ctx: Ctx, _: Any) -> Any:
         return object()
 
     assert "output" in failure_of(Driver(main).start()).message
+
+
+def test_a_failure_within_another_error_keeps_what_it_stands_for() -> None:
+    """S-FAIL-5: the task's failure is within the TaskFailedError, wherever that one is."""
+
+    def main(ctx: Ctx, _: Any) -> Steps:
+        try:
+            yield ctx.call_activity("A")
+        except task.TaskFailedError as error:
+            raise RuntimeError("gave up") from error
+
+    driver = Driver(main)
+    driver.start()
+    failure: task.FailureDetails | None = failure_of(driver.turn(driver.failed(1, "no space")))
+    found = []
+    while failure is not None:
+        found.append((failure.error_type, failure.message))
+        failure = failure.inner_failure
+    assert found == [
+        ("builtins.RuntimeError", "gave up"),
+        ("durabletask.task.TaskFailedError", "i: Activity task #1 failed: no space"),
+        ("builtins.ValueError", "no space"),
+    ]
+
+
+def test_a_failure_goes_up_through_its_levels_with_type_and_properties() -> None:
+    """S-FAIL-1, S-FAIL-4: each level adds its own; ten are kept within the outermost."""
+
+    def main(ctx: Ctx, _: Any) -> Steps:
+        yield ctx.call_sub_orchestrator("Child")
+
+    leaf = task.FailureDetails("leaf", "app.LeafError", "", properties={"part": 7})
+    text = failures.encode(leaf)
+    depths = []
+    for level in range(1, 15):
+        driver = Driver(main)
+        driver.start()
+        failed = Message(Kind.CHILD_FAILED, task_id=1, data=text, execution=1)
+        turn = driver.turn(failed)
+        failure: task.FailureDetails | None = failure_of(turn)
+        assert turn.completion is not None
+        text = turn.completion.failure or ""
+        chain = []
+        while failure is not None:
+            chain.append(failure)
+            failure = failure.inner_failure
+        depths.append(len(chain))
+        assert chain[0].error_type == "durabletask.task.TaskFailedError"
+        if level <= failures.MAX_DEPTH:
+            assert (chain[-1].error_type, chain[-1].properties) == ("app.LeafError", {"part": 7})
+    assert depths == [*range(2, failures.MAX_DEPTH + 2), *[failures.MAX_DEPTH + 1] * 4]
+
+
+# Properties
+
+
+class PartError(Exception):
+    pass
+
+
+class Provider:
+    """What the tests' application says of its errors."""
+
+    def __init__(self, properties: Any) -> None:
+        self.properties = properties
+
+    def get_exception_properties(self, exception: Exception) -> Any:
+        if isinstance(self.properties, Exception):
+            raise self.properties
+        return self.properties if isinstance(exception, PartError) else None
+
+
+def test_properties_are_plain_data_for_the_errors_that_have_some() -> None:
+    """S-FAIL-14: inner failures too; what is no JSON becomes text."""
+    given = {"part": 7, 8: Decimal("1.5"), "list": (1, None, True), "at": timedelta(1), "deep": {"a": [b"x"]}}
+    properties_of = failures.properties_from(Provider(given), logging.getLogger("test"))
+    try:
+        raise RuntimeError("outer") from PartError("inner")
+    except RuntimeError as error:
+        details = failures.decode(failures.encode(failures.details_of(error, properties_of)))
+    assert details.properties is None
+    assert details.inner_failure is not None
+    assert details.inner_failure.properties == {
+        "part": 7,
+        "8": 1.5,
+        "list": [1, None, True],
+        "at": "1 day, 0:00:00",
+        "deep": {"a": ["b'x'"]},
+    }
+
+
+@pytest.mark.parametrize("given", [LookupError("no provider today"), "no mapping", 5])
+def test_a_provider_that_fails_is_logged_and_has_said_nothing(
+    given: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """S-FAIL-14: the failure itself is what matters."""
+    properties_of = failures.properties_from(Provider(given), logging.getLogger("test"))
+    details = failures.details_of(PartError("broken"), properties_of)
+    assert (details.message, details.properties) == ("broken", None)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert failures.details_of(SystemExit(1), properties_of).properties is None
 
 
 # Retries
@@ -226,7 +329,7 @@ def policy(**kwargs: Any) -> task.RetryPolicy:
 
 
 def test_delays_grow_up_to_the_maximum() -> None:
-    """SEMANTICS Retries: min(first * coefficient**(n-1), max); the first try counts; no jitter."""
+    """S-RTY-1: min(first * coefficient**(n-1), max); the first try counts; no jitter."""
     retry = Retry(
         policy(max_number_of_attempts=6, backoff_coefficient=2.0, max_retry_interval=timedelta(seconds=35)),
         started_at=0,
@@ -240,14 +343,14 @@ def test_delays_grow_up_to_the_maximum() -> None:
 
 @pytest.mark.parametrize(("now_s", "delay_s"), [(0, 10), (89, 10), (90, None), (200, None)])
 def test_retry_timeout_is_by_orchestration_time(now_s: int, delay_s: int | None) -> None:
-    """SEMANTICS Retries: stop when orchestration time + delay >= first try + retry_timeout."""
+    """S-RTY-3: stop when orchestration time + delay >= first try + retry_timeout."""
     retry = Retry(policy(retry_timeout=timedelta(seconds=100)), started_at=0)
     delay = retry.next_delay(now_s * SECOND)
     assert delay == (None if delay_s is None else delay_s * SECOND)
 
 
 def test_absurd_policies_do_not_overflow() -> None:
-    """SEMANTICS Retries: the formula's result has a bound."""
+    """S-RTY-1: the formula's result has a bound."""
     retry = Retry(policy(max_number_of_attempts=100_000, backoff_coefficient=10.0), started_at=0)
     retry.attempt = 50_000
     delay = retry.next_delay(0)
@@ -256,7 +359,7 @@ def test_absurd_policies_do_not_overflow() -> None:
 
 
 def test_a_retry_asks_again_under_the_same_id_and_timers_take_new_ones() -> None:
-    """SEMANTICS Retries: the same task id is used again, timers take new ids."""
+    """S-RTY-2: the same task id is used again, timers take new ids."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         return (yield ctx.call_activity("A", input="in", retry_policy=policy()))
@@ -277,7 +380,7 @@ def test_a_retry_asks_again_under_the_same_id_and_timers_take_new_ones() -> None
 
 
 def test_a_child_is_retried_under_the_same_instance_id() -> None:
-    """SEMANTICS Retries: the same child id is used again."""
+    """S-RTY-2: the same child id is used again."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         return (yield ctx.call_sub_orchestrator("Child", retry_policy=policy(max_number_of_attempts=2)))
@@ -291,7 +394,7 @@ def test_a_child_is_retried_under_the_same_instance_id() -> None:
 
 
 def test_a_retried_task_completes_its_composites_once() -> None:
-    """SEMANTICS Retries with Tasks: a composite sees only the last attempt."""
+    """S-RTY-6: a composite sees only the last attempt."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         tries: list[task.Task[Any]] = [ctx.call_activity("A", retry_policy=policy()), ctx.call_activity("B")]
@@ -384,7 +487,7 @@ def ends_early(ctx: Ctx, _: Any) -> Steps:
 def test_code_that_asks_for_something_else_is_found_out(
     changed: Callable[..., Any], before: str, now: str
 ) -> None:
-    """SEMANTICS Failures: non-determinism: FAILED with NonDeterminismError naming both."""
+    """S-FAIL-10: non-determinism: FAILED with NonDeterminismError naming both."""
     driver = Driver(changed)
     driver.history = recorded()
     driver.reload()
@@ -397,7 +500,7 @@ def test_code_that_asks_for_something_else_is_found_out(
 
 
 def test_inputs_are_not_compared() -> None:
-    """SEMANTICS Failures: non-determinism: inputs are not compared."""
+    """S-FAIL-10: non-determinism: inputs are not compared."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         return (yield ctx.call_activity("A", input="now"))
@@ -411,7 +514,7 @@ def test_inputs_are_not_compared() -> None:
 
 
 def test_after_non_determinism_what_is_outstanding_is_what_the_history_says() -> None:
-    """SEMANTICS Tasks: what only the changed code asks for is not taken for dispatched."""
+    """S-TASK-10: what only the changed code asks for is not taken for dispatched."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         yield task.when_any([ctx.call_activity("A"), ctx.call_activity("B"), ctx.create_timer(timedelta(1))])
@@ -432,7 +535,7 @@ def test_after_non_determinism_what_is_outstanding_is_what_the_history_says() ->
 
 
 def test_failures_survive_the_disk() -> None:
-    """SEMANTICS Failures: type, message, stack trace, inner failure, properties: there and back."""
+    """S-FAIL-1: type, message, stack trace, inner failure, properties: there and back."""
     details = task.FailureDetails(
         "m", "t", "stack", inner_failure=task.FailureDetails("im", "it", None), properties={"a": [1, None]}
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from datetime import timedelta
 from typing import Any
@@ -25,7 +26,7 @@ def collects(ctx: Ctx, count: int) -> Steps:
 
 
 def test_suspension_holds_everything_and_resume_delivers_in_order() -> None:
-    """SEMANTICS Lifecycle: suspend buffers everything but resume and terminate; resume delivers in order."""
+    """S-LIFE-3: suspend buffers everything but resume and terminate; resume delivers in order."""
     driver = Driver(collects)
     driver.start(3)
     driver.turn(driver.event("e", 1), driver.suspend(), driver.event("e", 2))
@@ -37,7 +38,7 @@ def test_suspension_holds_everything_and_resume_delivers_in_order() -> None:
 
 
 def test_resume_of_one_that_is_not_suspended_leaves_no_trace() -> None:
-    """SEMANTICS Lifecycle, ours: resume of an instance that is not suspended is a no-op."""
+    """S-LIFE-4: resume of an instance that is not suspended is a no-op."""
     driver = Driver(collects)
     driver.start(1)
     assert driver.turn(driver.resume()).events == []
@@ -46,7 +47,7 @@ def test_resume_of_one_that_is_not_suspended_leaves_no_trace() -> None:
 
 
 def test_results_and_timers_are_held_too() -> None:
-    """SEMANTICS Lifecycle: suspend buffers everything but resume and terminate."""
+    """S-LIFE-3: suspend buffers everything but resume and terminate."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         return (yield task.when_all([ctx.call_activity("A"), ctx.create_timer(timedelta(1))]))
@@ -59,7 +60,7 @@ def test_results_and_timers_are_held_too() -> None:
 
 
 def test_terminate_reaches_a_suspended_one() -> None:
-    """SEMANTICS Lifecycle: suspend buffers everything but resume and terminate."""
+    """S-LIFE-5: suspend buffers everything but resume and terminate."""
     driver = Driver(collects)
     driver.start(1)
     driver.turn(driver.suspend())
@@ -68,7 +69,7 @@ def test_terminate_reaches_a_suspended_one() -> None:
 
 
 def test_an_activity_whose_result_is_held_is_not_outstanding() -> None:
-    """SEMANTICS Lifecycle: an activity whose completion was recorded while suspended has been answered."""
+    """S-LIFE-3: an activity whose completion was recorded while suspended has been answered."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         yield task.when_all([ctx.call_activity("A"), ctx.call_activity("B")])
@@ -82,7 +83,7 @@ def test_an_activity_whose_result_is_held_is_not_outstanding() -> None:
 
 
 def test_what_is_delivered_after_the_end_by_a_resume_starts_nothing() -> None:
-    """SEMANTICS Lifecycle: what was held after that which ended the execution asks for nothing."""
+    """S-LIFE-3: what was held after that which ended the execution asks for nothing."""
     retry = task.RetryPolicy(first_retry_interval=timedelta(seconds=1), max_number_of_attempts=3)
 
     def main(ctx: Ctx, _: Any) -> Steps:
@@ -102,7 +103,7 @@ def test_what_is_delivered_after_the_end_by_a_resume_starts_nothing() -> None:
 
 
 def test_events_that_a_suspension_holds_have_the_bound_of_those_that_nobody_takes() -> None:
-    """SEMANTICS Data: limits are ours to name: events buffered, by a suspension too."""
+    """S-DATA-7: limits are ours to name: events buffered, by a suspension too."""
     driver = Driver(collects, options=EngineOptions(max_buffered_events=3))
     driver.start(9)
     driver.turn(driver.event("other"), driver.suspend(), driver.event("e", 0), driver.event("e", 1))
@@ -112,7 +113,7 @@ def test_events_that_a_suspension_holds_have_the_bound_of_those_that_nobody_take
 
 
 def test_events_held_by_earlier_suspensions_count_no_more() -> None:
-    """SEMANTICS Data: as above: what was delivered has made room."""
+    """S-DATA-7: as above: what was delivered has made room."""
     driver = Driver(collects, options=EngineOptions(max_buffered_events=3))
     driver.start(9)
     for n in range(3):
@@ -126,7 +127,7 @@ def test_events_held_by_earlier_suspensions_count_no_more() -> None:
 
 
 def test_terminate_keeps_its_output_and_ends_the_code() -> None:
-    """SEMANTICS Lifecycle: terminate: output is kept as JSON."""
+    """S-LIFE-5: terminate: output is kept as JSON."""
     ended = []
 
     def main(ctx: Ctx, _: Any) -> Steps:
@@ -145,7 +146,7 @@ def test_terminate_keeps_its_output_and_ends_the_code() -> None:
 
 
 def test_terminate_before_the_start() -> None:
-    """SEMANTICS Lifecycle: terminate of a pending instance."""
+    """S-LIFE-5: terminate of a pending instance."""
     driver = Driver(collects)
     turn = driver.turn(driver.event("e"), driver.terminate("never began"))
     assert output_of(turn) == "never began"
@@ -155,7 +156,7 @@ def test_terminate_before_the_start() -> None:
 
 
 def test_the_code_runs_on_to_its_next_yield_and_its_result_is_ignored() -> None:
-    """SEMANTICS continue_as_new: runs on to its next yield or return; a later exception loses."""
+    """S-CAN-1, S-CAN-2: runs on to its next yield or return; a later exception loses."""
     reached = []
 
     def to_yield(ctx: Ctx, n: Any) -> Steps:
@@ -195,7 +196,7 @@ def test_the_code_runs_on_to_its_next_yield_and_its_result_is_ignored() -> None:
 
 
 def test_history_status_and_ids_start_over() -> None:
-    """SEMANTICS continue_as_new: history, custom status and task ids start over; version kept or new."""
+    """S-CAN-3: history, custom status and task ids start over; version kept or new."""
 
     def main(ctx: Ctx, n: Any) -> Steps:
         if n == 0:
@@ -218,7 +219,7 @@ def test_history_status_and_ids_start_over() -> None:
 
 @pytest.mark.parametrize("save", [True, False])
 def test_unconsumed_events_are_carried_over_in_order_or_dropped(save: bool) -> None:
-    """SEMANTICS continue_as_new: save_events=True carries buffered events in arrival order, False drops."""
+    """S-CAN-4: save_events=True carries buffered events in arrival order, False drops."""
 
     def main(ctx: Ctx, n: Any) -> Steps:
         if n == 0:
@@ -247,7 +248,7 @@ def test_unconsumed_events_are_carried_over_in_order_or_dropped(save: bool) -> N
 
 
 def test_control_messages_in_the_turn_of_the_change_reach_the_next_execution() -> None:
-    """SEMANTICS continue_as_new: a terminate or suspend that comes just then is not lost."""
+    """S-CAN-6: a terminate or suspend that comes just then is not lost."""
 
     def main(ctx: Ctx, n: Any) -> Steps:
         yield ctx.wait_for_external_event("go")
@@ -262,7 +263,7 @@ def test_control_messages_in_the_turn_of_the_change_reach_the_next_execution() -
 
 
 def test_results_of_the_earlier_execution_never_reach_the_new_one() -> None:
-    """SEMANTICS continue_as_new: work is tagged by execution."""
+    """S-CAN-5: work is tagged by execution."""
 
     def main(ctx: Ctx, n: Any) -> Steps:
         both = task.when_any([ctx.call_activity("A"), ctx.wait_for_external_event("go")])
@@ -286,7 +287,7 @@ def test_results_of_the_earlier_execution_never_reach_the_new_one() -> None:
 
 
 def test_custom_status_is_the_last_one_set_and_none_clears_it() -> None:
-    """SEMANTICS Data: custom status goes through the converter."""
+    """S-DATA-5: custom status goes through the converter."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         for status in ({"step": 1}, "two", None):
@@ -303,7 +304,7 @@ def test_custom_status_is_the_last_one_set_and_none_clears_it() -> None:
 
 
 def test_a_custom_status_over_its_limit_is_an_error_in_the_code() -> None:
-    """SEMANTICS Data: limits are ours to name: custom status size."""
+    """S-DATA-6: limits are ours to name: custom status size."""
 
     def main(ctx: Ctx, _: Any) -> Any:
         ctx.set_custom_status("x" * 100)
@@ -313,7 +314,7 @@ def test_a_custom_status_over_its_limit_is_an_error_in_the_code() -> None:
 
 
 def test_a_payload_over_its_limit_is_an_error_in_the_code() -> None:
-    """SEMANTICS Data: limits are ours to name: payload size, in bytes of UTF-8."""
+    """S-DATA-6: limits are ours to name: payload size, in bytes of UTF-8."""
 
     def main(ctx: Ctx, _: Any) -> Any:
         ctx.call_activity("A", input="x" * 100)
@@ -322,10 +323,88 @@ def test_a_payload_over_its_limit_is_an_error_in_the_code() -> None:
     assert failure.error_type == "provisioning.engine.errors.PayloadTooLargeError"
 
 
-def test_entities_say_that_they_come_later() -> None:
-    """SEMANTICS Entities: one clear error until then."""
+@pytest.mark.parametrize("method", ["call_entity", "signal_entity", "lock_entities"])
+def test_entities_say_that_they_come_later(method: str) -> None:
+    """S-ENT-1: one clear error until then; there is no critical section to leave."""
 
     def main(ctx: Ctx, _: Any) -> Any:
-        ctx.signal_entity(None, "op")  # type: ignore[arg-type]
+        ctx._exit_critical_section()
+        getattr(ctx, method)("@counter@one", "op")
 
-    assert "entities" in failure_of(Driver(main).start()).message
+    failure = failure_of(Driver(main).start())
+    assert failure.error_type == "builtins.NotImplementedError"
+    assert "no durable entities" in failure.message
+
+
+# The length of a history
+
+
+def eats(ctx: Ctx, stop_at: int) -> Steps:
+    """Takes events for ever, or until one that says to continue as new."""
+    for n in itertools.count(1):
+        yield ctx.wait_for_external_event("e")
+        if n == stop_at:
+            ctx.continue_as_new(0)
+
+
+def test_a_history_that_is_too_long_fails_and_says_what_to_do() -> None:
+    """S-DATA-8: an error that says to continue as new; what fits is no trouble, after a replay too."""
+    driver = Driver(eats, options=EngineOptions(max_history_events=5))
+    driver.start(0)
+    for _ in range(4):
+        assert driver.turn(driver.event("e")).completion is None
+        driver.reload()
+    failure = failure_of(driver.turn(driver.event("e")))
+    assert failure.error_type == "provisioning.engine.errors.HistoryTooLongError"
+    assert "continue_as_new" in failure.message
+    assert "EngineOptions.max_history_events" in failure.message
+
+
+def test_to_continue_as_new_in_time_is_all_it_takes() -> None:
+    """S-DATA-8: the new execution has the whole length to itself."""
+    driver = Driver(eats, options=EngineOptions(max_history_events=5))
+    driver.start(5)
+    for _ in range(4):
+        driver.turn(driver.event("e"))
+    turn = driver.turn(driver.event("e"))
+    assert turn.completion is not None
+    assert turn.completion.status == Status.CONTINUED_AS_NEW
+    driver.continue_as_new(turn.completion)
+    for _ in range(4):
+        assert driver.turn(driver.event("e")).completion is None
+
+
+def test_what_a_too_long_history_has_no_room_for_is_not_begun() -> None:
+    """S-DATA-8: nothing is dispatched that is not on record."""
+
+    def main(ctx: Ctx, _: Any) -> Steps:
+        yield ctx.call_activity("First")
+        yield task.when_all([ctx.call_activity(f"Many {n}") for n in range(10)])
+
+    driver = Driver(main, options=EngineOptions(max_history_events=10))
+    driver.start()
+    turn = driver.turn(driver.done(1))
+    assert failure_of(turn).error_type == "provisioning.engine.errors.HistoryTooLongError"
+    assert turn.actions == []
+    assert [Kind(e.kind) for e in turn.events] == [Kind.TASK_COMPLETED, Kind.EXECUTION_COMPLETED]
+    assert driver.execution.outstanding(Kind.TASK_SCHEDULED) == []
+
+
+def test_code_that_asks_without_end_is_stopped() -> None:
+    """S-DATA-8: it never yields, so it is told where it asks."""
+
+    def main(ctx: Ctx, _: Any) -> Steps:
+        while True:
+            ctx.call_activity("Again")
+        yield
+
+    turn = Driver(main, options=EngineOptions(max_history_events=10)).start()
+    assert failure_of(turn).error_type == "provisioning.engine.errors.HistoryTooLongError"
+    assert turn.actions == []
+
+
+def test_the_default_limits_have_room_for_large_work() -> None:
+    """S-DATA-8: 100,000 sub-orchestrations, or 50,000 events, in one execution and without a warning."""
+    options = EngineOptions()
+    assert 2 * 100_000 + 2 < options.history_warning_events < options.max_history_events
+    assert options.max_buffered_events > 50_000

@@ -52,7 +52,7 @@ async def run_with_a_crash(path: Path, options: EngineOptions, *, dies_at: int, 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("grain", OPTIONS)
 async def test_a_crash_at_any_commit_changes_nothing(tmp_path: Path, grain: str, after: bool) -> None:
-    """DESIGN 2: effects after commit, recovery; SEMANTICS Events: idempotency keys, and no event is lost.
+    """S-ACT-5, S-EVT-8, S-EVT-10: effects after commit, recovery; idempotency keys; no event is lost.
 
     The workflow has children, activities of both kinds, events from outside and inside, timers, retries
     and continue_as_new. The run dies at commit 1, 2, 3, … until one ends before its time to die.
@@ -92,7 +92,7 @@ async def test_crashes_in_a_row_make_progress(tmp_path: Path, dies_at: int, afte
 
 
 async def test_what_continues_as_new_is_running_on_disk_too(tmp_path: Path) -> None:
-    """SEMANTICS continue_as_new: status stays RUNNING to the outside, and a crash between two executions
+    """S-CAN-7: status stays RUNNING to the outside, and a crash between two executions
     does not end it. The run dies after commit 1, 2, 3, … until one ends before its time to die."""
 
     async def work(ctx: task.ActivityContext, n: int) -> int:

@@ -66,7 +66,7 @@ VALUES: list[Any] = [
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 def test_the_short_way_writes_and_reads_what_the_sdk_does(value: Any) -> None:
-    """SEMANTICS Data: through the DataConverter, JSON by default, the same on either engine."""
+    """S-DATA-2: through the DataConverter, JSON by default, the same on either engine."""
     sdk = JsonDataConverter()
     text = DEFAULT_DATA_CONVERTER.serialize(value)
     assert text == sdk.serialize(value)
@@ -77,7 +77,7 @@ def test_the_short_way_writes_and_reads_what_the_sdk_does(value: Any) -> None:
     "value", [object(), {"a": object()}, {(1, 2): 3}, {1, 2}, b"bytes"], ids=lambda v: type(v).__name__
 )
 def test_what_is_no_data_is_refused_as_by_the_sdk(value: Any) -> None:
-    """SEMANTICS Data: as above."""
+    """S-FAIL-8: as above."""
     for converter in (DEFAULT_DATA_CONVERTER, JsonDataConverter()):
         with pytest.raises(TypeError):
             converter.serialize(value)
@@ -88,13 +88,13 @@ def test_what_is_no_data_is_refused_as_by_the_sdk(value: Any) -> None:
 )
 @pytest.mark.parametrize("target", [None, Point, list[Point], Point | None])
 def test_reading_is_the_sdks(text: str | None, target: Any) -> None:
-    """SEMANTICS Data: None is stored as null; older SDKs' marker; target types."""
+    """S-DATA-4: None is stored as null; older SDKs' marker; target types."""
     expected = JsonDataConverter().deserialize(text, target)
     assert DEFAULT_DATA_CONVERTER.deserialize(text, target) == expected
 
 
 def test_annotations_that_can_be_rebuilt_are_used() -> None:
-    """SEMANTICS Data: inputs are rebuilt to the function's annotation where the converter can."""
+    """S-DATA-3: inputs are rebuilt to the function's annotation where the converter can."""
 
     def point(ctx: Any, value: Point) -> Point:
         return value
@@ -117,7 +117,7 @@ def test_annotations_that_can_be_rebuilt_are_used() -> None:
 
 
 def test_asynchronous_callables_are_known_as_such() -> None:
-    """SEMANTICS Activities, ours: `async def` activities run on the loop; objects with an async call too."""
+    """S-ACT-2: `async def` activities run on the loop; objects with an async call too."""
 
     class Callable_:  # noqa: N801 -- a callable object, for want of a better name
         __name__ = "called"

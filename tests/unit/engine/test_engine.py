@@ -52,7 +52,7 @@ def engine_of(path: Path, *functions: Any, activities: Any = (), **kwargs: Any) 
 
 
 async def test_an_orchestration_from_start_to_end(path: Path) -> None:
-    """SEMANTICS Lifecycle: statuses, times, input, output and custom status of one instance."""
+    """S-LIFE-1: statuses, times, input, output and custom status of one instance."""
 
     def main(ctx: Ctx, value: Any) -> Steps:
         ctx.set_custom_status("working")
@@ -79,7 +79,7 @@ async def test_an_orchestration_from_start_to_end(path: Path) -> None:
 
 
 async def test_ids_are_made_up_or_taken_once(path: Path) -> None:
-    """SEMANTICS Identity: default id uuid4().hex; an existing id is an error, ended or not."""
+    """S-ID-1: default id uuid4().hex; an existing id is an error, ended or not."""
     async with engine_of(path, echo) as engine:
         client = AsyncTaskHubClient(engine)
         made_up = await client.schedule_new_orchestration(echo)
@@ -99,7 +99,7 @@ async def test_ids_are_made_up_or_taken_once(path: Path) -> None:
 
 
 async def test_events_for_the_unknown_and_the_ended(path: Path) -> None:
-    """SEMANTICS Events: raising to an unknown instance is an error; to an ended one it is dropped."""
+    """S-EVT-6: raising to an unknown instance is an error; to an ended one it is dropped."""
     async with engine_of(path, echo) as engine:
         client = AsyncTaskHubClient(engine)
         with pytest.raises(OrchestrationNotFoundError, match="'nobody'"):
@@ -125,7 +125,7 @@ async def test_an_event_whose_raise_returned_survives_a_crash(path: Path) -> Non
 
 
 async def test_waiting_for_an_unknown_instance_waits_for_its_creation(path: Path) -> None:
-    """SEMANTICS Lifecycle: waits until the time-out, which is the builtin TimeoutError."""
+    """S-LIFE-11: waits until the time-out, which is the builtin TimeoutError."""
     async with engine_of(path, echo) as engine:
         client = AsyncTaskHubClient(engine)
         with pytest.raises(TimeoutError):
@@ -144,7 +144,7 @@ async def test_waiting_for_an_unknown_instance_waits_for_its_creation(path: Path
 
 
 async def test_payloads_over_their_limit_are_refused_at_the_edge(path: Path) -> None:
-    """SEMANTICS Data: limits are ours to name."""
+    """S-DATA-6: limits are ours to name."""
     async with engine_of(path, echo, options=EngineOptions(max_payload_bytes=100)) as engine:
         client = AsyncTaskHubClient(engine)
         with pytest.raises(PayloadTooLargeError, match="input"):
@@ -156,7 +156,7 @@ async def test_payloads_over_their_limit_are_refused_at_the_edge(path: Path) -> 
 
 @pytest.mark.parametrize("name", ["instance", "orchestrator", "version", "event", "key", "reason"])
 async def test_text_that_can_not_be_stored_is_refused_at_the_edge(path: Path, name: str) -> None:
-    """SEMANTICS Data: a client's bad text is its own error, not the end of the engine."""
+    """S-ID-10: a client's bad text is its own error, not the end of the engine."""
     bad = "\ud800"
     async with engine_of(path, one_event) as engine:
         client = AsyncTaskHubClient(engine)
@@ -176,7 +176,7 @@ async def test_text_that_can_not_be_stored_is_refused_at_the_edge(path: Path, na
 
 
 async def test_inputs_and_results_are_rebuilt_to_annotations(path: Path) -> None:
-    """SEMANTICS Data: inputs rebuilt to the function's annotation, results where a function is passed."""
+    """S-DATA-3: inputs rebuilt to the function's annotation, results where a function is passed."""
     async with engine_of(path, rebuilt, activities=[grow]) as engine:
         client = AsyncTaskHubClient(engine)
         await client.schedule_new_orchestration(rebuilt, instance_id="i", input=Size(1))
@@ -202,7 +202,7 @@ def rebuilt(ctx: Ctx, size: Size) -> Steps:
 
 
 async def test_both_kinds_of_activities(path: Path) -> None:
-    """SEMANTICS Activities: plain functions in threads, `async def` on the loop; the context has the ids."""
+    """S-ACT-1, S-ACT-2, S-ACT-3: plain functions in threads, `async def` on the loop; their ids."""
     seen: dict[str, Any] = {}
 
     def plain(ctx: task.ActivityContext, value: Any) -> Any:
@@ -229,7 +229,7 @@ async def test_both_kinds_of_activities(path: Path) -> None:
 async def test_what_ends_an_activity_fails_it_alone(
     path: Path, kind: str, error: type[BaseException]
 ) -> None:
-    """SEMANTICS Activities: SystemExit, KeyboardInterrupt, cancellation end the activity as failed."""
+    """S-ACT-4: SystemExit, KeyboardInterrupt, cancellation end the activity as failed."""
 
     def plain(ctx: task.ActivityContext, _: Any) -> None:
         raise error("x")
@@ -252,7 +252,7 @@ async def test_what_ends_an_activity_fails_it_alone(
 
 
 async def test_an_activity_that_is_not_registered_or_returns_no_data_fails(path: Path) -> None:
-    """SEMANTICS Failures: ActivityNotRegisteredError; Retries: like any activity; unserialisable results."""
+    """S-FAIL-7, S-FAIL-8, S-RTY-4: ActivityNotRegisteredError; like any activity; unserialisable results."""
 
     async def odd(ctx: task.ActivityContext, _: Any) -> Any:
         return object()
@@ -274,7 +274,7 @@ async def test_an_activity_that_is_not_registered_or_returns_no_data_fails(path:
 
 
 async def test_a_slow_plain_activity_delays_no_orchestrator_and_threads_are_bounded(path: Path) -> None:
-    """SEMANTICS Activities: a bounded thread pool of their own; a slow one does not delay orchestrators."""
+    """S-ACT-1: a bounded thread pool of their own; a slow one does not delay orchestrators."""
     gate = threading.Event()
     running: list[int] = []
     peak = 0
@@ -341,7 +341,7 @@ async def test_async_activities_are_bounded_and_starts_wait_for_room(path: Path)
 
 
 async def test_a_childs_own_error_reaches_the_parent(path: Path) -> None:
-    """SEMANTICS Failures: a child's real error type reaches the parent."""
+    """S-FAIL-4: a child's real error type reaches the parent."""
 
     def child(ctx: Ctx, _: Any) -> Steps:
         yield ctx.create_timer(timedelta(0))
@@ -364,7 +364,7 @@ async def test_a_childs_own_error_reaches_the_parent(path: Path) -> None:
 
 
 async def test_a_child_id_that_still_runs_fails_that_task_and_an_ended_one_is_replaced(path: Path) -> None:
-    """SEMANTICS Identity: a sub-orchestration may replace an ended instance; if it runs, the task fails."""
+    """S-ID-4: a sub-orchestration may replace an ended instance; if it runs, the task fails."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         first = yield ctx.call_sub_orchestrator(echo, input=1, instance_id="shared")
@@ -405,7 +405,7 @@ async def test_a_wide_fan_out_is_not_quadratic(path: Path) -> None:
 
 
 async def test_timers_fire_in_order_and_no_earlier_than_due(path: Path, clock: ManualClock) -> None:
-    """SEMANTICS Timers: durable; fire no earlier than due, in order."""
+    """S-TMR-1: durable; fire no earlier than due, in order."""
     fired: list[tuple[int, int]] = []
 
     def main(ctx: Ctx, n: int) -> Steps:
@@ -432,7 +432,7 @@ async def test_timers_fire_in_order_and_no_earlier_than_due(path: Path, clock: M
 
 
 async def test_timers_and_delayed_starts_survive_a_crash(path: Path, clock: ManualClock) -> None:
-    """SEMANTICS Lifecycle: `start_at` delays the start durably; Timers: durable, beyond the window too."""
+    """S-LIFE-2, S-TMR-1: `start_at` delays the start durably; durable, beyond the window too."""
 
     def sleeps(ctx: Ctx, days: float) -> Steps:
         yield ctx.create_timer(timedelta(days=days))
@@ -475,7 +475,7 @@ async def test_timers_and_delayed_starts_survive_a_crash(path: Path, clock: Manu
 
 
 async def test_a_cancelled_timer_leaves_nothing_on_disk(path: Path, clock: ManualClock) -> None:
-    """SEMANTICS Events, ours: a timer left behind keeps nothing running; Timers: cancellable."""
+    """S-EVT-5, S-TMR-2: a timer left behind keeps nothing running; cancellable."""
 
     def main(ctx: Ctx, cancel: bool) -> Steps:
         timer = ctx.create_timer(timedelta(minutes=1))
@@ -498,7 +498,7 @@ async def test_a_cancelled_timer_leaves_nothing_on_disk(path: Path, clock: Manua
 
 
 async def test_the_clock_never_goes_back_for_an_orchestration(path: Path, clock: ManualClock) -> None:
-    """SEMANTICS Identity: orchestration time does not follow a clock that is set back."""
+    """S-ID-6: orchestration time does not follow a clock that is set back."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         times = [ctx.current_utc_datetime]
@@ -521,7 +521,7 @@ async def test_the_clock_never_goes_back_for_an_orchestration(path: Path, clock:
 
 
 async def test_a_wall_clock_set_back_makes_no_timer_late(path: Path, clock: ManualClock) -> None:
-    """SEMANTICS Timers: "in 5 s" is 5 s by the monotonic clock, for timers of before the change too."""
+    """S-TMR-6: "in 5 s" is 5 s by the monotonic clock, for timers of before the change too."""
     monotonic = ManualClock()
 
     def sleeps(ctx: Ctx, _: Any) -> Steps:
@@ -562,7 +562,7 @@ def test_a_steady_clock_follows_the_wall_clock_forward_and_never_back() -> None:
 
 
 async def test_suspend_and_resume_survive_a_restart(path: Path) -> None:
-    """SEMANTICS Lifecycle: suspend buffers everything but resume and terminate; in order, durably."""
+    """S-LIFE-3: suspend buffers everything but resume and terminate; in order, durably."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         first = yield ctx.wait_for_external_event("e")
@@ -593,7 +593,7 @@ async def test_suspend_and_resume_survive_a_restart(path: Path) -> None:
 
 @pytest.mark.parametrize("recursive", [True, False])
 async def test_terminate_reaches_children_if_asked(path: Path, recursive: bool) -> None:
-    """SEMANTICS Lifecycle: output is kept as JSON; recursive reaches running children; unknown: no-op."""
+    """S-LIFE-5: output is kept as JSON; recursive reaches running children; unknown: no-op."""
 
     def middle(ctx: Ctx, _: Any) -> Steps:
         return (yield ctx.call_sub_orchestrator(one_event, instance_id="leaf"))
@@ -619,7 +619,7 @@ async def test_terminate_reaches_children_if_asked(path: Path, recursive: bool) 
 
 
 async def test_a_pending_instance_can_be_terminated(path: Path) -> None:
-    """SEMANTICS Lifecycle: terminate before the start: it never begins, its messages and timer are gone."""
+    """S-LIFE-5: terminate before the start: it never begins, its messages and timer are gone."""
     ran = []
 
     def main(ctx: Ctx, _: Any) -> None:
@@ -644,7 +644,7 @@ async def test_a_pending_instance_can_be_terminated(path: Path) -> None:
 
 
 async def test_a_terminated_child_fails_its_parents_task(path: Path) -> None:
-    """SEMANTICS Timers: a child is reported to its parent whenever it ends, terminated too."""
+    """S-FAIL-13, S-TMR-5: a child is reported to its parent whenever it ends, terminated too."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         try:
@@ -661,7 +661,7 @@ async def test_a_terminated_child_fails_its_parents_task(path: Path) -> None:
 
 
 async def test_an_eternal_orchestration_keeps_its_history_short(path: Path) -> None:
-    """SEMANTICS continue_as_new: history and task ids start over; status stays RUNNING to the outside."""
+    """S-CAN-3, S-CAN-7: history and task ids start over; status stays RUNNING to the outside."""
     seen = set()
 
     async def work(ctx: task.ActivityContext, n: int) -> int:
@@ -685,7 +685,7 @@ async def test_an_eternal_orchestration_keeps_its_history_short(path: Path) -> N
 
 
 async def test_an_event_is_sent_between_orchestrations(path: Path) -> None:
-    """SEMANTICS Events: `send_event`: fire and forget; to one that does not exist it is nothing."""
+    """S-EVT-9: `send_event`: fire and forget; to one that does not exist it is nothing."""
 
     def main(ctx: Ctx, _: Any) -> None:
         ctx.send_event("nobody", "e")
@@ -702,7 +702,7 @@ async def test_an_event_is_sent_between_orchestrations(path: Path) -> None:
 
 
 async def test_changed_code_fails_its_instances_and_no_others(path: Path) -> None:
-    """SEMANTICS Failures: NonDeterminismError on replay; the instance's timers are gone with it."""
+    """S-FAIL-10: NonDeterminismError on replay; the instance's timers are gone with it."""
 
     def version_1(ctx: Ctx, _: Any) -> Steps:
         yield task.when_any([ctx.create_timer(timedelta(hours=1)), ctx.wait_for_external_event("e")])
@@ -732,7 +732,7 @@ async def test_changed_code_fails_its_instances_and_no_others(path: Path) -> Non
 
 
 async def test_registering_is_for_before_the_start(path: Path) -> None:
-    """SEMANTICS Worker: registering after start is RuntimeError, a duplicate name ValueError."""
+    """S-HUB-2: registering after start is RuntimeError, a duplicate name ValueError."""
     engine = engine_of(path, echo)
     with pytest.raises(ValueError, match="'echo'"):
         engine.add_orchestrator(echo)
@@ -748,7 +748,7 @@ async def test_registering_is_for_before_the_start(path: Path) -> None:
 
 
 async def test_stop_and_start_again(path: Path) -> None:
-    """SEMANTICS Worker: context manager, second stop, restart work."""
+    """S-HUB-1: context manager, second stop, restart work."""
     engine = engine_of(path, one_event)
     await engine.stop()
     async with engine:
@@ -763,7 +763,7 @@ async def test_stop_and_start_again(path: Path) -> None:
 
 
 async def test_stop_with_calls_in_flight_answers_them_all(path: Path) -> None:
-    """SEMANTICS Worker: stop() while clients wait: each hears that it is on disk, or that it is not."""
+    """S-HUB-1: stop() while clients wait: each hears that it is on disk, or that it is not."""
     engine = engine_of(path, one_event)
     await engine.start()
     client = AsyncTaskHubClient(engine)
@@ -794,7 +794,7 @@ async def test_stop_with_calls_in_flight_answers_them_all(path: Path) -> None:
 
 
 async def test_stop_ends_running_activities_which_run_again_later(path: Path) -> None:
-    """SEMANTICS Worker: stop() returns when no user code runs; Activities: at least once."""
+    """S-HUB-1, S-ACT-5: stop() returns when no user code runs; at least once."""
     ran: list[str] = []
     stopped: list[str] = []
 

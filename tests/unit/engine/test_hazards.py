@@ -42,7 +42,7 @@ def one_event(ctx: Ctx, _: Any) -> Steps:
 
 
 async def test_an_event_taken_in_the_transaction_that_kept_it_is_not_kept(path: Path) -> None:
-    """SEMANTICS Events: an event for a pending instance is kept, and applied once, after a crash too."""
+    """S-EVT-7: an event for a pending instance is kept, and applied once, after a crash too."""
     engine = Engine(path)
     engine.add_orchestrator(two_events)
     await engine.start()
@@ -63,7 +63,7 @@ async def test_an_event_taken_in_the_transaction_that_kept_it_is_not_kept(path: 
 
 
 async def test_a_pending_instance_with_messages_is_not_evicted(path: Path, clock: ManualClock) -> None:
-    """SEMANTICS Events: an event for an instance that is pending is kept. DESIGN 2, Memory."""
+    """S-EVT-7: an event for an instance that is pending is kept, whatever leaves memory."""
     engine = Engine(path, clock=clock, options=EngineOptions(max_live_instances=1))
     engine.add_orchestrator(one_event)
     async with engine:
@@ -81,7 +81,7 @@ async def test_a_pending_instance_with_messages_is_not_evicted(path: Path, clock
 async def test_a_timer_of_the_earlier_execution_does_not_drop_that_of_the_next(
     path: Path, clock: ManualClock
 ) -> None:
-    """SEMANTICS continue_as_new: what belongs to the earlier execution never reaches the new one."""
+    """S-CAN-5: what belongs to the earlier execution never reaches the new one."""
 
     def main(ctx: Ctx, n: int) -> Steps:
         timer = ctx.create_timer(timedelta(seconds=10))
@@ -109,7 +109,7 @@ async def test_a_timer_of_the_earlier_execution_does_not_drop_that_of_the_next(
 async def test_the_next_window_brings_no_timer_that_is_about_to_be_replaced(
     path: Path, clock: ManualClock
 ) -> None:
-    """SEMANTICS Timers: fire no earlier than due; the same id in the next execution is another timer."""
+    """S-TMR-1: fire no earlier than due; the same id in the next execution is another timer."""
 
     def main(ctx: Ctx, n: int) -> Steps:
         timer = ctx.create_timer(timedelta(seconds=1_000 if n else 100))
@@ -152,7 +152,7 @@ async def _reread(path: Path, main: Any, instance_id: str) -> datetime | None:
 
 
 async def test_a_child_created_again_while_its_old_turn_is_queued_starts(path: Path) -> None:
-    """SEMANTICS Identity: a sub-orchestration may replace an ended instance of the same id."""
+    """S-ID-4: a sub-orchestration may replace an ended instance of the same id."""
 
     def child(ctx: Ctx, n: int) -> Steps:
         yield ctx.wait_for_external_event("end")
@@ -182,7 +182,7 @@ async def test_a_child_created_again_while_its_old_turn_is_queued_starts(path: P
 
 
 async def test_waiting_for_the_end_does_not_return_one_that_was_replaced(path: Path) -> None:
-    """SEMANTICS Lifecycle: waiting for completion never returns an instance that has not ended."""
+    """S-LIFE-11: waiting for completion never returns an instance that has not ended."""
 
     def child(ctx: Ctx, n: int) -> Steps:
         if n == 2:
@@ -237,7 +237,7 @@ async def test_results_that_come_with_the_end_do_not_run_again(path: Path) -> No
 
 
 async def test_an_activity_left_behind_runs_after_a_crash_until_it_is_done(path: Path) -> None:
-    """SEMANTICS Tasks: losers go on; at least once, also when their orchestration has ended."""
+    """S-TASK-10: losers go on; at least once, also when their orchestration has ended."""
     ran: list[str] = []
 
     async def quick(ctx: task.ActivityContext, _: Any) -> str:
@@ -420,7 +420,7 @@ async def test_a_timer_that_can_not_be_taken_breaks_the_engine_aloud(path: Path,
 
 
 async def test_windows_shorter_than_the_longest_sleep_bring_their_timers_in_time(path: Path) -> None:
-    """SEMANTICS Timers: durable; the window is where they are kept, not when they fire."""
+    """S-TMR-1: durable; the window is where they are kept, not when they fire."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         yield ctx.create_timer(timedelta(milliseconds=150))
@@ -435,7 +435,7 @@ async def test_windows_shorter_than_the_longest_sleep_bring_their_timers_in_time
 
 
 async def test_a_stop_that_is_cancelled_goes_on_and_a_second_one_waits_for_it(path: Path) -> None:
-    """SEMANTICS Worker: second stop works: when it returns, the file is free."""
+    """S-HUB-1: second stop works: when it returns, the file is free."""
     gate, running = threading.Event(), threading.Event()
 
     def work(ctx: task.ActivityContext, _: Any) -> None:
@@ -547,7 +547,7 @@ async def test_an_activity_submitted_just_as_the_last_worker_ends_runs() -> None
 
 
 async def test_an_activity_that_cancels_itself_hurts_no_other() -> None:
-    """SEMANTICS Activities: cancellation in an activity ends the activity as failed, not the engine."""
+    """S-ACT-4: cancellation in an activity ends the activity as failed, not the engine."""
     done: dict[int, Kind] = {}
 
     async def work(ctx: task.ActivityContext, n: int) -> int:

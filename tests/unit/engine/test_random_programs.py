@@ -151,7 +151,7 @@ class World:
 
 @pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_PER_TEST))
 def test_replay_equals_life(first: int) -> None:
-    """SEMANTICS throughout: history alone decides. Driver compares replay and life after each turn; and a
+    """S-FAIL-11, and all else: history alone decides. Driver compares replay and life after each turn; and a
     world whose orchestration is reloaded before each turn records the very same history."""
     ends: set[Status] = set()
     for seed in range(first, first + SEEDS_PER_TEST):

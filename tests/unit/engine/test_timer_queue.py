@@ -13,7 +13,7 @@ def timer(key: int, task_id: int, due: int) -> StoredTimer:
 
 
 def test_equal_times_fire_in_the_order_of_arming() -> None:
-    """SEMANTICS Timers: in order."""
+    """S-TMR-1: in order."""
     queue = TimerQueue()
     queue.extend(100, [])
     for key in range(5):
@@ -33,7 +33,7 @@ def test_later_ones_wait_for_their_window() -> None:
 
 
 def test_the_same_id_armed_again_is_another_timer() -> None:
-    """SEMANTICS continue_as_new: ids start over: the one armed last counts."""
+    """S-CAN-5: ids start over: the one armed last counts."""
     queue = TimerQueue()
     queue.extend(100, [])
     queue.add(timer(1, 1, 10))

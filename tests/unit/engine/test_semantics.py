@@ -1,0 +1,61 @@
+"""docs/SEMANTICS.md and the tests hold each other: each rule is tested, each number cited exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+NUMBER = re.compile(r"\bS-[A-Z]+-\d+\b")
+
+AWAITED = frozenset(
+    {
+        "S-ID-3",
+        "S-RTY-7",
+        "S-LIFE-7",
+        "S-LIFE-8",
+        "S-LIFE-9",
+        "S-LIFE-10",
+        "S-LIFE-12",
+        "S-VER-1",
+        "S-VER-2",
+        "S-VER-3",
+        "S-VER-4",
+        "S-HUB-3",
+        "S-HUB-4",
+        "S-HUB-5",
+        "S-HUB-6",
+    }
+)
+"""Rules of what is not built yet: their tests come with it."""
+
+
+def rules() -> list[str]:
+    """The numbers of the document's rows, in its order."""
+    document = (ROOT / "docs" / "SEMANTICS.md").read_text("utf-8")
+    return re.findall(r"^\| (S-[A-Z]+-\d+) \|", document, re.MULTILINE)
+
+
+def cited() -> set[str]:
+    """All numbers that tests cite."""
+    found: set[str] = set()
+    for path in (ROOT / "tests").rglob("*.py"):
+        if path != Path(__file__):
+            found.update(NUMBER.findall(path.read_text("utf-8")))
+    return found
+
+
+def test_every_rule_has_a_number_of_its_own_in_order() -> None:
+    numbers = rules()
+    assert len(numbers) == len(set(numbers))
+    for area in {number.rsplit("-", 1)[0] for number in numbers}:
+        of_area = [n for n in numbers if n.rsplit("-", 1)[0] == area]
+        assert of_area == [f"{area}-{n}" for n in range(1, len(of_area) + 1)]
+
+
+def test_every_rule_is_cited_by_a_test() -> None:
+    assert set(rules()) - cited() == AWAITED
+
+
+def test_every_number_that_is_cited_exists() -> None:
+    assert cited() - set(rules()) == set()
