@@ -133,7 +133,7 @@ class Context(task.OrchestrationContext):
         if return_type is None and callable(activity):
             return_type = return_type_of(activity, x.converter)
         check_text("the activity's name", name)
-        data = x.encode(f"the input of activity {name!r}", input)
+        data = x.encode("the input of activity", name, input)
         ref = json.dumps(tags) if tags else None
         action = Action(Kind.TASK_SCHEDULED, x.next_id(), name=name, ref=ref, data=data)
         return self._ask(action, return_type, retry_policy)
@@ -150,9 +150,10 @@ class Context(task.OrchestrationContext):
     ) -> task.CompletableTask[Any]:
         x = self._execution
         name = function_name(orchestrator)
-        for what, text in (("name", name), ("instance id", instance_id), ("version", version)):
-            check_text(f"the sub-orchestration's {what}", text)
-        data = x.encode(f"the input of sub-orchestration {name!r}", input)
+        check_text("the sub-orchestration's name", name)
+        check_text("the sub-orchestration's instance id", instance_id)
+        check_text("the sub-orchestration's version", version)
+        data = x.encode("the input of sub-orchestration", name, input)
         task_id = x.next_id()
         child_id = instance_id or f"{x.instance_id}:{task_id:04x}"
         action = Action(
@@ -200,7 +201,7 @@ class Context(task.OrchestrationContext):
         check_text("the target's instance id", instance_id)
         check_text("the event's name", event_name)
         x = self._execution
-        payload = x.encode(f"the data of event {event_name!r}", data)
+        payload = x.encode("the data of event", event_name, data)
         task_id = x.next_id()
         x.actions[task_id] = Action(Kind.EVENT_SENT, task_id, name=event_name, ref=instance_id, data=payload)
 
@@ -209,7 +210,8 @@ class Context(task.OrchestrationContext):
     ) -> None:
         check_text("the new version", new_version)
         x = self._execution
-        x.continue_as_new(x.encode("the input of continue_as_new", new_input), save_events, new_version)
+        text = x.encode("the input of continue_as_new in", x.instance_id, new_input)
+        x.continue_as_new(text, save_events, new_version)
 
     def new_uuid(self) -> str:
         x = self._execution

@@ -28,8 +28,9 @@ from provisioning.engine.records import HistoryEvent, Kind, Message, Status
 
 _CONFIRMS = frozenset({Kind.TASK_SCHEDULED, Kind.CHILD_CREATED, Kind.TIMER_CREATED, Kind.EVENT_SENT})
 _CONTROL = frozenset({Kind.SUSPENDED, Kind.RESUMED, Kind.TERMINATED})
-_NEVER_HELD = _CONFIRMS | {Kind.RESUMED, Kind.TERMINATED, Kind.EVENT_KEYS}
+_NEVER_HELD = _CONFIRMS | {Kind.RESUMED, Kind.TERMINATED}
 _EVENT_RAISED = Kind.EVENT_RAISED  # a name of the module costs a fifth of an enumeration's attribute
+_new = tuple.__new__  # half the price of a named tuple's own constructor
 _ANSWERS: dict[int, Kind] = {
     Kind.TASK_COMPLETED: Kind.TASK_SCHEDULED,
     Kind.TASK_FAILED: Kind.TASK_SCHEDULED,
@@ -52,6 +53,7 @@ class Execution:
         "_held",
         "_last_id",
         "_length",
+        "_max_payload",
         "_started",
         "_waiting",
         "actions",
@@ -104,6 +106,7 @@ class Execution:
         self.pending: dict[int, Pending] = {}
         self.events = ExternalEvents(options.max_buffered_events)
         self._length = 0
+        self._max_payload = options.max_payload_bytes
         self._held: list[HistoryEvent] = []
         self._cancelled_timers: list[int] = []
         self._last_id = 0
@@ -123,9 +126,12 @@ class Execution:
         self._last_id += 1
         return self._last_id
 
-    def encode(self, what: str, value: Any) -> str | None:
+    def encode(self, what: str, name: str, value: Any) -> str | None:
         """``value`` as text; raises PayloadTooLargeError, or what the converter raises."""
-        return check_size(what, self.converter.serialize(value), self.options.max_payload_bytes)
+        text = self.converter.serialize(value)
+        if text is None or (type(text) is str and text.isascii() and len(text) <= self._max_payload):
+            return text  # most payloads: what they are called is never said
+        return check_size(f"{what} {name!r}", text, self._max_payload)
 
     def start_timer(self, timer: task.TimerTask | None, due: int, resumes: Pending | None = None) -> Pending:
         """Ask for a timer that is due at ``due``, in pieces where that is far off."""
@@ -197,16 +203,19 @@ class Execution:
             if self.completion is not None:
                 self._take_late(self.completion, message)
             elif self._wants(message):
-                event = HistoryEvent(
-                    message.kind, at, message.task_id, message.name, message.ref, message.data
+                event = _new(
+                    HistoryEvent, (message.kind, at, message.task_id, message.name, message.ref, message.data)
                 )
                 events.append(event)
                 self._apply(event)
         if self._length + len(events) + len(self.actions) > self.options.max_history_events:
             self._end_as_too_long(len(events))
-        actions = list(self.actions.values())
-        self.actions.clear()
-        events += [HistoryEvent(a.kind, at, a.task_id, a.name, a.ref, a.data) for a in actions]
+        actions: list[Action] = []
+        if self.actions:
+            actions += self.actions.values()
+            self.actions.clear()
+            for a in actions:
+                events.append(_new(HistoryEvent, (a.kind, at, a.task_id, a.name, a.ref, a.data)))  # noqa: PERF401
         completion = self.completion
         if completion is not None:
             self._carry(completion)
@@ -504,7 +513,7 @@ class Execution:
         if self.completion is not None:
             return
         try:
-            output = self.encode("the output", result)
+            output = self.encode("the output of", self.instance_id, result)
         except Exception as error:
             failure = TypeError(f"the output of the orchestration can't be kept: {error}")
             failure.__cause__ = error

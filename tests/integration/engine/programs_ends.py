@@ -138,7 +138,7 @@ async def terminate_parent(client: Client, instance_id: str) -> Any:
 
 @program(
     drive=terminate_parent,
-    differs="the SDK's in-memory backend can't terminate children, which then wait for ever",
+    differs="S-LIFE-5: the SDK's in-memory backend can't terminate children, which then wait for ever",
     ours={"status": "TERMINATED", "output": '"all"', "notes": ["TERMINATED", '"all"']},
 )
 def terminated_with_its_child(ctx: Ctx, _: Any) -> Steps:
@@ -193,7 +193,7 @@ async def resume_twice(client: Client, instance_id: str) -> Any:
 
 @program(
     drive=resume_twice,
-    differs="to resume what is not suspended does nothing",
+    differs="S-LIFE-4: to resume what is not suspended does nothing",
     sdk={
         "status": "FAILED",
         "output": None,
@@ -220,7 +220,7 @@ async def terminate_child(client: Client, instance_id: str) -> None:
 
 @program(
     drive=terminate_child,
-    differs="the parent hears that its child was terminated",
+    differs="S-FAIL-13: the parent hears that its child was terminated",
     sdk={
         "failure": (
             (FAILED, "Sub-orchestration task #1 failed: Sub-orchestration failed"),

@@ -20,7 +20,9 @@ from tests.integration.engine.catalogue import (
 )
 from tests.integration.engine.programs_tasks import SOON
 
-FLATTENED = "a child's own error reaches the parent; the SDK's in-memory backend makes another of it"
+FLATTENED = (
+    "S-FAIL-4: a child's own error reaches the parent; the SDK's in-memory backend makes another of it"
+)
 
 # Failures
 
@@ -72,7 +74,7 @@ def properties_of_an_error(ctx: Ctx, _: Any) -> Steps:
 
 
 @program(
-    differs="an error without a message is one; the SDK's in-memory backend takes it for success",
+    differs="S-FAIL-9: an error without a message is one; the SDK's in-memory backend takes it for success",
     sdk={"custom_status": None},
     ours={
         "custom_status": '["p-an_error_without_a_message: Activity task #1 failed: ", '
@@ -100,7 +102,7 @@ def an_unhandled_failure_wrapped(ctx: Ctx, _: Any) -> Steps:
 
 
 @program(
-    differs="what a TaskFailedError stands for is kept, within another error too",
+    differs="S-FAIL-5: what a TaskFailedError stands for is kept, within another error too",
     sdk={
         "failure": (
             ("builtins.RuntimeError", "gave up"),
@@ -211,7 +213,7 @@ NO_DATA = f"Failed to serialize object of type 'set' to JSON: {NO_JSON}"
 
 
 @program(
-    differs="the failure says why the output can't be kept, and has a type that is public",
+    differs="S-FAIL-8: the failure says why the output can't be kept, and has a type that is public",
     sdk={
         "failure": (
             (
@@ -269,7 +271,7 @@ def retries_used_up(ctx: Ctx, _: Any) -> Steps:
 
 
 @program(
-    differs="orchestration time decides; by the wall clock, a replay of the SDK loses its way and never ends",
+    differs="S-RTY-3: orchestration time decides; by the wall clock a replay loses its way, and never ends",
     ours={"output": '"builtins.ConnectionError"'},
 )
 def retries_until_their_time_is_up(ctx: Ctx, _: Any) -> Steps:

@@ -132,13 +132,13 @@ def a_failed_task_fails_each_time(ctx: Ctx, _: Any) -> Steps:
     return seen
 
 
-@program(differs="nothing to wait for is done", ours={"status": "COMPLETED", "output": "[]"})
+@program(differs="S-TASK-5: nothing to wait for is done", ours={"status": "COMPLETED", "output": "[]"})
 def all_of_nothing(ctx: Ctx, _: Any) -> Steps:
     return (yield task.when_all([]))
 
 
 @program(
-    differs="what can never complete is an error",
+    differs="S-TASK-6: what can never complete is an error",
     ours={
         "status": "FAILED",
         "failure": (("builtins.ValueError", "when_any([]) never completes: give it at least one task"),),
@@ -148,7 +148,9 @@ def any_of_nothing(ctx: Ctx, _: Any) -> Steps:
     yield task.when_any([])
 
 
-@program(differs="a complete task resumes at once, as the first yield too", ours={"output": '"at once"'})
+@program(
+    differs="S-TASK-7: a complete task resumes at once, as the first yield too", ours={"output": '"at once"'}
+)
 def complete_at_the_first_yield(ctx: Ctx, _: Any) -> Steps:
     yield task.when_all([])
     timer = ctx.create_timer(NEVER)
@@ -160,7 +162,7 @@ def complete_at_the_first_yield(ctx: Ctx, _: Any) -> Steps:
 
 
 @program(
-    differs="the first yield is checked like any other",
+    differs="S-TASK-8: the first yield is checked like any other",
     ours={
         "output": "\"an orchestrator yields tasks, not 'int': yield what call_activity, create_timer, "
         'when_all, \\u2026 return"'
@@ -174,7 +176,7 @@ def no_task_at_the_first_yield(ctx: Ctx, _: Any) -> Any:
 
 
 @program(
-    differs="the error is raised in the code that made it, which may handle it",
+    differs="S-TASK-8: the error is raised in the code that made it, which may handle it",
     sdk={
         "status": "FAILED",
         "output": None,
@@ -199,7 +201,7 @@ def a_cancelled_task_unhandled(ctx: Ctx, _: Any) -> Steps:
 
 
 @program(
-    differs="TaskCancelledError is raised in the code that yields, which may handle it",
+    differs="S-TASK-9: TaskCancelledError is raised in the code that yields, which may handle it",
     sdk={
         "status": "FAILED",
         "output": None,
@@ -368,7 +370,7 @@ def child_who(ctx: Ctx, _: Any) -> Steps:
 
 
 @program(
-    differs="a child knows its parent; the SDK's in-memory backend does not say it",
+    differs="S-ID-9: a child knows its parent; the SDK's in-memory backend does not say it",
     sdk={"output": "[null]"},
     ours={"output": '["p-whose_child"]'},
 )
@@ -400,7 +402,7 @@ def a_child_id_used_again_after_its_end(ctx: Ctx, _: Any) -> Steps:
 
 
 @program(
-    differs="the error has a type of its own",
+    differs="S-ID-4: the error has a type of its own",
     sdk={"output": '["an id that is taken", "builtins.ValueError"]'},
     ours={"output": '["an id that is taken", "provisioning.engine.errors.OrchestrationAlreadyExistsError"]'},
 )
@@ -416,7 +418,7 @@ def a_child_id_that_still_runs(ctx: Ctx, _: Any) -> Steps:
 
 
 @program(
-    differs="replay is for restarts: code that changes its mind is found out there, not at each turn",
+    differs="S-FAIL-11: replay is for restarts: changed code is found out there, not at each turn",
     sdk={"status": "FAILED", "output": None},
     ours={"status": "COMPLETED", "output": '"made up its mind"', "failure": ()},
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import timedelta
@@ -27,6 +28,7 @@ from tests.integration.engine.catalogue import (
     run,
 )
 
+ROOT = Path(__file__).parents[3]
 TIMER_INTERVAL = timedelta(milliseconds=200)
 """Short, so that some timers are made of several pieces."""
 
@@ -124,3 +126,13 @@ def test_where_they_differ_it_is_on_purpose(one: Program, ours: Outcomes, sdks: 
         assert difference.sdk != difference.ours
         same = mine.keys() - difference.sdk.keys() - difference.ours.keys()
         assert {name: mine[name] for name in same} == {name: theirs[name] for name in same}
+
+
+@pytest.mark.parametrize("one", [p for p in PROGRAMS if p.difference is not None], ids=lambda one: one.name)
+def test_each_difference_is_a_rule_of_ours(one: Program) -> None:
+    """The reason begins with the number of the rule, whose last column in the document says how we differ."""
+    assert one.difference is not None
+    number = one.difference.reason.split(":")[0]
+    document = (ROOT / "docs" / "SEMANTICS.md").read_text("utf-8")
+    row = re.search(rf"^\| {number} \|.*\| (.+) \|$", document, re.MULTILINE)
+    assert row is not None, f"{number} says nothing of ours"
