@@ -30,7 +30,9 @@ APPLICATION_ID = 0x4D535452
 _CHUNKS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 """Rows per statement, largest first: a batch of any size is few statements, of forms that stay prepared."""
 _WAL_PAGES = 16_000
-_CACHE_KIB = 65_536
+_WRITER_CACHE_KIB = 32_768
+_READER_CACHE_KIB = 8_192
+"""Small: what the loop reads is what has left memory, each once; the system's own cache is behind it."""
 
 _RETRYABLE = frozenset(
     {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -67,9 +69,9 @@ class SqliteStore:
             # Histories hold SAS URLs: the file is its owner's alone from its first moment; SQLite
             # gives the WAL the same mode.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-            self._writer = self._connect()
+            self._writer = self._connect(_WRITER_CACHE_KIB)
             self._prepare(self._writer)
-            self._reader = self._connect()
+            self._reader = self._connect(_READER_CACHE_KIB)
             self._reader.execute("PRAGMA query_only=ON")
         except (OSError, sqlite3.OperationalError) as error:  # full, read-only, locked: the file may be sound
             self.close()
@@ -107,11 +109,11 @@ class SqliteStore:
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._lock_fd = fd
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, cache_kib: int) -> sqlite3.Connection:
         connection = sqlite3.connect(
             self.path, isolation_level=None, check_same_thread=False, cached_statements=256
         )
-        connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+        connection.execute(f"PRAGMA cache_size=-{cache_kib}")
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
