@@ -16,7 +16,7 @@ class EngineOptions:
     """Plain-function activities running at once, each in a thread of the engine's own pool."""
     max_activity_backlog: int = 10_000
     """New instances are not begun while more activities than this wait for a place."""
-    max_live_instances: int = 50_000
+    max_live_instances: int = 30_000
     """Idle instances kept in memory; beyond it the longest idle are dropped and come back by replay."""
     max_commit_rows: int = 20_000
     """Rows gathered for one transaction before turns wait for the disk."""
