@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from durabletask import task
-from durabletask.task import OrchestrationContext, RetryPolicy, TaskFailedError
+from durabletask.task import OrchestrationContext, TaskFailedError
 
 from .settings import RunOptions
 from .states import DeviceState
@@ -48,29 +48,28 @@ Json = dict[str, Any]
 
 _FIRST_RETRY = timedelta(seconds=0.5)
 _LONGEST_RETRY = timedelta(seconds=5)
-_MAX_RETRIES = 1_000
+_MAX_RETRIES = 900
 
 
-@lru_cache(maxsize=256)
-def retry_policy(tolerance_s: float) -> RetryPolicy:
-    """Retries that go on for `tolerance_s` seconds, however fast each try fails: 0.5, 1, 2, 4, 5, 5 … s.
+def call_patiently(ctx: OrchestrationContext, activity: str, request: Json, *, tolerance_s: float) -> Flow:
+    """The result of an activity, tried again for `tolerance_s` seconds: after 0.5, 1, 2, 4, 5, 5 … s.
 
-    The number of attempts is derived from the time, so that neither bound ends the retries before the other.
-    Where that would be very many, the delays grow instead: the SDK computes 2 ** attempts as a float.
+    Raises TaskFailedError, of the last try. Where it would be very many tries they are further apart, for
+    the history's sake. By orchestration time, which the SDK's RetryPolicy is not: its worker compares
+    `retry_timeout` with the wall clock, in replay too, so that on a remote engine a try that succeeded is
+    taken back as soon as the time has run out.
     """
-    longest_s = max(_LONGEST_RETRY.total_seconds(), tolerance_s / (_MAX_RETRIES - 100))
-    attempts, waited_s, delay_s = 1, 0.0, _FIRST_RETRY.total_seconds()
-    while waited_s < tolerance_s:
-        waited_s += delay_s
-        delay_s = min(delay_s * 2, longest_s)
-        attempts += 1
-    return RetryPolicy(
-        first_retry_interval=_FIRST_RETRY,
-        max_number_of_attempts=attempts,
-        backoff_coefficient=2.0,
-        max_retry_interval=timedelta(seconds=longest_s),
-        retry_timeout=timedelta(seconds=max(tolerance_s, 0.001)),
-    )
+    began = ctx.current_utc_datetime
+    delay = _FIRST_RETRY
+    longest = max(_LONGEST_RETRY, timedelta(seconds=tolerance_s / _MAX_RETRIES))
+    while True:
+        try:
+            return (yield ctx.call_activity(activity, input=request))
+        except TaskFailedError:
+            if ctx.current_utc_datetime - began >= timedelta(seconds=tolerance_s):
+                raise
+        yield ctx.create_timer(delay)
+        delay = min(delay * 2, longest)
 
 
 @lru_cache(maxsize=64)
@@ -87,14 +86,15 @@ def ProvisionNewDevices(ctx: OrchestrationContext, request: Json) -> Flow:  # no
     """
     options = RunOptions.from_json(request.get("options"))
     options_json = options.to_json()
-    device_ids: list[str] = yield ctx.call_activity(
+    device_ids: list[str] = yield from call_patiently(
+        ctx,
         GET_NEW_DEVICE_IDS,
-        input={
+        {
             "run_id": ctx.instance_id,
             "device_ids": request.get("device_ids"),
             "options": options_json,
         },
-        retry_policy=retry_policy(options.outage_tolerance_s),
+        tolerance_s=options.outage_tolerance_s,
     )
     counts: dict[str, int] = {}
     failures: list[Json] = []
@@ -139,11 +139,12 @@ def DeviceProvisioningOrchestration(ctx: OrchestrationContext, request: Json) ->
         device.end(DeviceState.FAILED, _brief(error.details.message))
     device.stop_waiting()
     outcome = device.outcome()
-    yield ctx.call_activity(
+    yield from call_patiently(
+        ctx,
         RECORD_OUTCOME,
-        input=device.record(outcome),
+        device.record(outcome),
         # Not bounded by the outage that is tolerated: the registry is the service's own disk.
-        retry_policy=retry_policy(max(options.outage_tolerance_s, 3_600.0)),
+        tolerance_s=max(options.outage_tolerance_s, 3_600.0),
     )
     return outcome
 
@@ -156,13 +157,13 @@ class _Device:
         self._run_id = run_id
         self._device_id = device_id
         self._options = options
-        self._retries = retry_policy(options.outage_tolerance_s)
         self._began = self._step_began = ctx.current_utc_datetime
         self._steps: list[Json] = []
         self._steps_s: dict[str, float] = {}
         self._state = DeviceState.QUEUED
         self._attempt = 0
         self._activations = 0
+        self._lost_attempts = 0
         self._error: str | None = None
         self._firmware_version: str | None = None
         self._package: Json | None = None
@@ -182,14 +183,16 @@ class _Device:
                 has_package = yield from self._activate(package)
                 if has_package:
                     return
-                # A device that was switched off has lost its download: it needs another one.
+                # A device that was switched off has lost its download: it needs another one, and what it
+                # said of this one (twice, on an engine without idempotency keys) counts no more.
+                self._lost_attempts = attempt
                 continue
             if self._state == DeviceState.REJECTED:
                 return
 
     def _create_package(self) -> Flow:
         self._begin("packaging", DeviceState.PACKAGING)
-        package: Json = yield self._call(
+        package: Json = yield from self._call(
             CREATE_INSTALLATION_PACKAGE, sas_lifetime_s=self._options.sas_lifetime_s
         )
         # The URL stays out of status and output: they are shown, and it is a secret.
@@ -198,7 +201,7 @@ class _Device:
 
     def _notify(self, package: Json) -> Flow:
         self._begin("notifying", DeviceState.PACKAGING)
-        yield self._call(SEND_PACKAGE_URL_TO_DEVICE, package=package)
+        yield from self._call(SEND_PACKAGE_URL_TO_DEVICE, package=package)
 
     def _wait_for_download(self, package: Json) -> Flow:
         """True when the right package was acknowledged; else the state says how the attempt ended."""
@@ -210,7 +213,7 @@ class _Device:
             )
             if name == DEVICE_RETURNED:
                 # The same attempt: a device that has heard of it all the same answers once more.
-                yield self._call(SEND_PACKAGE_URL_TO_DEVICE, package=package)
+                yield from self._call(SEND_PACKAGE_URL_TO_DEVICE, package=package)
                 continue
             if name is None:
                 self.end(
@@ -220,6 +223,9 @@ class _Device:
                 return False
             if event.get("package_id") != package["package_id"]:
                 self._remark(f"{name} for another package, {event.get('package_id')}")
+                continue
+            if name == DOWNLOAD_COMPLETED_ACK and event.get("attempt", 1) <= self._lost_attempts:
+                self._remark(f"late from attempt {event.get('attempt')}: {name} of a download that was lost")
                 continue
             if name == DOWNLOAD_COMPLETED_ACK:
                 # Of an earlier attempt too: it is the same package, and the device has it.
@@ -249,14 +255,14 @@ class _Device:
             self._activations += 1
             attempt = self._activations
             self._begin("activating", DeviceState.ACTIVATING, attempt=attempt)
-            yield self._command_activation(package, attempt)
+            yield from self._command_activation(package, attempt)
             timer = self._ctx.create_timer(timedelta(seconds=self._options.activation_timeout_s))
             answer = yield from self._wait_for_activation(timer, package, attempt)
             if answer is not None:
                 return answer == ACTIVATION_COMPLETED
         return True
 
-    def _command_activation(self, package: Json, attempt: int) -> task.CompletableTask[Any]:
+    def _command_activation(self, package: Json, attempt: int) -> Flow:
         return self._call(
             ACTIVATE_DEVICE,
             package_id=package["package_id"],
@@ -274,7 +280,7 @@ class _Device:
                 timer, ACTIVATION_COMPLETED, ACTIVATION_FAILED, DEVICE_RETURNED
             )
             if name == DEVICE_RETURNED:
-                yield self._command_activation(package, attempt)
+                yield from self._command_activation(package, attempt)
                 continue
             if name is None:
                 self.end(
@@ -322,17 +328,18 @@ class _Device:
             wait.cancel()
         self._waits.clear()
 
-    def _call(self, activity: str, **more: Any) -> task.CompletableTask[Any]:
-        return self._ctx.call_activity(
+    def _call(self, activity: str, **more: Any) -> Flow:
+        return call_patiently(
+            self._ctx,
             activity,
-            input={
+            {
                 "run_id": self._run_id,
                 "device_id": self._device_id,
                 "instance_id": self._ctx.instance_id,
                 "attempt": self._attempt,
                 **more,
             },
-            retry_policy=self._retries,
+            tolerance_s=self._options.outage_tolerance_s,
         )
 
     # -- status --------------------------------------------------------------------------------------

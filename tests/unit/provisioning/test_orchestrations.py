@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from durabletask.client import AsyncTaskHubGrpcClient, OrchestrationState
+from durabletask.task import TaskFailedError
 from durabletask.testing import create_test_backend
 from durabletask.worker import TaskHubGrpcWorker
 
 from provisioning import orchestrations
 from provisioning.engine import AsyncTaskHubClient, Engine
-from provisioning.orchestrations import DeviceProvisioningOrchestration, ProvisionNewDevices, retry_policy
+from provisioning.orchestrations import DeviceProvisioningOrchestration, ProvisionNewDevices, call_patiently
 from tests.conftest import free_port
 
 Json = dict[str, Any]
@@ -330,18 +333,59 @@ async def test_a_run_without_devices_ends_at_once(hub: Hub) -> None:
     assert json.loads(state.serialized_output)["devices"] == 0
 
 
+class Clock:
+    """As much of an orchestration's context as retries need: a clock that runs where one waits."""
+
+    def __init__(self) -> None:
+        self.current_utc_datetime = datetime(2026, 1, 1)  # noqa: DTZ001 (as in the SDK)
+        self.delays_s: list[float] = []
+        self.tries = 0
+
+    def call_activity(self, activity: str, *, input: Any) -> str:
+        self.tries += 1
+        return "try"
+
+    def create_timer(self, delay: timedelta) -> str:
+        self.current_utc_datetime += delay
+        self.delays_s.append(delay.total_seconds())
+        return "wait"
+
+
 @pytest.mark.parametrize("tolerance_s", [0.0, 0.4, 10.0, 300.0, 7 * 86_400.0])
 def test_retries_last_as_long_as_the_run_tolerates_an_outage(tolerance_s: float) -> None:
-    policy = retry_policy(tolerance_s)
-    assert policy.max_retry_interval is not None
-    assert policy.backoff_coefficient is not None
-    delays = [
-        min(
-            policy.first_retry_interval.total_seconds() * policy.backoff_coefficient**n,
-            policy.max_retry_interval.total_seconds(),
-        )
-        for n in range(policy.max_number_of_attempts - 1)
-    ]
-    assert sum(delays) >= tolerance_s
-    assert policy.retry_timeout is not None
-    assert policy.retry_timeout.total_seconds() >= tolerance_s
+    clock = Clock()
+    flow = call_patiently(cast(Any, clock), "Activity", {}, tolerance_s=tolerance_s)
+    failure = TaskFailedError("the wire is cut", OSError("the wire is cut"))
+    yielded: Any = next(flow)
+    with contextlib.suppress(TaskFailedError):
+        while True:
+            yielded = flow.throw(failure) if yielded == "try" else flow.send(None)
+    assert tolerance_s <= sum(clock.delays_s) <= tolerance_s * 1.01 + 5
+    assert clock.delays_s == sorted(clock.delays_s)
+    assert clock.tries == len(clock.delays_s) + 1 < 1_000
+
+
+async def test_a_try_that_succeeded_is_not_taken_back_when_the_time_has_run_out(hub: Hub) -> None:
+    hub.world.failing.add(orchestrations.CREATE_INSTALLATION_PACKAGE)
+    # Each time-out is a turn, on the SDK's engine a replay, later than the tolerance of the first failure.
+    await hub.start({**FAST, "outage_tolerance_s": 1.0})
+    await hub.world.wait_called(orchestrations.CREATE_INSTALLATION_PACKAGE)
+    hub.world.failing.clear()
+    outcome = await hub.outcome()
+    assert (outcome["state"], outcome["attempts"]) == ("timed_out", 2)
+
+
+async def test_a_second_ack_of_a_lost_download_does_not_count_for_the_next(hub: Hub) -> None:
+    await hub.start(PATIENT)
+    await hub.world.wait_called(orchestrations.SEND_PACKAGE_URL_TO_DEVICE)
+    await hub.ack()
+    await hub.ack()  # as it comes on an engine without idempotency keys
+    await hub.world.wait_called(orchestrations.ACTIVATE_DEVICE)
+    await hub.event("ActivationFailed", reason="package-not-present", attempt=1)
+    await hub.world.wait_called(orchestrations.SEND_PACKAGE_URL_TO_DEVICE, 2)
+    await hub.ack(attempt=2)
+    await hub.world.wait_called(orchestrations.ACTIVATE_DEVICE, 2)
+    await hub.event("ActivationCompleted", attempt=2, firmware_version="1.0.0")
+    outcome = await hub.outcome()
+    assert (outcome["state"], outcome["attempts"]) == ("provisioned", 2)
+    assert "of a download that was lost" in outcome["steps"][-2]["error"]
