@@ -1,7 +1,9 @@
 """The bridge: what devices say over MQTT becomes registry entries and external events.
 
-A message is acknowledged only when its effect is on disk, so a crash at any moment makes the broker deliver
-it again; and since an event carries a key made of its topic and bytes, delivered again is as delivered once.
+A message is acknowledged only when its effect is on disk, or the engine's backend has it, so a crash at any
+moment makes the broker deliver it again; and since an event carries a key made of its topic and bytes,
+delivered again is as delivered once. (An engine that knows no keys takes it twice, and the orchestrations
+allow for that.)
 Telemetry (how far a download is) is acknowledged at once: it may be lost, and the next one says more.
 
 A device that has come back and remembers nothing, or all of them where the broker has lost our session, may
@@ -19,13 +21,14 @@ import logging
 import uuid
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from broker import messages, topics
 from broker.connection import Delivery
 from broker.errors import ContractError
 
-from .engine.errors import EngineStoppedError, OrchestrationNotFoundError, PayloadTooLargeError
+from .engines import EngineStoppedError, EventSink, OrchestrationNotFoundError, PayloadTooLargeError
+from .errors import EngineAwayError
 from .orchestrations import DEVICE_RETURNED
 from .registry import DeviceRecord, Registry
 from .states import DeviceState
@@ -42,21 +45,6 @@ _FIRST_RETRY_S = 0.2
 _LONGEST_RETRY_S = 5.0
 # Broken devices repeat themselves: after so many lines the rest is only counted.
 _MAX_COMPLAINTS = 20
-
-
-class EventSink(Protocol):
-    """Where external events go: the client of either engine, or nearly."""
-
-    async def raise_orchestration_event(
-        self,
-        instance_id: str,
-        event_name: str,
-        *,
-        data: Any | None = None,
-        idempotency_key: str | None = None,
-    ) -> None:
-        """Return when the event is on disk."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +256,9 @@ class Bridge:
                 return False
             except Exception as error:
                 self._counts["retries"] += 1
-                _LOG.warning("%s for %s could not be raised (%s); trying on", name, instance_id, error)
+                # An engine that is away has said so itself, once and not for each message.
+                level = logging.DEBUG if isinstance(error, EngineAwayError) else logging.WARNING
+                _LOG.log(level, "%s for %s could not be raised (%s); trying on", name, instance_id, error)
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, _LONGEST_RETRY_S)
                 continue

@@ -15,6 +15,7 @@ ProvisioningError
     ├── NothingToDoError       409: no new device
     ├── DeviceBusyError        409: in flight already
     └── UnavailableError       503: this service can't do that (now)
+        └── EngineAwayError    the engine's backend does not answer; the same may do later
 """
 
 from __future__ import annotations
@@ -147,3 +148,16 @@ class UnavailableError(RequestError):
 
     status = 503
     title = "Unavailable"
+
+
+class EngineAwayError(UnavailableError):
+    """The backend of the orchestrations does not answer, or not as it should. Trying again may help."""
+
+    title = "Engine away"
+
+    def __init__(self, backend: str, reason: str) -> None:
+        super().__init__(
+            f"{backend[:1].upper()}{backend[1:]} does not answer ({reason}). The service goes on trying; see "
+            f"that it runs, and that MUSTER_ENGINE_ENDPOINT and the variables beside it are right."
+        )
+        self.reason = reason

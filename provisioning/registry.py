@@ -533,6 +533,14 @@ class Registry:
 
         return await self._write_now(lambda: self._transact(work))
 
+    async def replace_identity(self, key: str, value: str) -> None:
+        """Give such a value anew."""
+
+        def work(database: sqlite3.Connection) -> None:
+            database.execute(self._sql["replace_identity"], (key, value))
+
+        await self._write_now(lambda: self._transact(work))
+
     async def _write_now(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._writer, work)
 

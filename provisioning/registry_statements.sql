@@ -19,6 +19,9 @@ SELECT value FROM identity WHERE key = ?;
 -- name: write_identity
 INSERT INTO identity (key, value) VALUES (?, ?) ON CONFLICT (key) DO NOTHING;
 
+-- name: replace_identity
+INSERT INTO identity (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value;
+
 -- name: register
 -- [device_id, model, firmware_version, tags, at]. A device that is known keeps its state.
 INSERT INTO devices (

@@ -11,14 +11,21 @@ import logging
 import secrets
 import time
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from durabletask.client import OrchestrationState, OrchestrationStatus
 
 from broker.topics import check_device_id
 
-from .engine import EngineStoppedError
-from .errors import DeviceBusyError, NothingToDoError, UnavailableError, UnknownDeviceError, UnknownRunError
+from .engines import EngineClient, EngineStoppedError
+from .errors import (
+    DeviceBusyError,
+    EngineAwayError,
+    NothingToDoError,
+    UnavailableError,
+    UnknownDeviceError,
+    UnknownRunError,
+)
 from .orchestrations import ProvisionNewDevices
 from .registry import STEPS, Registry, RunRecord
 from .settings import RunOptions
@@ -29,7 +36,9 @@ _LOG = logging.getLogger(__name__)
 
 MAX_RUNS_LISTED = 100
 _CLAIM_TIMEOUT_S = 60.0
-_WATCH_INTERVAL_S = 3_600.0
+# An answer may be lost on its way from an engine elsewhere: after this time it is asked again.
+_WATCH_INTERVAL_S = 60.0
+_AWAY_INTERVAL_S = 1.0
 
 Json = dict[str, Any]
 
@@ -40,24 +49,10 @@ _STATUS = {
 }
 
 
-class OrchestrationClient(Protocol):
-    """What is asked of an engine's client; either engine's has it."""
-
-    async def schedule_new_orchestration(
-        self, orchestrator: Any, *, input: Any | None = None, instance_id: str | None = None
-    ) -> str: ...
-    async def get_orchestration_state(
-        self, instance_id: str, *, fetch_payloads: bool = True
-    ) -> OrchestrationState | None: ...
-    async def wait_for_orchestration_completion(
-        self, instance_id: str, *, fetch_payloads: bool = True, timeout: float = 60
-    ) -> OrchestrationState | None: ...
-
-
 class Runs:
     """The runs of one service; `open()` and `close()` on a loop with a running engine."""
 
-    def __init__(self, *, registry: Registry, client: OrchestrationClient) -> None:
+    def __init__(self, *, registry: Registry, client: EngineClient) -> None:
         self._registry = registry
         self._client = client
         self._starting = asyncio.Lock()
@@ -89,18 +84,10 @@ class Runs:
 
     async def _end_when_done(self, run_id: str) -> None:
         """Close the run in the registry when its orchestration ends, however it does."""
-        state: OrchestrationState | None = await self._client.get_orchestration_state(
-            run_id, fetch_payloads=False
-        )
-        while state is not None and state.runtime_status not in _STATUS:
-            try:
-                state = await self._client.wait_for_orchestration_completion(
-                    run_id, fetch_payloads=False, timeout=_WATCH_INTERVAL_S
-                )
-            except TimeoutError:
-                continue
-            except EngineStoppedError:
-                return
+        try:
+            state = await self._final_state(run_id)
+        except EngineStoppedError:
+            return
         status = "failed" if state is None else _STATUS[state.runtime_status]
         # A device whose orchestration broke has recorded no outcome: it must not look busy for ever.
         await self._registry.end_run(
@@ -112,6 +99,21 @@ class Runs:
             else f"the run ended ({status}) before it",
         )
         _LOG.info("run %s %s", run_id, status)
+
+    async def _final_state(self, run_id: str) -> OrchestrationState | None:
+        """The orchestration as it ended; None where it is gone."""
+        while True:
+            try:
+                state = await self._client.get_orchestration_state(run_id, fetch_payloads=False)
+                if state is None or state.runtime_status in _STATUS:
+                    return state
+                await self._client.wait_for_orchestration_completion(
+                    run_id, fetch_payloads=False, timeout=_WATCH_INTERVAL_S
+                )
+            except TimeoutError:
+                continue
+            except EngineAwayError:
+                await asyncio.sleep(_AWAY_INTERVAL_S)
 
     async def start(self, device_ids: list[str] | None, options: RunOptions) -> Json:
         """Start a run; on disk, and its devices claimed, when this returns.
@@ -133,6 +135,11 @@ class Runs:
                 )
                 async with asyncio.timeout(_CLAIM_TIMEOUT_S):
                     await claimed.wait()
+            except EngineAwayError as error:
+                raise UnavailableError(
+                    f"{error} If the start of {run_id} got through all the same, `muster watch {run_id}` "
+                    f"will show it."
+                ) from error
             except TimeoutError:
                 raise UnavailableError(
                     f"Run {run_id} is accepted, but has not claimed its devices yet: `muster watch {run_id}`."

@@ -1,8 +1,8 @@
 """The service: everything wired together, and what the HTTP API asks of it.
 
 Order matters. Up: registry, blob storage, broker connection, engine (which resumes what a crash cut off),
-bridge, API. Down: API, bridge, engine, then what the engine's activities use. Where the broker or blob
-storage is away, the service starts all the same and goes on trying.
+bridge, API. Down: API, bridge, engine, then what the engine's activities use. Where the broker, blob storage
+or an engine's backend is away, the service starts all the same and goes on trying.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import logging
 import os
 import secrets
 import socket
-import sqlite3
 import time
 from collections.abc import Generator
 from contextlib import AsyncExitStack
@@ -31,11 +30,11 @@ from . import __version__
 from .activities import Activities
 from .api import create_api
 from .bridge import SUBSCRIPTIONS, Bridge
-from .engine import AsyncTaskHubClient, Engine, EngineError, StateFormatError, StateInUseError
+from .engines import ENGINE_FILE, EngineClient, OrchestrationEngine, create_engine
 from .errors import (
     PortBusyError,
     ProvisioningError,
-    StateBusyError,
+    SettingsError,
     StateError,
     StateVersionError,
     UnavailableError,
@@ -48,7 +47,7 @@ from .packages import PackageStore, Release, SigningKey, blob_name_of, mask_sas
 from .registry import DeviceRecord, Registry, RegistryError, RegistryFormatError
 from .runs import Runs
 from .settings import DEFAULT_API_PORT, RunOptions, ServiceSettings
-from .state_directory import SERVICE_RECORD, iso, owned, prepare_state_directory, write_atomically
+from .state_directory import SERVICE_RECORD, iso, owned, prepare_state_directory, readable, write_atomically
 from .states import DeviceState
 
 __all__ = ["Service", "prepare_state_directory", "run_service"]
@@ -56,7 +55,6 @@ __all__ = ["Service", "prepare_state_directory", "run_service"]
 _LOG = logging.getLogger(__name__)
 
 _SERVER_START_TIMEOUT_S = 10.0
-_ENGINE_FILE = "engine.db"
 
 Json = dict[str, Any]
 
@@ -68,7 +66,7 @@ class Service:
             await service.wait_closed()
 
     Entering raises StateBusyError, StateVersionError, StateError, PortBusyError or SettingsError; it does
-    not wait for the broker or blob storage.
+    not wait for the broker, blob storage or an engine's backend.
     """
 
     def __init__(self, settings: ServiceSettings, fleet_launcher: FleetLauncher | None = None) -> None:
@@ -83,8 +81,8 @@ class Service:
         self._registry: Registry
         self._store: PackageStore
         self._connection: BrokerConnection
-        self._engine: Engine
-        self._client: AsyncTaskHubClient
+        self._engine: OrchestrationEngine
+        self._client: EngineClient
         self._bridge: Bridge
         self._runs: Runs
         self._server: _Server
@@ -131,6 +129,8 @@ class Service:
     async def _start(self) -> None:
         settings, stack = self.settings, self._stack
         state_dir = settings.state_dir
+        self._engine = create_engine(settings.engine, state_dir)
+        self._client = self._engine.client
         prepare_state_directory(state_dir)
         stack.enter_context(owned(state_dir))
         listener = self._listen()
@@ -152,6 +152,7 @@ class Service:
                 upload_timeout_s=settings.upload_timeout_s,
             )
         )
+        await self._check_engine()
         await self._connect()
         await self._start_engine()
         self._bridge.open()
@@ -186,14 +187,29 @@ class Service:
             return listener
         raise PortBusyError(host=host, port=DEFAULT_API_PORT)
 
+    async def _check_engine(self) -> None:
+        """Another engine knows nothing of the runs under way: here they would be taken for gone."""
+        engine, state_dir = self.settings.engine, self.settings.state_dir
+        earlier = await self._registry.identity(
+            "engine", lambda: "embedded" if (state_dir / ENGINE_FILE).exists() else engine.identity
+        )
+        if earlier == engine.identity:
+            return
+        if under_way := await self._registry.open_runs():
+            kind, _, task_hub = earlier.partition(" ")
+            back = f"MUSTER_ENGINE={kind}" + (f" MUSTER_ENGINE_TASKHUB={task_hub}" if task_hub else "")
+            raise SettingsError(
+                f"Run {under_way[0]} is under way in {state_dir} on another engine: let it end there "
+                f"({back}), or choose another state directory for {engine.name}."
+            )
+        await self._registry.replace_identity("engine", engine.identity)
+
     async def _connect(self) -> None:
         settings = self.settings
         # One id per state directory: the broker keeps its session, and messages, while the service is away.
         client_id = await self._registry.identity(
             "mqtt_client_id", lambda: f"muster-service-{secrets.token_hex(6)}"
         )
-        self._engine = Engine(settings.state_dir / _ENGINE_FILE)
-        self._client = AsyncTaskHubClient(self._engine)
         self._bridge = Bridge(registry=self._registry, sink=self._client)
         self._runs = Runs(registry=self._registry, client=self._client)
         self._connection = await self._stack.enter_async_context(
@@ -225,8 +241,7 @@ class Service:
         self._engine.add_orchestrator(DeviceProvisioningOrchestration)
         for name, activity in activities.named().items():
             self._engine.add_named_activity(name, activity)
-        with _opening(settings.state_dir / _ENGINE_FILE):
-            await self._stack.enter_async_context(self._engine)
+        await self._stack.enter_async_context(self._engine)
 
     async def _serve(self, listener: socket.socket) -> None:
         self._server = _Server(
@@ -274,14 +289,14 @@ class Service:
         """Is all there that provisioning needs."""
         connected, reachable = self._connection.connected, self._store.reachable
         return {
-            "status": "ok" if connected and reachable else "degraded",
+            "status": "ok" if connected and reachable and self._engine.connected else "degraded",
             "version": __version__,
             "pid": os.getpid(),
             "started_at": iso(self._started_at),
             "state_dir": str(self.settings.state_dir.absolute()),
             "broker": {"url": self._connection.address.url, "connected": connected},
             "blob": {"endpoint": self._store.endpoint, "reachable": reachable},
-            "engine": asdict(self._engine.statistics()),
+            "engine": self._engine.health(),
             "trust": {"key_id": self._key.key_id, "public_key": self._key.public_key},
         }
 
@@ -376,7 +391,7 @@ class Service:
             "states": {state.value: count for state, count in states.items()},
             "devices": sum(states.values()),
             "bridge": {**asdict(self._connection.statistics()), **asdict(self._bridge.statistics())},
-            "engine": asdict(self._engine.statistics()),
+            "engine": self._engine.statistics(),
             "registry": asdict(self._registry.statistics()),
             "packages": {"uploads": self._store.uploads, "upload_failures": self._store.upload_failures},
         }
@@ -399,19 +414,14 @@ class _Server(uvicorn.Server):
 
 @contextlib.contextmanager
 def _opening(path: Path) -> Generator[None, None, None]:
-    """Whatever opening and reading a state file raises, as an error of ours that names the file."""
-    try:
-        yield
-    except StateInUseError as error:
-        raise StateBusyError(str(error)) from error
-    except (StateFormatError, RegistryFormatError) as error:
-        raise StateVersionError(str(error)) from error
-    except (EngineError, RegistryError) as error:
-        raise StateError(str(error)) from error
-    except (OSError, sqlite3.Error) as error:
-        raise StateError(
-            f"{path} can't be read ({error}). Choose another state directory, or restore it from a copy."
-        ) from error
+    """Whatever opening and reading the registry raises, as an error of ours that names the file."""
+    with readable(path):
+        try:
+            yield
+        except RegistryFormatError as error:
+            raise StateVersionError(str(error)) from error
+        except RegistryError as error:
+            raise StateError(str(error)) from error
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -7,6 +7,11 @@
 | MUSTER_BROKER | mosquitto, aedes, auto, or mqtt://host:port of a broker that runs already | auto |
 | MUSTER_BLOB | connection string of a blob account | an Azurite of our own |
 | MUSTER_CACHE | where the local stack is installed | the user's cache directory |
+| MUSTER_ENGINE | embedded, or durabletask for a Durable Task backend elsewhere | embedded |
+| MUSTER_ENGINE_ENDPOINT | that backend: host:port, or a URL whose scheme says whether by TLS | |
+| MUSTER_ENGINE_TASKHUB | its task hub, where it is Azure's Durable Task Scheduler or the emulator of it | |
+| MUSTER_ENGINE_TLS | on or off | as the URL says; else off on loopback, on elsewhere |
+| MUSTER_ENGINE_CREDENTIAL | azure, or NAME=VALUE to be sent with each call | none |
 """
 
 from __future__ import annotations
@@ -16,6 +21,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final, Literal
+from urllib.parse import urlsplit
 
 from .errors import SettingsError
 
@@ -32,7 +39,144 @@ MAX_FLEET_DEVICES = 100_000
 MAX_PAGE = 1_000
 """Devices in one answer of the API."""
 
+ENGINES: Final = ("embedded", "durabletask")
+AZURE_CREDENTIAL: Final = "azure"
+
+_LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 _CONTAINER_NAME = re.compile(r"[a-z0-9](?:[a-z0-9]|-(?=[a-z0-9])){2,62}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """Which engine runs the orchestrations, and where; checked on construction (SettingsError).
+
+    The messages name the variables of the environment, where these come from.
+    """
+
+    kind: Literal["embedded", "durabletask"] = "embedded"
+    host: str = ""
+    port: int = 0
+    """Where the Durable Task backend is; the embedded engine has neither."""
+    task_hub: str | None = None
+    """Set: the backend is Azure's Durable Task Scheduler, or its emulator."""
+    tls: bool = False
+    credential: str | None = field(default=None, repr=False)
+    """None, AZURE_CREDENTIAL, or NAME=VALUE to be sent with each call."""
+
+    def __post_init__(self) -> None:
+        if self.kind == "durabletask" and self.credential is not None:
+            self._check_credential(self.credential)
+
+    def _check_credential(self, credential: str) -> None:
+        name = "MUSTER_ENGINE_CREDENTIAL"
+        if credential != AZURE_CREDENTIAL and not _METADATA.fullmatch(credential):
+            raise SettingsError(  # without the value: it may be a secret with its name forgotten
+                f"{name} is neither {AZURE_CREDENTIAL} nor NAME=VALUE, as in 'authorization=Bearer …'."
+            )
+        if credential == AZURE_CREDENTIAL and self.task_hub is None:
+            raise SettingsError(
+                f"{name} is {AZURE_CREDENTIAL}, and MUSTER_ENGINE_TASKHUB is not set: name the scheduler's "
+                f"task hub, or unset {name} for a backend other than Azure's."
+            )
+        if credential != AZURE_CREDENTIAL and self.task_hub is not None:
+            raise SettingsError(
+                f"{name} is NAME=VALUE, which Azure's scheduler does not take: set it to {AZURE_CREDENTIAL}, "
+                f"unset it for the emulator, or unset MUSTER_ENGINE_TASKHUB for another backend."
+            )
+        if not self.tls and (credential == AZURE_CREDENTIAL or self.host not in _LOOPBACK_HOSTS):
+            raise SettingsError(
+                f"{name} would go to {self.endpoint} in the clear: set MUSTER_ENGINE_TLS=on, or unset {name}."
+            )
+
+    @property
+    def endpoint(self) -> str:
+        """host:port."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def name(self) -> str:
+        """Which engine this is, for people; without secrets."""
+        if self.kind == "embedded":
+            return "the embedded engine"
+        hub = f", task hub {self.task_hub}" if self.task_hub is not None else ""
+        return f"the Durable Task backend at {self.endpoint}{hub}"
+
+    @property
+    def identity(self) -> str:
+        """Whose the orchestrations are: the same for a backend that has moved to another address."""
+        return self.kind if self.task_hub is None else f"{self.kind} {self.task_hub}"
+
+    @classmethod
+    def read(cls, values: Mapping[str, str]) -> EngineSettings:
+        """The engine that MUSTER_ENGINE and the variables beside it name."""
+        kind = values.get("MUSTER_ENGINE")
+        if not kind:
+            if beside := next(filter(values.get, _ENGINE_DETAILS), None):
+                raise SettingsError(
+                    f"{beside} is set, and MUSTER_ENGINE is not: set MUSTER_ENGINE=durabletask to use that "
+                    f"backend, or unset {beside}."
+                )
+            return cls()
+        if kind not in ENGINES:
+            raise SettingsError(f"MUSTER_ENGINE is {kind!r}. Use {' or '.join(ENGINES)}.")
+        if kind == "embedded":
+            return cls()
+        endpoint = values.get("MUSTER_ENGINE_ENDPOINT")
+        if not endpoint:
+            raise SettingsError(
+                "MUSTER_ENGINE is durabletask, and MUSTER_ENGINE_ENDPOINT does not say where: set it to the "
+                "backend's host:port."
+            )
+        host, port, tls = _engine_endpoint(endpoint, values.get("MUSTER_ENGINE_TLS") or None)
+        return cls(
+            kind="durabletask",
+            host=host,
+            port=port,
+            tls=tls,
+            task_hub=values.get("MUSTER_ENGINE_TASKHUB") or None,
+            credential=values.get("MUSTER_ENGINE_CREDENTIAL") or None,
+        )
+
+
+_ENGINE_DETAILS = (
+    "MUSTER_ENGINE_ENDPOINT",
+    "MUSTER_ENGINE_TASKHUB",
+    "MUSTER_ENGINE_TLS",
+    "MUSTER_ENGINE_CREDENTIAL",
+)
+# A gRPC metadata entry; names that begin with grpc- are gRPC's own, those that end with -bin hold bytes.
+_METADATA = re.compile(r"(?!grpc-)[a-z0-9_.-]+(?<!-bin)=[ -~]+")
+# What the URL's scheme says: by TLS or not, and the port where it names none.
+_SCHEMES = {"https": (True, 443), "grpcs": (True, 443), "http": (False, 80), "grpc": (False, 80)}
+
+
+def _engine_endpoint(endpoint: str, tls: str | None) -> tuple[str, int, bool]:
+    """Host, port and whether by TLS."""
+    if tls not in (None, "on", "off"):
+        raise SettingsError(f"MUSTER_ENGINE_TLS is {tls!r}. Use on or off.")
+    bad = SettingsError(
+        "MUSTER_ENGINE_ENDPOINT is no address of a Durable Task backend. Use host:port, or a URL like "
+        "https://host."
+    )
+    try:
+        parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise bad from None
+    by_scheme, default_port = _SCHEMES.get(parts.scheme, (None, None))
+    if (parts.scheme and by_scheme is None) or parts.path.strip("/") or parts.query or "@" in parts.netloc:
+        raise bad
+    port = port if port is not None else default_port
+    if not host or not port:
+        raise bad
+    if by_scheme is None:
+        return host, port, tls == "on" if tls is not None else host not in _LOOPBACK_HOSTS
+    if tls is not None and (tls == "on") != by_scheme:
+        raise SettingsError(
+            f"MUSTER_ENGINE_TLS is {tls}, and MUSTER_ENGINE_ENDPOINT says {parts.scheme}://: "
+            f"make them agree, or unset MUSTER_ENGINE_TLS."
+        )
+    return host, port, by_scheme
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +188,20 @@ class Environment:
     broker: str
     blob_connection_string: str | None = field(repr=False)
     cache_dir: Path | None
+    engine: EngineSettings
 
     @classmethod
-    def read(cls, variables: Mapping[str, str] | None = None) -> Environment:
-        """Read the MUSTER_* variables; an empty one counts as not set. SettingsError names a bad one."""
-        values = os.environ if variables is None else variables
+    def read(
+        cls, variables: Mapping[str, str] | None = None, *, flags: Mapping[str, str | None] | None = None
+    ) -> Environment:
+        """Read the MUSTER_* variables; an empty one counts as not set. SettingsError names a bad one.
+
+        `flags` are of a command line, by the variables that they stand for; one that is given goes first.
+        """
+        values = {
+            **(os.environ if variables is None else variables),
+            **{name: value for name, value in (flags or {}).items() if value is not None},
+        }
         broker = values.get("MUSTER_BROKER") or DEFAULT_BROKER
         if broker not in LOCAL_BROKERS and not broker.startswith(("mqtt://", "mqtts://")):
             raise SettingsError(
@@ -61,6 +214,7 @@ class Environment:
             broker=broker,
             blob_connection_string=values.get("MUSTER_BLOB") or None,
             cache_dir=Path(cache) if cache else None,
+            engine=EngineSettings.read(values),
         )
 
 
@@ -72,6 +226,7 @@ class ServiceSettings:
     broker_url: str = field(repr=False)
     """mqtt://host:port of a broker that runs; it may hold a password."""
     blob_connection_string: str = field(repr=False)
+    engine: EngineSettings = field(default_factory=EngineSettings)
     api_host: str = DEFAULT_API_HOST
     api_port: int | None = None
     """None: 8470 if it is free, else any; 0: any; else that one or PortBusyError."""
@@ -99,7 +254,7 @@ class ServiceSettings:
     def __post_init__(self) -> None:
         if self.api_port is not None and not 0 <= self.api_port <= 65_535:
             raise SettingsError(f"The API's port must be between 0 and 65535, not {self.api_port}.")
-        if self.api_host not in ("127.0.0.1", "::1", "localhost"):
+        if self.api_host not in _LOOPBACK_HOSTS:
             raise SettingsError(
                 f"The API has no authentication: it listens on loopback only, not on {self.api_host}."
             )

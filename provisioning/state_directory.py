@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sqlite3
 import time
 from collections.abc import Generator
 from datetime import UTC, datetime
@@ -77,6 +78,17 @@ def owned(state_dir: Path) -> Generator[None, None, None]:
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Generator[None, None, None]:
+    """What reading a database of the state raises, as a StateError that names the file."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise StateError(
+            f"{path} can't be read ({error}). Choose another state directory, or restore it from a copy."
+        ) from error
 
 
 def _unusable(path: Path, error: OSError) -> StateError:

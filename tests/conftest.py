@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 import pytest_asyncio
@@ -22,6 +22,9 @@ from broker.local.mosquitto import find_mosquitto
 from broker.local.node import NodeStack, provide_node_stack
 from broker.local.ports import any_free_port
 from provisioning.azurite import LocalAzurite, start_azurite
+
+if TYPE_CHECKING:
+    from tests.backend import Backend
 
 # These say where the tests get their parts from; every other setting of the user's must not reach a test.
 KEPT_VARIABLES = {"MUSTER_CACHE", "MUSTER_REQUIRE_ALL"}
@@ -102,6 +105,16 @@ async def azurite(
     """An Azurite of this test process."""
     async with await start_azurite(state_dir=tmp_path_factory.mktemp("azurite"), port=0) as storage:
         yield storage
+
+
+@pytest.fixture
+def backend() -> Iterator[Backend]:
+    """A Durable Task backend elsewhere; the test starts it."""
+    from tests.backend import Backend
+
+    made = Backend()
+    yield made
+    made.stop()
 
 
 def _broker(request: pytest.FixtureRequest, kind: BrokerKind) -> LocalBroker:

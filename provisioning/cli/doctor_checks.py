@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -29,7 +30,7 @@ from broker.local.ports import is_free
 from broker.local.records import stack_records
 from provisioning.azurite import DEFAULT_PORT as BLOB_PORT
 from provisioning.cli.processes import recorded_processes
-from provisioning.settings import DEFAULT_API_PORT, LOCAL_BROKERS, Environment
+from provisioning.settings import DEFAULT_API_PORT, LOCAL_BROKERS, EngineSettings, Environment
 from provisioning.state_directory import MARKER, STATE_FORMAT
 
 Status = Literal["ok", "note", "problem"]
@@ -67,6 +68,7 @@ def all_checks(environment: Environment, state_dir: Path) -> list[Check]:
         python_check(),
         *stack_checks(environment),
         broker_check(environment.broker),
+        *engine_checks(environment.engine),
         *port_checks(state_dir),
         descriptor_check(),
         *state_checks(state_dir),
@@ -200,6 +202,33 @@ def _remote_broker_check(url: str) -> Check:
             remedy="start that broker, or unset MUSTER_BROKER and let Muster start its own",
         )
     return Check(name="broker", status="ok", detail=f"{host}:{port}, as MUSTER_BROKER says")
+
+
+def engine_checks(engine: EngineSettings) -> Iterator[Check]:
+    """The engine, where it is not the embedded one, which needs nothing."""
+    if engine.kind == "embedded":
+        return
+    if engine.task_hub is not None and find_spec("durabletask.azuremanaged") is None:
+        yield Check(
+            name="engine",
+            status="problem",
+            detail="MUSTER_ENGINE_TASKHUB is set, and the packages for Azure's scheduler are not installed",
+            remedy="pip install 'muster[azure]', or unset MUSTER_ENGINE_TASKHUB for another backend",
+        )
+        return
+    shown = f"{engine.name[:1].upper()}{engine.name[1:]}"
+    try:
+        socket.create_connection((engine.host, engine.port), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        yield Check(
+            name="engine",
+            status="problem",
+            detail=f"{shown}, doesn't answer ({error})",
+            remedy="start it, correct MUSTER_ENGINE_ENDPOINT, or unset MUSTER_ENGINE for the embedded engine",
+        )
+        return
+    tls = "by TLS" if engine.tls else "not by TLS"
+    yield Check(name="engine", status="ok", detail=f"{shown}, {tls}, as MUSTER_ENGINE says")
 
 
 def _mosquitto_version(executable: Path) -> str:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Literal, NoReturn, cast
+from typing import Any, Literal, NoReturn, cast
 
 from broker.errors import BrokerError
 from broker.local import LocalBroker, start_broker
@@ -18,7 +18,7 @@ from provisioning.cli.errors import InterruptedBySignalError, StackError, one_li
 from provisioning.cli.interruption import STOP_SIGNALS
 from provisioning.cli.launcher import ProcessFleetLauncher
 from provisioning.cli.up import Reporter, UpOptions
-from provisioning.engine import EngineError
+from provisioning.engines import EngineError
 from provisioning.errors import ProvisioningError
 from provisioning.packages import SigningKey
 from provisioning.service import Service, prepare_state_directory
@@ -102,9 +102,12 @@ class Foreground:
                 state_dir=options.state_dir,
                 broker_url=broker_url,
                 blob_connection_string=blob,
+                engine=options.engine,
                 api_port=options.api_port,
             )
             service = await cleanup.enter_async_context(Service(settings, fleet_launcher=launcher))
+            if options.engine.kind != "embedded":
+                reporter.part("engine", f"{options.engine.name}; {_lacking(await service.health())}")
             reporter.part("service", f"{service.url}, state in {options.state_dir}")
             # The devices say goodbye while the service still listens.
             cleanup.push_async_callback(launcher.stop_all)
@@ -165,6 +168,12 @@ def end_at_once(state_dir: Path, signum: int) -> NoReturn:
 
 def _adopted(part: LocalBroker | LocalAzurite) -> str:
     return " (found running)" if part.process.adopted else ""
+
+
+def _lacking(health: dict[str, Any]) -> str:
+    """What the engine of a service does not have."""
+    features = [feature.partition(":")[0] for feature in health["engine"]["unsupported"]]
+    return f"without {' and '.join(features)}" if features else "with all that the embedded one has"
 
 
 def _first(error: BaseException) -> BaseException:

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import logging
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from provisioning.cli.arguments import Subparsers, add_command, add_state_dir, p
 from provisioning.cli.demo_record import forget_finished_demo, held
 from provisioning.cli.errors import CliError, StackError, UsageError, one_line
 from provisioning.cli.terminal import Terminal
-from provisioning.settings import LOCAL_BROKERS, Environment
+from provisioning.settings import ENGINES, LOCAL_BROKERS, EngineSettings, Environment
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -29,7 +30,8 @@ def add_parser(subparsers: Subparsers) -> None:
         ),
         examples="""muster up
             muster up --state-dir /tmp/lab --port 0
-            muster up --broker mqtt://broker.lan:1883""",
+            muster up --broker mqtt://broker.lan:1883
+            muster up --engine durabletask --engine-endpoint 127.0.0.1:4001""",
     )
     add_state_dir(parser)
     parser.add_argument(
@@ -47,6 +49,22 @@ def add_parser(subparsers: Subparsers) -> None:
         "--broker-port", type=port_number, metavar="PORT", help="port of the local broker (0: any)"
     )
     parser.add_argument("--blob-port", type=port_number, metavar="PORT", help="port of Azurite (0: any)")
+    # The credential and TLS are the environment's: a command line is seen by all.
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        help="the embedded engine, or a Durable Task backend elsewhere (default: $MUSTER_ENGINE, embedded)",
+    )
+    parser.add_argument(
+        "--engine-endpoint",
+        metavar="HOST:PORT|URL",
+        help="where that backend is (default: $MUSTER_ENGINE_ENDPOINT)",
+    )
+    parser.add_argument(
+        "--engine-taskhub",
+        metavar="NAME",
+        help="its task hub, for Azure's scheduler and its emulator (default: $MUSTER_ENGINE_TASKHUB)",
+    )
     parser.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
@@ -65,6 +83,7 @@ class UpOptions:
     state_dir: Path
     broker: str
     blob_connection_string: str | None = field(repr=False)
+    engine: EngineSettings
     api_port: int | None
     broker_port: int | None
     blob_port: int | None
@@ -111,7 +130,13 @@ class Reporter:
 
 
 def run(args: argparse.Namespace) -> int:
-    environment = Environment.read()
+    environment = Environment.read(
+        flags={
+            "MUSTER_ENGINE": args.engine,
+            "MUSTER_ENGINE_ENDPOINT": args.engine_endpoint,
+            "MUSTER_ENGINE_TASKHUB": args.engine_taskhub,
+        }
+    )
     broker = args.broker or environment.broker
     if broker not in LOCAL_BROKERS and not broker.startswith(("mqtt://", "mqtts://")):
         raise UsageError(
@@ -121,6 +146,7 @@ def run(args: argparse.Namespace) -> int:
         state_dir=state_dir_of(args),
         broker=broker,
         blob_connection_string=environment.blob_connection_string,
+        engine=environment.engine,
         api_port=args.port,
         broker_port=args.broker_port,
         blob_port=args.blob_port,
@@ -134,6 +160,8 @@ def run(args: argparse.Namespace) -> int:
         _prepare(options)
         # A demo holds the state itself, from before it starts this process to after its end.
         with contextlib.nullcontext() if options.owned else held(options.state_dir):
+            # gRPC reads it when it is loaded; left to itself it tells of each connection that ends.
+            os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
             # Here, because the parser imports this module for every command.
             from provisioning.cli.foreground import serve
 

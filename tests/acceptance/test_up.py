@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import Sandbox
+from tests.backend import Backend
 
 pytestmark = pytest.mark.real
 
@@ -44,6 +45,23 @@ def test_the_three_jobs(sandbox: Sandbox) -> None:
     assert (code, err) == (0, "")
     assert sandbox.processes() == []
     assert not (sandbox.state_dir / "service.json").exists()
+
+
+def test_the_main_job_on_a_backend_elsewhere(sandbox: Sandbox, backend: Backend) -> None:
+    backend.start()
+    up = sandbox.up("--engine", "durabletask", "--engine-endpoint", backend.endpoint)
+    line = up.wait_line("engine ")
+    assert f"the Durable Task backend at {backend.endpoint}" in line
+    assert "without idempotency keys" in line
+    assert sandbox.run("fleet", "launch", "--count", "5")[0] == 0
+    assert wait_registered(sandbox, 5)
+    code, out, _ = sandbox.run("provision", "--follow")
+    assert code == 0, out
+    assert "5 of 5 provisioned" in out
+    up.signal(signal.SIGINT)
+    code, _, err = up.finish()
+    assert (code, err) == (0, "")
+    assert sandbox.processes() == []
 
 
 def test_a_fleet_comes_back_with_the_service_until_it_is_stopped(sandbox: Sandbox) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -102,14 +103,18 @@ async def fleet(
 
 @asynccontextmanager
 async def service_process(
-    state_dir: Path, broker_url: str, blob: str, container: str
+    state_dir: Path, broker_url: str, blob: str, container: str, variables: Mapping[str, str] | None = None
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A service in a process of its own, answering; whoever kills it, it is gone at the end."""
+    """A service in a process of its own, answering; whoever kills it, it is gone at the end.
+
+    `variables` go into its environment, where it looks which engine it runs on.
+    """
     record = state_dir / "service.json"
     record.unlink(missing_ok=True)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.integration.provisioning.service_process"),
         *(str(state_dir), broker_url, blob, container),
+        env={**os.environ, **(variables or {})},
     )
 
     async def up() -> bool:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from provisioning.service import run_service
-from provisioning.settings import ServiceSettings
+from provisioning.settings import Environment, ServiceSettings
 
 
 def main() -> None:
@@ -20,6 +20,7 @@ def main() -> None:
         broker_url=broker_url,
         blob_connection_string=blob,
         container=container,
+        engine=Environment.read().engine,
         api_port=0,
         publish_timeout_s=1.0,
     )

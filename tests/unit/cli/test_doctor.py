@@ -123,6 +123,38 @@ def test_a_broker_elsewhere_that_is_not_there_is_a_problem(
     assert "doesn't answer" in checks["broker"]["detail"]
 
 
+def test_the_embedded_engine_is_not_worth_a_line(examine: Examine) -> None:
+    assert "engine" not in examine()[1]
+
+
+def test_an_engine_elsewhere_is_looked_for(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUSTER_ENGINE", "durabletask")
+    monkeypatch.setenv("MUSTER_ENGINE_CREDENTIAL", "x-token=s3cret")
+    with socket.create_server(("127.0.0.1", 0)) as backend:
+        endpoint = f"127.0.0.1:{backend.getsockname()[1]}"
+        monkeypatch.setenv("MUSTER_ENGINE_ENDPOINT", endpoint)
+        check = examine()[1]["engine"]
+    assert check["status"] == "ok"
+    assert endpoint in check["detail"]
+    code, checks = examine()
+    assert (code, checks["engine"]["status"]) == (1, "problem")
+    assert endpoint in checks["engine"]["detail"]
+    assert "MUSTER_ENGINE_ENDPOINT" in checks["engine"]["remedy"]
+    assert "s3cret" not in str(checks)
+
+
+def test_a_task_hub_without_its_packages_is_a_problem(
+    examine: Examine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUSTER_ENGINE", "durabletask")
+    monkeypatch.setenv("MUSTER_ENGINE_ENDPOINT", "127.0.0.1:1")
+    monkeypatch.setenv("MUSTER_ENGINE_TASKHUB", "default")
+    monkeypatch.setattr(doctor_checks, "find_spec", lambda _: None)
+    check = examine()[1]["engine"]
+    assert check["status"] == "problem"
+    assert "pip install 'muster[azure]'" in check["remedy"]
+
+
 def test_mosquitto_asked_for_and_missing_is_a_problem(
     bare_machine: Path, examine: Examine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,6 +136,20 @@ def test_a_bad_environment_is_one_line(muster: Muster, monkeypatch: pytest.Monke
     assert "MUSTER_BROKER" in result.error_line
 
 
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (("up", "--engine", "durabletask"), "MUSTER_ENGINE_ENDPOINT"),
+        (("up", "--engine-endpoint", "127.0.0.1:4001"), "MUSTER_ENGINE=durabletask"),
+        (("up", "--engine", "durabletask", "--engine-endpoint", "nowhere"), "host:port"),
+    ],
+)
+def test_an_engine_that_is_half_named_is_one_line(muster: Muster, argv: tuple[str, ...], named: str) -> None:
+    result = muster(*argv)
+    assert result.exit_code == 2
+    assert named in result.error_line
+
+
 def test_messages_are_one_printable_line() -> None:
     assert one_line("a\n  b\tc\x1b[1m") == "a b c\\x1b[1m"
     assert len(one_line("x" * 5000)) == MAX_MESSAGE_CHARS

@@ -13,6 +13,7 @@ from broker import messages, topics
 from broker.connection import Delivery
 from provisioning.bridge import Bridge
 from provisioning.engine import EngineStoppedError, OrchestrationNotFoundError
+from provisioning.errors import EngineAwayError
 from provisioning.registry import Registry
 from provisioning.states import DeviceState
 
@@ -284,13 +285,18 @@ async def test_an_event_for_an_instance_that_does_not_exist_is_dropped(parts: Pa
     assert bridge.statistics().unknown == 1
 
 
-async def test_an_engine_that_is_away_is_tried_again(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [ConnectionError("gone"), EngineAwayError("the backend", "gone")])
+async def test_an_engine_that_is_away_is_tried_again(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     monkeypatch.setattr("provisioning.bridge._FIRST_RETRY_S", 0.001)
     bridge, sink, link = parts
-    sink.on_disk.set()
-    sink.errors = [ConnectionError("gone"), ConnectionError("gone")]
+    sink.errors = [error, error]
     delivery = _ack(link)
     bridge.take(delivery)
+    await _turns_until(lambda: len(sink.raised) == 3)
+    assert not delivery.settled
+    sink.on_disk.set()
     await link.wait_settled(delivery)
     assert (bridge.statistics().retries, bridge.statistics().events) == (2, 1)
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -290,7 +291,7 @@ async def test_a_run_that_is_terminated_cancels_its_devices(api: httpx.AsyncClie
     busy = await api.post("/api/provision", json={"device_ids": ["d1"]})
     assert (busy.status_code, busy.json()["title"]) == (409, "Device in flight")
     assert (await api.post("/api/provision", json={})).json()["title"] == "No new devices"
-    await service._client.terminate_orchestration(run_id)
+    await cast(Any, service._client).terminate_orchestration(run_id)
     run = await _ended(api, run_id)
     assert run["status"] == "terminated"
     assert (await api.get("/api/devices/d1")).json()["state"] == "cancelled"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from provisioning.errors import SettingsError
-from provisioning.settings import Environment, RunOptions, ServiceSettings
+from provisioning.settings import EngineSettings, Environment, RunOptions, ServiceSettings
 
 SECRET = "AccountName=a;AccountKey=c2VjcmV0;BlobEndpoint=http://127.0.0.1:1/a"
 
@@ -78,3 +78,97 @@ def test_run_options_survive_a_round_trip_and_fill_in_defaults() -> None:
 def test_bad_run_options_are_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         RunOptions.from_json(options)
+
+
+REMOTE = {"MUSTER_ENGINE": "durabletask", "MUSTER_ENGINE_ENDPOINT": "127.0.0.1:4001"}
+
+
+def _engine(**variables: str) -> EngineSettings:
+    return Environment.read(
+        {**REMOTE, **{f"MUSTER_ENGINE_{name}": value for name, value in variables.items()}}
+    ).engine
+
+
+def test_the_engine_is_the_embedded_one_unless_another_is_named() -> None:
+    assert Environment.read({}).engine == EngineSettings() == Environment.read({"MUSTER_ENGINE": ""}).engine
+    assert EngineSettings().kind == "embedded"
+    # Said outright, it needs none of the others to be unset.
+    assert Environment.read({**REMOTE, "MUSTER_ENGINE": "embedded"}).engine == EngineSettings()
+    assert Environment.read(REMOTE, flags={"MUSTER_ENGINE": "embedded"}).engine == EngineSettings()
+    named = Environment.read({}, flags={**REMOTE, "MUSTER_ENGINE_TASKHUB": None}).engine
+    assert (named.kind, named.endpoint, named.task_hub) == ("durabletask", "127.0.0.1:4001", None)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "tls", "expected"),
+    [
+        ("127.0.0.1:4001", "", ("127.0.0.1:4001", False)),
+        ("localhost:4001", "on", ("localhost:4001", True)),
+        ("[::1]:4001", "", ("[::1]:4001", False)),
+        ("backend.lan:4001", "", ("backend.lan:4001", True)),
+        ("backend.lan:4001", "off", ("backend.lan:4001", False)),
+        ("http://dts-emulator:8080", "", ("dts-emulator:8080", False)),
+        ("https://hub-x.westeurope.durabletask.io", "", ("hub-x.westeurope.durabletask.io:443", True)),
+        ("https://hub-x.westeurope.durabletask.io/", "on", ("hub-x.westeurope.durabletask.io:443", True)),
+    ],
+)
+def test_the_engine_s_endpoint_says_whether_by_tls(
+    endpoint: str, tls: str, expected: tuple[str, bool]
+) -> None:
+    engine = _engine(ENDPOINT=endpoint, TLS=tls)
+    assert (engine.endpoint, engine.tls) == expected
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"MUSTER_ENGINE": "temporal"}, "MUSTER_ENGINE is 'temporal'. Use embedded or durabletask"),
+        ({"MUSTER_ENGINE": "durabletask"}, "MUSTER_ENGINE_ENDPOINT.*host:port"),
+        ({"MUSTER_ENGINE_ENDPOINT": "a:1"}, "MUSTER_ENGINE_ENDPOINT is set.*MUSTER_ENGINE=durabletask"),
+        ({"MUSTER_ENGINE_CREDENTIAL": "x=y"}, "MUSTER_ENGINE_CREDENTIAL is set.*MUSTER_ENGINE=durabletask"),
+        ({**REMOTE, "MUSTER_ENGINE_ENDPOINT": "host"}, "MUSTER_ENGINE_ENDPOINT.*host:port"),
+        ({**REMOTE, "MUSTER_ENGINE_ENDPOINT": "host:port"}, "MUSTER_ENGINE_ENDPOINT.*host:port"),
+        ({**REMOTE, "MUSTER_ENGINE_ENDPOINT": "tcp://host:1"}, "MUSTER_ENGINE_ENDPOINT.*host:port"),
+        (
+            {**REMOTE, "MUSTER_ENGINE_ENDPOINT": "https://me:hunter2@host"},
+            "MUSTER_ENGINE_ENDPOINT.*host:port",
+        ),
+        ({**REMOTE, "MUSTER_ENGINE_TLS": "yes"}, "MUSTER_ENGINE_TLS is 'yes'. Use on or off"),
+        (
+            {**REMOTE, "MUSTER_ENGINE_ENDPOINT": "https://host", "MUSTER_ENGINE_TLS": "off"},
+            "MUSTER_ENGINE_TLS is off.*https://.*make them agree",
+        ),
+        ({**REMOTE, "MUSTER_ENGINE_CREDENTIAL": "hunter2"}, "CREDENTIAL is neither azure nor NAME=VALUE"),
+        ({**REMOTE, "MUSTER_ENGINE_CREDENTIAL": "azure"}, "MUSTER_ENGINE_TASKHUB is not set"),
+        (
+            {**REMOTE, "MUSTER_ENGINE_TASKHUB": "hub", "MUSTER_ENGINE_CREDENTIAL": "token=hunter2"},
+            "MUSTER_ENGINE_CREDENTIAL.*Azure's scheduler does not take",
+        ),
+        (
+            {**REMOTE, "MUSTER_ENGINE_TASKHUB": "hub", "MUSTER_ENGINE_CREDENTIAL": "azure"},
+            "in the clear: set MUSTER_ENGINE_TLS=on",
+        ),
+        (
+            {
+                **REMOTE,
+                "MUSTER_ENGINE_ENDPOINT": "http://backend.lan:4001",
+                "MUSTER_ENGINE_CREDENTIAL": "token=hunter2",
+            },
+            "MUSTER_ENGINE_CREDENTIAL.*in the clear.*MUSTER_ENGINE_TLS=on",
+        ),
+    ],
+)
+def test_a_wrong_combination_names_the_variable_and_the_remedy_in_one_line(
+    variables: dict[str, str], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message) as caught:
+        Environment.read(variables)
+    assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_engine_s_credential_is_a_secret() -> None:
+    engine = _engine(CREDENTIAL="authorization=Bearer hunter2")
+    assert engine.credential == "authorization=Bearer hunter2"
+    assert "hunter2" not in f"{engine!r} {engine.name} {engine.identity} {_settings(engine=engine)!r}"
+    assert _engine(TASKHUB="hub", TLS="on", CREDENTIAL="azure").credential == "azure"
