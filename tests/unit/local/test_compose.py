@@ -16,6 +16,7 @@ from broker.local import mosquitto
 from devices.arguments import parse as parse_fleet
 from provisioning.azurite import ACCOUNT, ACCOUNT_KEY, connection_string
 from provisioning.cli.parser import build_parser as build_muster_parser
+from provisioning.settings import EngineSettings, Environment
 
 ROOT = Path(__file__).parents[3]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -32,6 +33,7 @@ SERVICE_KEYS = {
     "image",
     "network_mode",
     "ports",
+    "profiles",
     "restart",
     "stop_grace_period",
     "ulimits",
@@ -39,6 +41,8 @@ SERVICE_KEYS = {
 }
 HEALTHCHECK_KEYS = {"test", "interval", "timeout", "retries", "start_period"}
 DURATION = re.compile(r"(\d+(us|ms|s|m|h))+")
+IMAGE = re.compile(r"([a-z.-]+/)*[a-z-]+:[\w.-]+")
+VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?P<operator>:?-)(?P<default>[^}]*)\}")
 PORT = re.compile(r"127\.0\.0\.1:(\d+):(\d+)")
 
 
@@ -68,10 +72,11 @@ def fleet_script() -> str:
 
 def test_all_keys_are_of_the_specification() -> None:
     assert COMPOSE.keys() <= TOP_LEVEL
-    assert set(SERVICES) == {"mosquitto", "azurite", "service", "fleet"}
+    assert set(SERVICES) == {"mosquitto", "azurite", "scheduler", "service", "fleet"}
     for name, service in SERVICES.items():
         assert service.keys() <= SERVICE_KEYS, name
-        assert service["healthcheck"].keys() == HEALTHCHECK_KEYS, name
+        if name != "scheduler":  # its image has no program that could check
+            assert service["healthcheck"].keys() == HEALTHCHECK_KEYS, name
         assert service["restart"] in ("no", "always", "on-failure", "unless-stopped")
 
 
@@ -81,10 +86,10 @@ def test_every_service_has_an_image_or_can_be_built() -> None:
         if "build" in service:
             assert instructions(name, "FROM"), name
         else:
-            assert service["image"] in built or re.fullmatch(r"[a-z-]+:[\w.-]+", service["image"]), name
+            assert service["image"] in built or IMAGE.fullmatch(service["image"]), name
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", [name for name, service in SERVICES.items() if "healthcheck" in service])
 def test_healthchecks_are_well_formed(name: str) -> None:
     check = SERVICES[name]["healthcheck"]
     assert check["test"][0] == "CMD"
@@ -153,6 +158,56 @@ def test_the_service_knows_the_blob_storage_by_its_name() -> None:
     blob = SERVICES["service"]["environment"]["MUSTER_BLOB"]
     assert blob == connection_string(f"http://azurite:10000/{ACCOUNT}")
     assert ACCOUNT_KEY in blob
+
+
+def service_environment(**variables: str) -> dict[str, str]:
+    """The service's environment as compose makes it where these variables are set."""
+
+    def value(variable: re.Match[str]) -> str:
+        given = variables.get(variable["name"])
+        unset = given is None or (not given and variable["operator"] == ":-")
+        return variable["default"] if unset or given is None else given
+
+    written: dict[str, str] = SERVICES["service"]["environment"]
+    return {name: VARIABLE.sub(value, text) for name, text in written.items()}
+
+
+def test_the_service_runs_on_the_embedded_engine_unless_told_otherwise() -> None:
+    assert Environment.read(service_environment()).engine == EngineSettings()
+    needed = [name for name, service in SERVICES.items() if "profiles" not in service]
+    assert needed == ["mosquitto", "azurite", "service", "fleet"]
+
+
+def test_the_profile_has_the_scheduler_that_the_service_is_then_told_of() -> None:
+    scheduler = SERVICES["scheduler"]
+    assert scheduler["profiles"] == ["scheduler"]
+    engine = Environment.read(service_environment(MUSTER_ENGINE="durabletask")).engine
+    assert (engine.kind, engine.tls, engine.credential) == ("durabletask", False, None)
+    assert engine.endpoint == "scheduler:8080"  # where the emulator listens
+    assert engine.task_hub == scheduler["environment"]["DTS_TASK_HUB_NAMES"]
+    # The image has what a task hub takes.
+    assert any("requirements.lock" in line for line in instructions("service", "COPY"))
+    assert re.search(r"^durabletask-azuremanaged==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+
+
+def test_the_service_can_be_told_of_a_backend_elsewhere() -> None:
+    engine = Environment.read(
+        service_environment(
+            MUSTER_ENGINE="durabletask",
+            MUSTER_ENGINE_ENDPOINT="https://hub.westeurope.durabletask.io",
+            MUSTER_ENGINE_TASKHUB="fleet",
+            MUSTER_ENGINE_CREDENTIAL="azure",
+        )
+    ).engine
+    assert (engine.endpoint, engine.tls) == ("hub.westeurope.durabletask.io:443", True)
+    assert (engine.task_hub, engine.credential) == ("fleet", "azure")
+    other = service_environment(
+        MUSTER_ENGINE="durabletask",
+        MUSTER_ENGINE_ENDPOINT="https://dapr.lan",
+        MUSTER_ENGINE_TASKHUB="",
+        MUSTER_ENGINE_CREDENTIAL="dapr-api-token=abc",
+    )
+    assert Environment.read(other).engine.task_hub is None
 
 
 def test_azurite_is_started_with_options_as_in_the_local_stack() -> None:
