@@ -10,7 +10,6 @@ up (a step is due, an activity has ended, the engine has failed) goes by callbac
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import Self
 from durabletask.exception_properties import ExceptionPropertiesProvider
 from durabletask.serialization import DataConverter
 
-from provisioning.engine import failures
+from provisioning.engine import failures, interpreter
 from provisioning.engine.activities import ActivityRunner
 from provisioning.engine.agenda import Agenda
 from provisioning.engine.clock import EngineClock, SteadyClock
@@ -143,9 +142,7 @@ class Engine:
             self._store.close()
             raise
         self._commits.writer.start()
-        self._gc_threshold = gc.get_threshold()
-        if self._gc_threshold[0] != 0:  # 0: the process does without
-            gc.set_threshold(max(self.options.gc_threshold, self._gc_threshold[0]), *self._gc_threshold[1:])
+        interpreter.tune(self.options)
         self._running = True
 
     async def stop(self) -> None:
@@ -170,7 +167,7 @@ class Engine:
         await commits.writer.stop(give_up=True)
         commits.refuse_all()
         self._running = False
-        gc.set_threshold(*self._gc_threshold)
+        interpreter.restore()
         commits.close()
         self._store.close()
 

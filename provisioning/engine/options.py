@@ -41,8 +41,9 @@ class EngineOptions:
     timer_window: timedelta = timedelta(minutes=10)
     """Timers due within it are in memory; later ones only on disk."""
     gc_threshold: int = 50_000
-    """Objects made before Python looks for cyclic garbage, while the engine runs. Python's own default walks
-    through every live orchestration so often that the cost of each grows with their number."""
+    """Objects made before Python looks for cyclic garbage, while an engine runs: see interpreter.py."""
+    switch_interval_s: float = 0.0005
+    """For how long a thread keeps the interpreter lock from those that want it, while an engine runs."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -1,4 +1,4 @@
--- The engine's state, format 1. Times are microseconds since the epoch, UTC.
+-- The engine's state, format 2. Times are microseconds since the epoch, UTC.
 
 CREATE TABLE instances (
     key              INTEGER PRIMARY KEY,  -- the instance in all other tables: short, and in order of creation
@@ -22,6 +22,8 @@ CREATE TABLE instances (
 -- What start-up looks for; it stays small however many instances have ended.
 CREATE INDEX unfinished ON instances (status, key) WHERE status IN (0, 6, 7);
 
+-- In the order in which it happened: a commit fills pages one after another, whichever instances it is about, and
+-- only the index, which is small, is written at many places.
 CREATE TABLE history (
     instance INTEGER NOT NULL,
     seq      INTEGER NOT NULL,
@@ -30,9 +32,9 @@ CREATE TABLE history (
     task_id  INTEGER NOT NULL,
     name     TEXT,
     ref      TEXT,
-    data     TEXT,
-    PRIMARY KEY (instance, seq)
-) WITHOUT ROWID;
+    data     TEXT
+);
+CREATE UNIQUE INDEX history_by_instance ON history (instance, seq);
 
 -- Messages that no turn has taken in the transaction that made them.
 CREATE TABLE messages (

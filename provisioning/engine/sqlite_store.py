@@ -22,8 +22,8 @@ from provisioning.engine.errors import StateError, StateFormatError, StateInUseE
 from provisioning.engine.records import ActivityCall, HistoryEvent, InstanceRow, Kind, Message
 from provisioning.engine.store import Batch, StoredTimer
 
-FORMAT = 1
-"""``user_version`` of the files that this code writes."""
+FORMAT = 2
+"""``user_version`` of the files that this code writes; those of earlier formats are brought up to it."""
 APPLICATION_ID = 0x4D535452
 """``application_id`` by which a file is known as ours ("MSTR")."""
 
@@ -41,8 +41,8 @@ _RETRYABLE = frozenset(
 _log = logging.getLogger(__name__)
 
 
-def _load_statements() -> dict[str, str]:
-    text = resources.files(__package__).joinpath("statements.sql").read_text("utf-8")
+def _load_statements(file: str) -> dict[str, str]:
+    text = resources.files(__package__).joinpath(file).read_text("utf-8")
     parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)[1:]
     return {name: body.strip().rstrip(";") for name, body in zip(parts[::2], parts[1::2], strict=True)}
 
@@ -52,7 +52,7 @@ class SqliteStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._sql = _load_statements()
+        self._sql = _load_statements("statements.sql")
         self._lock_fd: int | None = None
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
@@ -140,6 +140,12 @@ class SqliteStore:
             connection.executescript(
                 f"BEGIN; {ddl} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT}; COMMIT;"
             )
+            return
+        migrations = _load_statements("migrations.sql")
+        for number in range(version + 1, FORMAT + 1):
+            _log.info("bringing %s from format %d to %d", self.path, number - 1, number)
+            step = migrations[f"to_{number}"]
+            connection.executescript(f"BEGIN; {step}; PRAGMA user_version={number}; COMMIT;")
 
     def close(self) -> None:
         for connection in (self._reader, self._writer):
