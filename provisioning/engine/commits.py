@@ -235,7 +235,7 @@ class Commits:
             else:
                 _, instance = self._idle.popitem(last=False)
             if instance.execution is not None:
-                instance.execution.close()
+                instance.execution.release()
                 instance.execution = None
             del self.instances[instance.id]
 
@@ -252,7 +252,7 @@ class Commits:
         """Let go of all instances, their generators closed."""
         for instance in self.instances.values():
             if instance.execution is not None:
-                instance.execution.close()
+                instance.execution.release()
         self.instances.clear()
         self._idle.clear()
         self._unbegun.clear()

@@ -186,9 +186,9 @@ class Context(task.OrchestrationContext):
         if buffered is not None:
             wait.complete(x.converter.deserialize(buffered.data, data_type))
             return wait
-        waiter = (wait, data_type)
-        x.events.wait(folded, waiter)
-        wait.set_cancel_handler(lambda: x.events.forget(folded, waiter))
+        # By number: a handler that held the wait would make a cycle, which lives until Python looks for such.
+        number = x.events.wait(folded, (wait, data_type))
+        wait.set_cancel_handler(lambda: x.events.forget(folded, number))
         return wait
 
     def send_event(self, instance_id: str, event_name: str, *, data: Any | None = None) -> None:

@@ -154,6 +154,7 @@ class Execution:
         """Forget a timer; where it is on disk already, the turn reports it for removal."""
         task_id = pending.action.task_id
         self.pending.pop(task_id, None)
+        pending.task = None  # the timer's handler holds it
         if self.actions.pop(task_id, None) is None:
             self._cancelled_timers.append(task_id)
 
@@ -238,6 +239,15 @@ class Execution:
                 raise
             except BaseException:  # user code that won't be closed changes nothing any more
                 return
+
+    def release(self) -> None:
+        """Let go of everything, so that nothing is left of it in memory: it is never asked again."""
+        self.close()
+        self.events.let_go()
+        for pending in self.pending.values():
+            pending.task = None  # a timer's handler holds `pending`
+        self.pending.clear()
+        self._waiting = None
 
     def outstanding(self, kind: Kind) -> list[Action]:
         """What was asked for and has not come, of one kind. What a suspension holds back has come."""
@@ -393,7 +403,8 @@ class Execution:
             self.actions[again.action.task_id] = again.action
             self.pending[again.action.task_id] = again
         elif isinstance(pending.task, task.TimerTask):
-            self._settle(pending.task, None, None)
+            timer, pending.task = pending.task, None  # its handler holds `pending`
+            self._settle(timer, None, None)
 
     def _on_event_raised(self, event: HistoryEvent) -> None:
         name = (event.name or "").casefold()

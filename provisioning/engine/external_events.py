@@ -21,35 +21,43 @@ class ExternalEvents:
     What few executions have costs the others nothing: a million of them may be in memory.
     """
 
-    __slots__ = ("_arrivals", "_buffers", "_keys", "_waiters", "held", "limit", "waiting")
+    __slots__ = ("_arrivals", "_asked", "_buffers", "_keys", "_waiters", "held", "limit", "waiting")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         #: Events in the buffers, and events that a suspension holds back.
         self.waiting = self.held = 0
-        self._arrivals = 0
-        self._waiters: dict[str, list[Waiter]] | None = None
+        self._arrivals = self._asked = 0
+        self._waiters: dict[str, dict[int, Waiter]] | None = None
         self._buffers: dict[str, deque[tuple[int, HistoryEvent]]] | None = None
         self._keys: dict[str, None] | None = None
 
     # Waiters
 
-    def wait(self, name: str, waiter: Waiter) -> None:
-        """Note a waiter behind all others of that name."""
+    def wait(self, name: str, waiter: Waiter) -> int:
+        """Note a waiter behind all others of that name; the number is what :meth:`forget` knows it by."""
         if self._waiters is None:
             self._waiters = {}
-        self._waiters.setdefault(name, []).append(waiter)
+        self._asked += 1
+        self._waiters.setdefault(name, {})[self._asked] = waiter
+        return self._asked
 
-    def forget(self, name: str, waiter: Waiter) -> None:
+    def forget(self, name: str, number: int) -> None:
         """Let go of a waiter that was cancelled; one that is not there is no error."""
-        waiters = self._waiters.get(name) if self._waiters is not None else None
-        if waiters is not None and waiter in waiters:
-            waiters.remove(waiter)
+        if self._waiters is not None and name in self._waiters:
+            self._waiters[name].pop(number, None)
 
     def next_waiter(self, name: str) -> Waiter | None:
         """Take the earliest waiter of that name."""
         waiters = self._waiters.get(name) if self._waiters is not None else None
-        return waiters.pop(0) if waiters else None
+        return waiters.pop(next(iter(waiters))) if waiters else None
+
+    def let_go(self) -> None:
+        """Forget all waiters, and let them forget this: nobody will resume them."""
+        for waiters in (self._waiters or {}).values():
+            for wait, _ in waiters.values():
+                wait.set_cancel_handler(_nothing)
+        self._waiters = None
 
     # Events that came before their waiters
 
@@ -103,3 +111,7 @@ class ExternalEvents:
         """All that later turns depend on, comparable."""
         waiters = {name: len(waiting) for name, waiting in (self._waiters or {}).items() if waiting}
         return {"waiters": waiters, "buffered": self.left(), "held": self.held, "keys": self.keys()}
+
+
+def _nothing() -> None:
+    """Where cancelling changes nothing any more."""

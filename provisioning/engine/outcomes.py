@@ -114,6 +114,7 @@ class Outcomes:
             self._continue(instance, completion)
         else:
             self._end(instance, execution, turn, completion)
+        execution.release()
         self._commits.mark(instance)
 
     def _continue(self, instance: Instance, completion: Completion) -> None:

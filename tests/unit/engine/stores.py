@@ -6,7 +6,7 @@ import json
 import threading
 from pathlib import Path
 
-from provisioning.engine import Engine
+from provisioning.engine import Engine, interpreter
 from provisioning.engine.records import Kind
 from provisioning.engine.sqlite_store import SqliteStore
 from provisioning.engine.store import Batch
@@ -134,3 +134,4 @@ def abandon(engine: Engine) -> None:
     writer._batches.put(None)
     writer._thread.join()
     engine._store.close()
+    interpreter.restore()

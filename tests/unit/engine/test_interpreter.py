@@ -40,9 +40,9 @@ async def test_it_holds_while_any_engine_runs_whichever_stops_first(path: Path) 
 
 async def test_what_is_tuned_already_stays(path: Path) -> None:
     gc.set_threshold(0)
-    sys.setswitchinterval(0.0001)
+    sys.setswitchinterval(0.000125)
     async with Engine(path):
-        assert settings() == (0, 0.0001)
+        assert settings() == (0, 0.000125)
     gc.set_threshold(1_000_000)
     async with Engine(path):
         assert settings()[0] == 1_000_000
