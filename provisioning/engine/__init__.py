@@ -15,15 +15,17 @@ activities (plain or ``async`` functions) on an :class:`Engine`, enter it, and u
 It knows nothing of devices, MQTT or blobs.
 """
 
-from provisioning.engine.client import AsyncTaskHubClient
+from provisioning.engine.client import AsyncTaskHubClient, OrchestrationIdReusePolicy
 from provisioning.engine.engine import Engine, EngineStatistics
 from provisioning.engine.errors import (
     ChildTerminatedError,
     EngineError,
     EngineStoppedError,
     HistoryTooLongError,
+    EntitiesUnsupportedError,
     OrchestrationAlreadyExistsError,
     OrchestrationNotFoundError,
+    OrchestrationStatusError,
     PayloadTooLargeError,
     StateError,
     StateFormatError,
@@ -41,8 +43,11 @@ __all__ = [
     "EngineStatistics",
     "EngineStoppedError",
     "HistoryTooLongError",
+    "EntitiesUnsupportedError",
     "OrchestrationAlreadyExistsError",
+    "OrchestrationIdReusePolicy",
     "OrchestrationNotFoundError",
+    "OrchestrationStatusError",
     "PayloadTooLargeError",
     "StateError",
     "StateFormatError",

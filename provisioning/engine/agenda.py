@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 
 from provisioning.engine.commits import Commits
 from provisioning.engine.instances import Instance
@@ -18,6 +19,9 @@ class Agenda:
         self.ready: deque[Instance] = deque()
         #: Ids of those that may begin: pending ones, and after a restart those that continue as new.
         self.starts: deque[str] = deque()
+        #: Results of activities that a rewind found under way: the execution that waits for them now, by
+        #: instance key, the execution that asked, and task id. A crash forgets it: then they run again.
+        self.adopted: dict[tuple[int, int, int], int] = {}
 
     def queue(self, instance: Instance) -> None:
         """Give the instance a place in the queue for a turn, unless it has one."""
@@ -50,9 +54,13 @@ class Agenda:
         """An activity has ended."""
         instance = self._commits.look_up(call.instance_id)
         if instance is None or instance.status in ENDED or instance.execution_number != call.execution:
+            asked = (call.instance_key, call.execution, call.task_id)
+            heir = self.adopted.pop(asked, None)
+            if heir is not None:
+                self.deliver_result(call._replace(execution=heir), kind, text)
+                return
             # Its execution is over: nobody waits, it is only not to run again.
-            gone = (call.instance_key, call.execution, call.task_id)
-            self._commits.open.batch.detached_gone.append(gone)
+            self._commits.open.batch.detached_gone.append(asked)
             self._commits.schedule_step()
             return
         self.deliver(instance, Message(kind, task_id=call.task_id, data=text, execution=call.execution))
@@ -63,3 +71,8 @@ class Agenda:
         instance.begun = True
         start = Message(Kind.EXECUTION_STARTED, name=instance.name, ref=instance.version, data=instance.input)
         instance.inbox.insert(0, start)
+
+    def forget_starts(self, instance_ids: Collection[str]) -> None:
+        """Take out of ``starts`` what ended before it began, before its id is used anew."""
+        if self.starts:
+            self.starts = deque(i for i in self.starts if i not in instance_ids)

@@ -6,21 +6,33 @@ import asyncio
 import contextlib
 import json
 import uuid
-from collections.abc import AsyncIterator, Mapping
-from datetime import datetime
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol, Self, TypeVar
 
-from durabletask import task
-from durabletask.client import OrchestrationState, OrchestrationStatus
+from durabletask import history, task
+from durabletask.client import (
+    CleanEntityStorageResult,
+    EntityQuery,
+    OrchestrationQuery,
+    OrchestrationState,
+    OrchestrationStatus,
+    Page,
+    PurgeInstancesResult,
+)
+from durabletask.entities import EntityInstanceId, EntityMetadata
 
 from provisioning.engine import failures
 from provisioning.engine.context import check_size, check_text
 from provisioning.engine.engine import Engine
-from provisioning.engine.errors import OrchestrationNotFoundError
+from provisioning.engine.errors import EntitiesUnsupportedError, OrchestrationNotFoundError
 from provisioning.engine.functions import AnyFunction, function_name
+from provisioning.engine.histories import public_history
 from provisioning.engine.records import (
     ENDED,
     RECURSIVE,
+    InstanceFilter,
     InstanceRow,
     Kind,
     Message,
@@ -32,15 +44,49 @@ from provisioning.engine.records import (
 T = TypeVar("T")
 
 
+_PAGE_SIZE = 100
+"""Ids on a page of :meth:`AsyncTaskHubClient.list_instance_ids`, unless asked otherwise; as in the SDK."""
+_PAGE_SEPARATOR = "|"
+
+
+class ReuseIdPolicy(Protocol):
+    """What the SDK's own ``OrchestrationIdReusePolicy``, which is not public, and the one here have."""
+
+    @property
+    def replaceableStatus(self) -> Iterable[Any]:  # noqa: N802 -- the SDK's name
+        """Statuses of instances that may be replaced, as OrchestrationStatus or as their numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrchestrationIdReusePolicy:
+    """Which instances a new one of the same id may replace, by their statuses.
+
+    One that runs is terminated, with its sub-orchestrations, and replaced in the same transaction.
+    """
+
+    replaceableStatus: Iterable[OrchestrationStatus]  # noqa: N815 -- the SDK's name
+
+
 class AsyncTaskHubClient:
     """Client of an engine in this process and on this loop.
 
-    Methods return when what they did is on disk. They raise EngineStoppedError where the engine is
-    not running.
+    It has the methods of the SDK's ``AsyncTaskHubGrpcClient``. They return when what they did is on disk,
+    and raise EngineStoppedError where the engine is not running. ``default_version`` is that of
+    orchestrations scheduled without one.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, default_version: str | None = None) -> None:
         self._engine = engine
+        self.default_version = default_version
+
+    async def close(self) -> None:
+        """Nothing is held: the engine goes on."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *args: object) -> None:
+        await self.close()
 
     async def schedule_new_orchestration(
         self,
@@ -49,28 +95,32 @@ class AsyncTaskHubClient:
         input: Any | None = None,
         instance_id: str | None = None,
         start_at: datetime | None = None,
+        reuse_id_policy: ReuseIdPolicy | None = None,
         tags: Mapping[str, str] | None = None,
         version: str | None = None,
     ) -> str:
         """Start an orchestration, now or at ``start_at`` (naive UTC, or aware). Returns its instance id.
 
-        Raises OrchestrationAlreadyExistsError, PayloadTooLargeError, and ValueError for text that is none.
+        An id that exists, ended or not, is refused unless ``reuse_id_policy`` allows its status. Raises
+        OrchestrationAlreadyExistsError, PayloadTooLargeError, and ValueError for text that is none.
         """
         name = function_name(orchestrator)
-        chosen = instance_id if instance_id is not None else uuid.uuid4().hex
+        chosen = instance_id or uuid.uuid4().hex
+        version = version or self.default_version
         if not chosen.strip() or chosen.startswith("@"):
-            raise ValueError(f"an instance id may not be empty nor start with '@': {chosen!r}")
+            raise ValueError(f"an instance id may not be blank nor start with '@': {chosen!r}")
         for what, given in (("instance id", chosen), ("orchestrator's name", name), ("version", version)):
             check_text(f"the {what}", given)
         text = self._encode(f"the input of {name!r}", input)
         await self._engine.wait_room()
-        await self._engine.create(
+        await self._engine.lifecycle.create(
             instance_id=chosen,
             name=name,
             input=text,
             start_at=None if start_at is None else to_microseconds(start_at),
             version=version,
             tags=json.dumps(dict(tags)) if tags else None,
+            replaceable=_replaceable(reuse_id_policy),
         )
         return chosen
 
@@ -80,6 +130,65 @@ class AsyncTaskHubClient:
         """The instance as it is on disk; None where there is none."""
         row = self._engine.read(instance_id)
         return None if row is None else self._state(row, fetch_payloads)
+
+    async def get_orchestration_history(
+        self, instance_id: str, *, execution_id: str | None = None, for_work_item_processing: bool = False
+    ) -> list[history.HistoryEvent]:
+        """The history of the instance's execution: the latest, no other is kept.
+
+        ``execution_id`` may name that one only; ``for_work_item_processing`` changes nothing here. Raises
+        OrchestrationNotFoundError.
+        """
+        found = self._engine.history(instance_id)
+        if found is None or (execution_id and execution_id != str(found[0].execution)):
+            raise OrchestrationNotFoundError(instance_id, execution_id)
+        return public_history(*found)
+
+    async def list_instance_ids(
+        self,
+        runtime_status: list[OrchestrationStatus] | None = None,
+        completed_time_from: datetime | None = None,
+        completed_time_to: datetime | None = None,
+        page_size: int | None = None,
+        continuation_token: str | None = None,
+    ) -> Page[str]:
+        """Ids of instances that have ended, in order of their creation, by pages.
+
+        Times are those of their ends. A page goes on from the instance that its token names: what was
+        created or purged meanwhile shifts nothing. Raises ValueError for a token that is none.
+        """
+        after = _parse_token(continuation_token)
+        size = page_size or _PAGE_SIZE
+        which = InstanceFilter(
+            statuses=ENDED & (_statuses(runtime_status) or ENDED),
+            ended_from=_optional_microseconds(completed_time_from),
+            ended_to=_optional_microseconds(completed_time_to),
+        )
+        ids: list[str] = []
+        token: str | None = None
+        async for outline in self._engine.queries.outlines(which, after):
+            if len(ids) == size:
+                return Page(ids, token)
+            ids.append(outline.id)
+            token = f"{outline.key}{_PAGE_SEPARATOR}{outline.id}"
+        return Page(ids, None)
+
+    async def get_all_orchestration_states(
+        self, orchestration_query: OrchestrationQuery | None = None
+    ) -> list[OrchestrationState]:
+        """All instances that the query fits, in order of their creation.
+
+        Its ``max_instance_count``, the size of the pages in which a remote backend answers, limits nothing.
+        """
+        query = orchestration_query or OrchestrationQuery()
+        which = InstanceFilter(
+            statuses=_statuses(query.runtime_status),
+            created_from=_optional_microseconds(query.created_time_from),
+            created_to=_optional_microseconds(query.created_time_to),
+            id_prefix=query.instance_id_prefix or "",
+        )
+        rows = self._engine.queries.rows(which)
+        return [self._state(row, query.fetch_inputs_and_outputs) async for row in rows]
 
     async def wait_for_orchestration_start(
         self, instance_id: str, *, fetch_payloads: bool = False, timeout: float = 60
@@ -136,25 +245,106 @@ class AsyncTaskHubClient:
     ) -> None:
         """End an instance, with its running sub-orchestrations if recursive. An unknown one is no error."""
         text = self._encode("the output", output)
-        await self._control(
-            instance_id, Message(Kind.TERMINATED, ref=RECURSIVE if recursive else None, data=text)
-        )
+        ended = Message(Kind.TERMINATED, ref=RECURSIVE if recursive else None, data=text)
+        with contextlib.suppress(OrchestrationNotFoundError):
+            await self._control(instance_id, ended)
 
     async def suspend_orchestration(self, instance_id: str, *, reason: str | None = None) -> None:
-        """Hold back everything but resume and terminate. An unknown instance is no error."""
+        """Hold back everything but resume and terminate. Raises OrchestrationNotFoundError."""
         await self._control(instance_id, Message(Kind.SUSPENDED, data=reason))
 
     async def resume_orchestration(self, instance_id: str, *, reason: str | None = None) -> None:
-        """Deliver in order what was held back. One that is not suspended is left as it is."""
+        """Deliver in order what was held back. One that is not suspended is left as it is.
+
+        Raises OrchestrationNotFoundError.
+        """
         await self._control(instance_id, Message(Kind.RESUMED, data=reason))
 
     async def _control(self, instance_id: str, message: Message) -> None:
         check_text("the instance id", instance_id)
         check_text("the reason", message.data)
-        try:
-            await self._engine.send(instance_id, message)
-        except OrchestrationNotFoundError:
-            return
+        await self._engine.send(instance_id, message)
+
+    async def rewind_orchestration(self, instance_id: str, *, reason: str | None = None) -> None:
+        """Let a failed orchestration go on from its last good state: what failed runs again.
+
+        What succeeded stays, and so do failures that the orchestrator took notice of and went on from.
+        Sub-orchestrations that failed are rewound with it, those that are gone or were terminated begin
+        anew. Retries begin anew too. Raises OrchestrationNotFoundError, and OrchestrationStatusError for
+        one that has not failed, or whose code no longer fits its history.
+        """
+        for what, given in (("instance id", instance_id), ("reason", reason)):
+            check_text(f"the {what}", given)
+        await self._engine.rewinds.rewind(instance_id, reason)
+
+    async def restart_orchestration(
+        self, instance_id: str, *, restart_with_new_instance_id: bool = False
+    ) -> str:
+        """Begin an ended orchestration again with the same input, version and tags; returns its id.
+
+        Raises OrchestrationNotFoundError, and OrchestrationStatusError for one that has not ended.
+        """
+        check_text("the instance id", instance_id)
+        return await self._engine.lifecycle.restart(instance_id, with_new_id=restart_with_new_instance_id)
+
+    async def purge_orchestration(self, instance_id: str, recursive: bool = True) -> PurgeInstancesResult:
+        """Remove an ended orchestration, with those of its sub-orchestrations that have ended if recursive.
+
+        They are those that its history shows: what ran before it continued as new is not in it. One that
+        is unknown or has not ended is left, and counts as 0.
+        """
+        check_text("the instance id", instance_id)
+        return PurgeInstancesResult(
+            await self._engine.lifecycle.purge(instance_id, recursive=recursive), True
+        )
+
+    async def purge_orchestrations_by(
+        self,
+        created_time_from: datetime | None = None,
+        created_time_to: datetime | None = None,
+        runtime_status: list[OrchestrationStatus] | None = None,
+        recursive: bool = False,
+        timeout: timedelta | None = None,
+    ) -> PurgeInstancesResult:
+        """Remove all ended orchestrations that the filter fits; what is left after ``timeout`` stays.
+
+        Raises ValueError for a time-out that is not positive.
+        """
+        if timeout is not None and timeout <= timedelta():
+            raise ValueError("timeout must be greater than zero.")
+        which = InstanceFilter(
+            statuses=_statuses(runtime_status),
+            created_from=_optional_microseconds(created_time_from),
+            created_to=_optional_microseconds(created_time_to),
+        )
+        timeout_s = None if timeout is None else timeout.total_seconds()
+        purged = await self._engine.lifecycle.purge_by(which, recursive=recursive, timeout_s=timeout_s)
+        return PurgeInstancesResult(*purged)
+
+    # Entities
+
+    async def signal_entity(
+        self,
+        entity_instance_id: EntityInstanceId,
+        operation_name: str,
+        input: Any | None = None,
+        signal_time: datetime | None = None,
+    ) -> None:
+        """Raises EntitiesUnsupportedError, as do all methods for entities."""
+        raise EntitiesUnsupportedError
+
+    async def get_entity(
+        self, entity_instance_id: EntityInstanceId, include_state: bool = True
+    ) -> EntityMetadata | None:
+        raise EntitiesUnsupportedError
+
+    async def get_all_entities(self, entity_query: EntityQuery | None = None) -> list[EntityMetadata]:
+        raise EntitiesUnsupportedError
+
+    async def clean_entity_storage(
+        self, remove_empty_entities: bool = True, release_orphaned_locks: bool = True
+    ) -> CleanEntityStorageResult:
+        raise EntitiesUnsupportedError
 
     def _encode(self, what: str, value: Any) -> str | None:
         return check_size(
@@ -171,10 +361,35 @@ class AsyncTaskHubClient:
             to_datetime(row.updated_at),
             row.input if fetch_payloads else None,
             row.output if fetch_payloads else None,
-            row.custom_status if fetch_payloads else None,
+            row.custom_status,
             failure,
             self._engine.converter,
         )
+
+
+def _replaceable(policy: ReuseIdPolicy | None) -> frozenset[int]:
+    """Raises ValueError for what is no status."""
+    given = () if policy is None else policy.replaceableStatus
+    return frozenset(OrchestrationStatus(status).value for status in given)
+
+
+def _statuses(given: Iterable[OrchestrationStatus] | None) -> frozenset[int] | None:
+    """None, for all, also where none is named, as in the SDK."""
+    return frozenset(status.value for status in given) if given else None
+
+
+def _optional_microseconds(when: datetime | None) -> int | None:
+    return None if when is None else to_microseconds(when)
+
+
+def _parse_token(token: str | None) -> int:
+    """The key of the instance that a page ended with; 0 to begin."""
+    if not token:
+        return 0
+    key, separator, instance_id = token.partition(_PAGE_SEPARATOR)
+    if not (separator and instance_id and key.isascii() and key.isdecimal()):
+        raise ValueError(f"{token!r} is no continuation token of list_instance_ids: pass one as it was given")
+    return int(key)
 
 
 @contextlib.asynccontextmanager

@@ -51,6 +51,8 @@ class Commits:
         self._unbegun: OrderedDict[str, Instance] = OrderedDict()
         #: By id: those that are about to change, and idle ones up to a bound. No ended ones on disk.
         self.instances: dict[str, Instance] = {}
+        #: Ids of ended instances whose removal is gathered: until it is on disk, reads still show them.
+        self.leaving: set[str] = set()
         self.open = Transaction(self._number)
         self.under_way: Transaction | None = None
         self.writer = Writer(store)
@@ -71,7 +73,7 @@ class Commits:
         if instance is not None:
             return instance
         row = self._store.find(instance_id)
-        if row is None:
+        if row is None or instance_id in self.leaving:
             return None
         # What is to begin has no history.
         last = None if row.status == Status.PENDING else self._store.last_event(row.key)
@@ -256,3 +258,11 @@ class Commits:
         self.instances.clear()
         self._idle.clear()
         self._unbegun.clear()
+
+    # What is read from disk
+
+    async def settled(self, instance_id: str) -> None:
+        """Returns when the instance, if it has ended, is on disk as it is. Raises EngineStoppedError."""
+        while (instance := self.instances.get(instance_id)) is not None and instance.status in ENDED:
+            self._health.check()
+            await self.when_committed()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from durabletask import task
 
-from provisioning.engine.errors import PayloadTooLargeError
+from provisioning.engine.errors import EntitiesUnsupportedError, PayloadTooLargeError
 from provisioning.engine.failures import ResultTask
 from provisioning.engine.functions import function_name, return_type_of
 from provisioning.engine.records import Kind, to_datetime, to_microseconds
@@ -234,10 +234,7 @@ class Context(task.OrchestrationContext):
 
 
 def _no_entities() -> NoReturn:
-    raise NotImplementedError(
-        "the embedded engine has no durable entities: keep the state in an orchestration, "
-        "or run on a Durable Task backend that has them"
-    )
+    raise EntitiesUnsupportedError
 
 
 def check_text(what: str, text: str | None) -> None:

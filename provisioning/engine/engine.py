@@ -2,9 +2,10 @@
 
 commits.py has the instances in memory, the transaction being gathered and what follows its commit;
 agenda.py says who takes a turn, turns.py takes it, outcomes.py does what it asks for, timers.py and
-activities.py give answers later. All of it is the loop's but the writer's thread. Imports among the
-parts point downwards: engine → turns → outcomes → timers → agenda → commits → health; what must go
-up (a step is due, an activity has ended, the engine has failed) goes by callbacks wired here.
+activities.py give answers later; lifecycle.py and rewinds.py do what clients ask for beyond messages.
+All of it is the loop's but the writer's thread. Imports among the parts point downwards: engine →
+rewinds, lifecycle → turns → outcomes → timers → agenda → commits → health; what must go up (a step is
+due, an activity has ended, the engine has failed) goes by callbacks wired here.
 """
 
 from __future__ import annotations
@@ -25,15 +26,23 @@ from provisioning.engine.activities import ActivityRunner
 from provisioning.engine.agenda import Agenda
 from provisioning.engine.clock import EngineClock, SteadyClock
 from provisioning.engine.commits import Commits
-from provisioning.engine.errors import (
-    EngineStoppedError,
-    OrchestrationAlreadyExistsError,
-    OrchestrationNotFoundError,
-)
+from provisioning.engine.errors import EngineStoppedError, OrchestrationNotFoundError
 from provisioning.engine.functions import AnyFunction, Functions, function_name
 from provisioning.engine.health import Health
+from provisioning.engine.lifecycle import Lifecycle
 from provisioning.engine.options import EngineOptions
-from provisioning.engine.records import ENDED, ActivityCall, InstanceRow, Kind, Message, Status
+from provisioning.engine.outcomes import Outcomes
+from provisioning.engine.queries import Queries
+from provisioning.engine.records import (
+    ENDED,
+    ActivityCall,
+    HistoryEvent,
+    InstanceRow,
+    Kind,
+    Message,
+    Status,
+)
+from provisioning.engine.rewinds import Rewinds
 from provisioning.engine.serialization import DEFAULT_DATA_CONVERTER
 from provisioning.engine.sqlite_store import SqliteStore
 from provisioning.engine.store import Store
@@ -203,6 +212,28 @@ class Engine:
             properties_of=self._properties_of,
             log=self._log,
         )
+        outcomes = Outcomes(self._commits, self._agenda, self._timers, self._clock)
+        self._lifecycle = Lifecycle(
+            store=self._store,
+            commits=self._commits,
+            agenda=self._agenda,
+            timers=self._timers,
+            turns=self._turns,
+            outcomes=outcomes,
+            clock=self._clock,
+            health=self._health,
+        )
+        self._rewinds = Rewinds(
+            store=self._store,
+            commits=self._commits,
+            agenda=self._agenda,
+            timers=self._timers,
+            turns=self._turns,
+            outcomes=outcomes,
+            clock=self._clock,
+            health=self._health,
+        )
+        self._queries = Queries(self._store, self._health, self.read)
 
     def _recover(self) -> None:
         """Find by query what the last process left: starts, messages, activities, timers.
@@ -261,34 +292,23 @@ class Engine:
 
     # What clients ask for
 
-    def create(
-        self,
-        *,
-        instance_id: str,
-        name: str,
-        input: str | None,
-        start_at: int | None = None,
-        version: str | None = None,
-        tags: str | None = None,
-    ) -> asyncio.Future[None]:
-        """Create an instance; the future is done when it is on disk.
-
-        Raises OrchestrationAlreadyExistsError, EngineStoppedError.
-        """
+    @property
+    def lifecycle(self) -> Lifecycle:
+        """Creation, restart and removal of instances. Raises EngineStoppedError."""
         self._check_running()
-        commits = self._commits
-        if instance_id in commits.instances or self._store.find(instance_id) is not None:
-            raise OrchestrationAlreadyExistsError(instance_id)
-        now = self._clock.tick()
-        instance = commits.create(instance_id, name, now)
-        instance.input, instance.version, instance.tags = input, version, tags
-        commits.open.rows += 1
-        commits.mark(instance)
-        if start_at is not None and start_at > now:
-            self._timers.add(instance, 0, start_at)
-        else:
-            self._agenda.starts.append(instance_id)
-        return commits.when_committed()
+        return self._lifecycle
+
+    @property
+    def rewinds(self) -> Rewinds:
+        """Rewinding of failed instances. Raises EngineStoppedError."""
+        self._check_running()
+        return self._rewinds
+
+    @property
+    def queries(self) -> Queries:
+        """Questions about many instances. Raises EngineStoppedError."""
+        self._check_running()
+        return self._queries
 
     def send(self, instance_id: str, message: Message) -> asyncio.Future[None]:
         """Hand a message to an instance; the future is done when it is on disk, or dropped for good.
@@ -337,6 +357,15 @@ class Engine:
             return row
         last = self._store.last_event(row.key)
         return row._replace(updated_at=max(row.updated_at, last[1])) if last else row
+
+    def history(self, instance_id: str) -> tuple[InstanceRow, list[HistoryEvent]] | None:
+        """The instance and the history of its execution as they are on disk; None where there is none."""
+        while (row := self.read(instance_id)) is not None:
+            events = self._store.history(row.key, row.first_seq)
+            now = self._store.find(instance_id)
+            if now is not None and (now.key, now.execution) == (row.key, row.execution):
+                return row, events
+        return None
 
     def count_by_status(self) -> dict[Status, int]:
         """Number of instances on disk by status."""

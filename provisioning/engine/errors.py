@@ -7,6 +7,8 @@ EngineError
 ├── EngineStoppedError               the engine is not running (not started, stopping, or broken)
 ├── OrchestrationNotFoundError       no instance of that id
 ├── OrchestrationAlreadyExistsError  an instance of that id exists
+├── OrchestrationStatusError         an instance whose status does not allow what was asked
+├── EntitiesUnsupportedError         durable entities, which this engine does not have
 ├── PayloadTooLargeError             an input, output, event or status over its limit
 ├── HistoryTooLongError              an execution that should have continued as new
 ├── ChildTerminatedError             what a parent sees of a sub-orchestration that was terminated
@@ -48,11 +50,13 @@ class EngineStoppedError(EngineError):
 
 
 class OrchestrationNotFoundError(EngineError):
-    """No orchestration instance has the id ``instance_id``."""
+    """No orchestration instance has the id ``instance_id``, or not the execution ``execution_id``."""
 
-    def __init__(self, instance_id: str) -> None:
-        super().__init__(f"no orchestration instance has the id {instance_id!r}")
+    def __init__(self, instance_id: str, execution_id: str | None = None) -> None:
+        execution = f" and an execution {execution_id!r}; only the latest is kept" if execution_id else ""
+        super().__init__(f"no orchestration instance has the id {instance_id!r}{execution}")
         self.instance_id = instance_id
+        self.execution_id = execution_id
 
 
 class OrchestrationAlreadyExistsError(EngineError):
@@ -61,6 +65,25 @@ class OrchestrationAlreadyExistsError(EngineError):
     def __init__(self, instance_id: str) -> None:
         super().__init__(f"an orchestration instance with the id {instance_id!r} already exists")
         self.instance_id = instance_id
+
+
+class OrchestrationStatusError(EngineError):
+    """The instance ``instance_id`` is in ``status`` (a name), which does not allow what was asked."""
+
+    def __init__(self, instance_id: str, status: str, rule: str) -> None:
+        super().__init__(f"orchestration instance {instance_id!r} is {status}: {rule}")
+        self.instance_id = instance_id
+        self.status = status
+
+
+class EntitiesUnsupportedError(EngineError, NotImplementedError):
+    """Durable entities were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the embedded engine has no durable entities: keep the state in an orchestration, "
+            "or run on a Durable Task backend that has them"
+        )
 
 
 class PayloadTooLargeError(EngineError):

@@ -28,7 +28,7 @@ from provisioning.engine.records import HistoryEvent, Kind, Message, Status
 
 _CONFIRMS = frozenset({Kind.TASK_SCHEDULED, Kind.CHILD_CREATED, Kind.TIMER_CREATED, Kind.EVENT_SENT})
 _CONTROL = frozenset({Kind.SUSPENDED, Kind.RESUMED, Kind.TERMINATED})
-_NEVER_HELD = _CONFIRMS | {Kind.RESUMED, Kind.TERMINATED}
+_NEVER_HELD = _CONFIRMS | {Kind.RESUMED, Kind.TERMINATED, Kind.EXECUTION_REWOUND}
 _EVENT_RAISED = Kind.EVENT_RAISED  # a name of the module costs a fifth of an enumeration's attribute
 _new = tuple.__new__  # half the price of a named tuple's own constructor
 _ANSWERS: dict[int, Kind] = {
@@ -439,6 +439,12 @@ class Execution:
         if self.completion is None or self.completion.status == Status.CONTINUED_AS_NEW:
             self.completion = Completion(Status.TERMINATED, output=event.data)
 
+    def _on_rewound(self, event: HistoryEvent) -> None:
+        """What is asked for again has all its attempts before it."""
+        for pending in self.pending.values():
+            if pending.retry is not None:
+                pending.retry.attempt, pending.retry.started_at = 1, event.at
+
     def _on_confirmed(self, event: HistoryEvent) -> None:
         """Replay: the code must have asked for just this."""
         nondeterminism.check(event, self.actions.pop(event.task_id, None))
@@ -463,6 +469,7 @@ class Execution:
         Kind.TERMINATED: _on_terminated,
         Kind.EXECUTION_COMPLETED: _on_completed,
         Kind.EVENT_KEYS: _on_event_keys,
+        Kind.EXECUTION_REWOUND: _on_rewound,
     }
 
     # The generator

@@ -42,3 +42,8 @@ class Health:
         )
         stopped.__cause__ = self.failed
         return stopped
+
+    def check(self) -> None:
+        """Raises EngineStoppedError unless the engine works: for what goes on after having waited."""
+        if not self.working:
+            raise self.stopped_error()

@@ -67,15 +67,19 @@ class Outcomes:
         if child is None:
             child = self._commits.create(child_id, name, now)
         else:
-            # Its number goes on, so that nothing meant for the one that ended reaches this one.
-            self._restart(child)
-            child.status = Status.PENDING
-            child.name, child.created_at = name, now
-            child.output = child.failure = child.custom_status = child.tags = None
-            self._commits.instances[child_id] = child
+            self.renew(child, name, now)
         child.input, child.version, child.parent = action.data, action.version, link
         self._commits.mark(child)
         self._agenda.starts.append(child_id)
+
+    def renew(self, instance: Instance, name: str, created_at: int) -> None:
+        """Make an ended instance a new one of the same id; it is for the caller to fill in and mark."""
+        # Its number goes on, so that nothing meant for the one that ended reaches this one.
+        self._restart(instance)
+        instance.status = Status.PENDING
+        instance.name, instance.created_at, instance.parent = name, created_at, None
+        instance.output = instance.failure = instance.custom_status = instance.tags = None
+        self._commits.instances[instance.id] = instance
 
     def _restart(self, instance: Instance) -> None:
         """Make room for another execution of the same instance."""

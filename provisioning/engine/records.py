@@ -53,6 +53,7 @@ class Kind(IntEnum):
     TERMINATED = 14
     EXECUTION_COMPLETED = 15
     EVENT_KEYS = 17
+    EXECUTION_REWOUND = 18
 
 
 class HistoryEvent(NamedTuple):
@@ -151,6 +152,40 @@ class InstanceRow(NamedTuple):
         return ParentLink(
             instance_id=self.parent_id, execution=self.parent_execution, task_id=self.parent_task_id
         )
+
+
+class Outline(NamedTuple):
+    """What filters ask of an instance; ``updated_at`` of an ended one is its end."""
+
+    key: int
+    id: str
+    status: int
+    created_at: int
+    updated_at: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InstanceFilter:
+    """Which instances are meant. Times are from the first, included, to the second, excluded."""
+
+    statuses: frozenset[int] | None = None
+    created_from: int | None = None
+    created_to: int | None = None
+    ended_from: int | None = None
+    ended_to: int | None = None
+    id_prefix: str = ""
+
+    def fits(self, outline: Outline) -> bool:
+        return (
+            (self.statuses is None or outline.status in self.statuses)
+            and _within(outline.created_at, self.created_from, self.created_to)
+            and _within(outline.updated_at, self.ended_from, self.ended_to)
+            and outline.id.startswith(self.id_prefix)
+        )
+
+
+def _within(at: int, first: int | None, end: int | None) -> bool:
+    return (first is None or at >= first) and (end is None or at < end)
 
 
 def to_datetime(at: int) -> datetime:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from provisioning.engine.errors import StateError, StateFormatError, StateInUseError
-from provisioning.engine.records import ActivityCall, HistoryEvent, InstanceRow, Kind, Message
+from provisioning.engine.records import ActivityCall, HistoryEvent, InstanceRow, Kind, Message, Outline
 from provisioning.engine.store import Batch, StoredTimer
 
 FORMAT = 2
@@ -174,6 +174,8 @@ class SqliteStore:
             raise
 
     def _write(self, connection: sqlite3.Connection, batch: Batch) -> None:
+        for table in ("instances", "history", "timers", "detached"):
+            self._put(connection, f"purge_{table}", batch.purged)
         self._put(connection, "put_instances", batch.instances)
         self._put(connection, "set_custom_statuses", batch.custom_statuses)
         self._put(connection, "add_history", batch.history)
@@ -250,3 +252,12 @@ class SqliteStore:
 
     def count_by_status(self) -> dict[int, int]:
         return dict(self._rows("count_by_status").fetchall())
+
+    def outlines(self, after: int, limit: int) -> list[Outline]:
+        return [Outline(*row) for row in self._rows("outlines", after, limit)]
+
+    def children(self, key: int, after: int, limit: int) -> list[tuple[int, str]]:
+        return self._rows("children", key, after, limit).fetchall()
+
+    def detached(self, key: int) -> list[tuple[int, int]]:
+        return self._rows("detached", key).fetchall()

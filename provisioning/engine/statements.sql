@@ -93,3 +93,24 @@ FROM messages AS m JOIN instances AS i ON i.key = m.instance ORDER BY m.id;
 
 -- name: count_by_status
 SELECT status, count(*) FROM instances GROUP BY status;
+
+-- name: purge_instances
+DELETE FROM instances WHERE (key) IN (VALUES {rows});
+
+-- name: purge_history
+DELETE FROM history WHERE (instance) IN (VALUES {rows});
+
+-- name: purge_timers
+DELETE FROM timers WHERE (instance) IN (VALUES {rows});
+
+-- name: purge_detached
+DELETE FROM detached_activities WHERE (instance) IN (VALUES {rows});
+
+-- name: outlines
+SELECT key, id, status, created_at, updated_at FROM instances WHERE key > ? ORDER BY key LIMIT ?;
+
+-- name: children
+SELECT seq, ref FROM history WHERE instance = ? AND seq > ? AND kind = 5 ORDER BY seq LIMIT ?;
+
+-- name: detached
+SELECT execution, task_id FROM detached_activities WHERE instance = ?;

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
-from provisioning.engine.records import ActivityCall, HistoryEvent, InstanceRow, Message
+from provisioning.engine.records import ActivityCall, HistoryEvent, InstanceRow, Message, Outline
 
 
 class StoredTimer(NamedTuple):
@@ -39,6 +39,7 @@ class Batch:
         "instances",
         "messages",
         "messages_gone",
+        "purged",
         "timers",
         "timers_gone",
         "trims",
@@ -60,6 +61,9 @@ class Batch:
         self.messages_gone: list[tuple[int]] = []
         self.detached: list[tuple[int, int, int, str, str | None]] = []
         self.detached_gone: list[tuple[int, int, int]] = []
+        #: Keys of instances to remove with all that is theirs. Applied before all else: an id, or a key, that
+        #: is used again in the same transaction ends as used.
+        self.purged: list[tuple[int]] = []
 
     def add_timer(self, instance_key: int, task_id: int, due: int) -> None:
         self.timers_gone.discard((instance_key, task_id))
@@ -124,3 +128,13 @@ class Store(Protocol):
 
     def count_by_status(self) -> dict[int, int]:
         """Number of instances by ``records.Status``."""
+
+    def outlines(self, after: int, limit: int) -> list[Outline]:
+        """The next ``limit`` instances with a key over ``after``, in order of their keys."""
+
+    def children(self, key: int, after: int, limit: int) -> list[tuple[int, str]]:
+        """Sequence number and child's id of the next ``limit`` sub-orchestrations that the history of the
+        instance shows after sequence number ``after``; those tried again show more than once."""
+
+    def detached(self, key: int) -> list[tuple[int, int]]:
+        """Execution and task id of the instance's detached activities."""

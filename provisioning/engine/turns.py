@@ -18,7 +18,7 @@ from provisioning.engine.health import Health
 from provisioning.engine.instances import Instance
 from provisioning.engine.options import EngineOptions
 from provisioning.engine.outcomes import Outcomes
-from provisioning.engine.records import ENDED, Kind, Status
+from provisioning.engine.records import ENDED, Kind, Message, Status
 from provisioning.engine.store import Store
 from provisioning.engine.timers import Timers
 
@@ -95,16 +95,20 @@ class Turns:
         return True
 
     def _turn(self, instance: Instance) -> None:
-        """One turn of one instance: messages in, rows and actions out."""
-        commits = self._commits
+        """One turn of one instance, with what waits in its inbox."""
         instance.queued = False
-        commits.touch(instance)
+        self._commits.touch(instance)
         if instance.status in ENDED or not instance.begun:
             # It ended while it was queued; by now it may have been created anew, and waits for its start.
             return
-        self.turns += 1
         most = self._options.max_turn_messages
         messages, instance.inbox = instance.inbox[:most], instance.inbox[most:]
+        self.take(instance, messages)
+
+    def take(self, instance: Instance, messages: list[Message]) -> None:
+        """One turn of an instance that has begun and not ended: messages in, rows and actions out."""
+        self.turns += 1
+        commits = self._commits
         execution = instance.execution
         if execution is None:
             execution = instance.execution = self._revive(instance)
@@ -159,9 +163,9 @@ class Turns:
             f"{self._options.max_history_events:,}",
         )
 
-    def _revive(self, instance: Instance) -> Execution:
-        """The instance's execution, from its history where it has one."""
-        execution = Execution(
+    def execution_of(self, instance: Instance) -> Execution:
+        """An execution of the instance that has seen nothing yet."""
+        return Execution(
             instance_id=instance.id,
             number=instance.execution_number,
             parent_id=instance.parent.instance_id if instance.parent else None,
@@ -172,6 +176,10 @@ class Turns:
             custom_status=instance.custom_status,
             properties_of=self._properties_of,
         )
+
+    def _revive(self, instance: Instance) -> Execution:
+        """The instance's execution, from its history where it has one."""
+        execution = self.execution_of(instance)
         if instance.next_seq > instance.first_seq:
             self.replays += 1
             execution.replay(self._store.history(instance.key, instance.first_seq))

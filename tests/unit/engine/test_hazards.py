@@ -47,7 +47,7 @@ async def test_an_event_taken_in_the_transaction_that_kept_it_is_not_kept(path: 
     engine.add_orchestrator(two_events)
     await engine.start()
     client = AsyncTaskHubClient(engine)
-    creating = engine.create(instance_id="i", name="two_events", input=None)
+    creating = engine.lifecycle.create(instance_id="i", name="two_events", input=None)
     raising = engine.send("i", Message(Kind.EVENT_RAISED, name="e", data="1"))
     await asyncio.gather(creating, raising)
     await client.wait_for_orchestration_start("i", timeout=LONG_S)

@@ -330,6 +330,7 @@ def test_kinds_keep_their_numbers() -> None:
         ("TERMINATED", 14),
         ("EXECUTION_COMPLETED", 15),
         ("EVENT_KEYS", 17),
+        ("EXECUTION_REWOUND", 18),
     ]
 
 
