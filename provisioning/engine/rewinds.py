@@ -199,7 +199,7 @@ class Rewinds:
             Message(Kind(e.kind), task_id=e.task_id, name=e.name, ref=e.ref, data=e.data, execution=number)
             for e in plan.again
         ]
-        # The start comes first, where that turn was the first.
+        # The start comes first, where that turn was the first. If the code ends in it, no more is recorded.
         messages.insert(0 if plan.kept else 1, Message(Kind.EXECUTION_REWOUND, data=reason))
         self._take_up_activities(plan, before)
         for action in plan.waits_for(Kind.TIMER_CREATED):
