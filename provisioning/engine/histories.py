@@ -15,21 +15,24 @@ from provisioning.engine.records import RECURSIVE, HistoryEvent, InstanceRow, Ki
 _NO_ID = -1
 """``event_id`` of all but what the orchestrator asked for, as in the SDK."""
 
+INTERNAL = frozenset({Kind.EVENT_KEYS})
+"""Records that say nothing to clients: no public event stands for them."""
+
 
 def public_history(row: InstanceRow, events: Iterable[HistoryEvent]) -> list[history.HistoryEvent]:
     """The history of an instance's execution, in order; times are aware, UTC.
 
-    What the engine does not record is not in it: the SDK's OrchestratorStarted and OrchestratorCompleted,
-    which say where turns begin and end. The ``execution_id`` of an instance is the number of its execution.
+    ``INTERNAL`` records are left out. What the engine does not record is not in it: the SDK's
+    OrchestratorStarted and OrchestratorCompleted, which say where turns begin and end. The
+    ``execution_id`` of an instance is the number of its execution.
     """
     due: dict[int, datetime] = {}
     found = []
     for event in events:
         if event.kind == Kind.TIMER_CREATED:
             due[event.task_id] = _aware(int(event.ref or 0))
-        convert = _CONVERTERS.get(event.kind)
-        if convert is not None:
-            found.append(convert(row, event, due))
+        if event.kind not in INTERNAL:
+            found.append(_CONVERTERS[event.kind](row, event, due))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import namedtuple
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -89,14 +90,15 @@ def again_with_work_left(ctx: Ctx, n: int) -> Steps:
 # Lifecycle
 
 
-async def hold_and_let_go(client: Client, instance_id: str) -> Any:
+async def hold_and_let_go(client: Client, instance_id: str) -> None:
     await started(client, instance_id)
     await client.suspend_orchestration(instance_id)
     for n in range(3):
         await client.raise_orchestration_event(instance_id, "e", data=n)
-    state = await client.get_orchestration_state(instance_id)
+    async with asyncio.timeout(LONG_S):  # the SDK's worker suspends in a turn of its own
+        while (await client.get_orchestration_state(instance_id)).runtime_status.name != "SUSPENDED":
+            await asyncio.sleep(0.01)
     await client.resume_orchestration(instance_id)
-    return state.runtime_status.name
 
 
 @program(drive=hold_and_let_go)

@@ -38,7 +38,7 @@ AT_ONCE = 6
 Outcomes = dict[str, Outcome | BaseException]
 
 # Their import fills the catalogue.
-for _of in ("tasks", "failures", "ends"):
+for _of in ("tasks", "failures", "ends", "operations"):
     importlib.import_module(f"tests.integration.engine.programs_{_of}")
 
 

@@ -332,7 +332,7 @@ def test_entities_say_that_they_come_later(method: str) -> None:
         getattr(ctx, method)("@counter@one", "op")
 
     failure = failure_of(Driver(main).start())
-    assert failure.error_type == "builtins.NotImplementedError"
+    assert failure.error_type == "provisioning.engine.errors.EntitiesUnsupportedError"
     assert "no durable entities" in failure.message
 
 

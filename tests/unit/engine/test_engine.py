@@ -563,7 +563,7 @@ def test_a_steady_clock_follows_the_wall_clock_forward_and_never_back() -> None:
 
 
 async def test_suspend_and_resume_survive_a_restart(path: Path) -> None:
-    """S-LIFE-3: suspend buffers everything but resume and terminate; in order, durably."""
+    """S-LIFE-3, S-LIFE-13: suspend buffers everything but resume and terminate; in order, durably."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         first = yield ctx.wait_for_external_event("e")

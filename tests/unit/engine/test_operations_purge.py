@@ -62,7 +62,7 @@ def rows(path: Path) -> dict[str, int]:
 
 
 async def test_only_ended_ones_are_purged(path: Path, bench: Bench) -> None:
-    """SEMANTICS Lifecycle: purge: ended instances only; returns counts."""
+    """S-LIFE-9: purge: ended instances only; returns counts."""
     async with bench.engine(path) as engine:
         client = AsyncTaskHubClient(engine)
         assert await client.purge_orchestration("nobody") == PurgeInstancesResult(0, True)
@@ -91,7 +91,7 @@ async def test_only_ended_ones_are_purged(path: Path, bench: Bench) -> None:
 async def test_recursive_reaches_ended_descendants(
     path: Path, bench: Bench, request: pytest.FixtureRequest, recursive: bool, portions: bool
 ) -> None:
-    """SEMANTICS Lifecycle: purge: recursive on request; what runs is left, with all below it."""
+    """S-LIFE-9: purge: recursive on request; what runs is left, with all below it."""
     if portions:
         request.getfixturevalue("small_portions")
     async with bench.engine(path) as engine:
@@ -109,7 +109,7 @@ async def test_recursive_reaches_ended_descendants(
 
 
 async def test_an_id_that_is_anothers_by_now_is_left(path: Path, bench: Bench) -> None:
-    """SEMANTICS Lifecycle, Identity: recursive reaches an instance's own children only."""
+    """S-LIFE-9, S-ID-4: recursive reaches an instance's own children only."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         return (yield ctx.call_sub_orchestrator("echo", instance_id="c"))
@@ -127,7 +127,7 @@ async def test_an_id_that_is_anothers_by_now_is_left(path: Path, bench: Bench) -
 
 
 async def test_children_that_were_tried_again_count_once(path: Path, bench: Bench) -> None:
-    """SEMANTICS Lifecycle, Retries: the same child id is used again."""
+    """S-LIFE-9, S-RTY-2: the same child id is used again."""
     policy = task.RetryPolicy(first_retry_interval=timedelta(milliseconds=1), max_number_of_attempts=3)
 
     def child(ctx: Ctx, _: Any) -> Any:
@@ -147,7 +147,7 @@ async def test_children_that_were_tried_again_count_once(path: Path, bench: Benc
 
 @pytest.mark.usefixtures("small_portions")
 async def test_purge_by_filter(path: Path, bench: Bench, clock: ManualClock) -> None:
-    """SEMANTICS Lifecycle: purge by filter: created from (included), to (excluded), statuses."""
+    """S-LIFE-9: purge by filter: created from (included), to (excluded), statuses."""
     async with bench.engine(path, clock=clock) as engine:
         client = AsyncTaskHubClient(engine)
         for n in range(6):
@@ -183,7 +183,7 @@ async def test_purge_by_filter(path: Path, bench: Bench, clock: ManualClock) -> 
 
 @pytest.mark.usefixtures("small_portions")
 async def test_purge_by_filter_stops_at_its_time_out(path: Path, bench: Bench) -> None:
-    """SEMANTICS Lifecycle: a purge that did not come to its end says so, and the next one goes on."""
+    """S-LIFE-9: a purge that did not come to its end says so, and the next one goes on."""
     async with bench.engine(path) as engine:
         client = AsyncTaskHubClient(engine)
         for n in range(5):
@@ -196,7 +196,7 @@ async def test_purge_by_filter_stops_at_its_time_out(path: Path, bench: Bench) -
 
 @pytest.mark.usefixtures("small_portions")
 async def test_purge_by_filter_reaches_descendants_if_asked(path: Path, bench: Bench) -> None:
-    """SEMANTICS Lifecycle: purge by filter, recursive: each counts once."""
+    """S-LIFE-9: purge by filter, recursive: each counts once."""
     async with bench.engine(path) as engine:
         client = AsyncTaskHubClient(engine)
         for root in ("r", "s"):
@@ -208,7 +208,7 @@ async def test_purge_by_filter_reaches_descendants_if_asked(path: Path, bench: B
 
 
 async def test_what_a_purged_one_left_under_way_reaches_nobody(path: Path, bench: Bench) -> None:
-    """SEMANTICS Lifecycle: a late result of an activity; another instance has the id by now."""
+    """S-LIFE-9: a late result of an activity; another instance has the id by now."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         left: task.Task[Any] = ctx.call_activity("work", input="left behind")
@@ -269,7 +269,7 @@ async def test_a_purge_and_whoever_comes_at_the_same_time(path: Path, bench: Ben
 async def test_a_crash_at_any_commit_of_a_purge_leaves_what_can_be_purged(
     tmp_path: Path, after: bool
 ) -> None:
-    """DESIGN 2, Recovery; SEMANTICS Lifecycle: children go before their parents, so none is left alone."""
+    """DESIGN 2, Recovery; S-LIFE-9: children go before their parents, so none is left alone."""
     dies_at = 0
     died = True
     while died:

@@ -19,9 +19,10 @@ from provisioning.engine import (
     EngineStoppedError,
     EntitiesUnsupportedError,
     OrchestrationNotFoundError,
+    histories,
 )
 from provisioning.engine import queries as queries_module
-from provisioning.engine.records import to_datetime
+from provisioning.engine.records import Kind, to_datetime
 from tests.unit.engine.driving import SECOND, START, Ctx, Steps
 from tests.unit.engine.operating import Bench, Status, ends_as
 from tests.unit.engine.stores import ManualClock
@@ -43,7 +44,7 @@ def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_portions")
 async def test_states_by_query(path: Path, bench: Bench, clock: ManualClock) -> None:
-    """SEMANTICS Worker and clients: max_instance_count is the page size, not a limit; created from is
+    """S-LIFE-12, S-HUB-6: max_instance_count is the page size, not a limit; created from is
     included, to excluded."""
 
     def refuse(ctx: Ctx, _: Any) -> Any:
@@ -94,7 +95,7 @@ async def test_states_by_query(path: Path, bench: Bench, clock: ManualClock) -> 
 
 @pytest.mark.usefixtures("small_portions")
 async def test_ids_of_ended_ones_by_pages(path: Path, bench: Bench, clock: ManualClock) -> None:
-    """SEMANTICS Worker and clients: a token of id lists contains an instance id; a page goes on there,
+    """S-HUB-6: a token of id lists contains an instance id; a page goes on there,
     whatever was created or purged meanwhile."""
     async with bench.engine(path, clock=clock) as engine:
         client = AsyncTaskHubClient(engine)
@@ -128,7 +129,7 @@ async def test_ids_of_ended_ones_by_pages(path: Path, bench: Bench, clock: Manua
 
 
 async def test_pages_have_a_hundred_ids_unless_asked_otherwise(path: Path, bench: Bench) -> None:
-    """SEMANTICS Worker and clients: as the SDK's own backend."""
+    """S-HUB-6: as the SDK's own backend."""
     async with bench.engine(path) as engine:
         client = AsyncTaskHubClient(engine)
         for n in range(101):
@@ -153,7 +154,7 @@ async def test_a_token_that_is_none_is_refused(path: Path, bench: Bench, token: 
 
 
 async def test_a_history_has_the_sdks_events(path: Path, bench: Bench, clock: ManualClock) -> None:
-    """SEMANTICS Public types: history's events, made from the engine's records."""
+    """S-LIFE-12: history's events, made from the engine's records."""
 
     def child(ctx: Ctx, value: Any) -> Steps:
         return (yield ctx.call_activity("work", input=value, tags={"k": "v"}))
@@ -245,7 +246,7 @@ async def test_a_history_has_the_sdks_events(path: Path, bench: Bench, clock: Ma
 
 
 async def test_the_history_is_that_of_the_latest_execution(path: Path, bench: Bench) -> None:
-    """SEMANTICS continue_as_new: history starts over; a failure is in its end."""
+    """S-CAN-3, S-LIFE-12: history starts over; a failure is in its end."""
 
     def main(ctx: Ctx, n: int) -> Steps:
         yield ctx.call_activity("work", input=str(n))
@@ -273,10 +274,8 @@ async def test_the_history_is_that_of_the_latest_execution(path: Path, bench: Be
 
 
 def test_every_kind_of_event_has_a_public_one() -> None:
-    """SEMANTICS Public types: a kind that is added to the records is added there too."""
-    from provisioning.engine import histories, records
-
-    assert set(histories._CONVERTERS) == set(records.Kind)
+    """S-LIFE-12: a kind that is added to the records is added there too."""
+    assert set(histories._CONVERTERS) | histories.INTERNAL == set(Kind)
     assert {f.name for f in fields(history.HistoryEvent)} == {"event_id", "timestamp"}
 
 
@@ -284,7 +283,7 @@ def test_every_kind_of_event_has_a_public_one() -> None:
 
 
 async def test_entities_are_one_clear_error(path: Path, bench: Bench) -> None:
-    """SEMANTICS Entities: not yet, as the context says."""
+    """S-ENT-1: not yet, as the context says."""
     entity = EntityInstanceId("counter", "one")
     async with bench.engine(path) as engine:
         async with AsyncTaskHubClient(engine) as client:

@@ -40,7 +40,7 @@ def works(ctx: Ctx, label: str) -> Steps:
 
 
 async def test_a_policy_names_the_statuses_that_may_be_replaced(path: Path, bench: Bench) -> None:
-    """SEMANTICS Identity: an existing id is an error, also when the old one has ended; a reuse policy lists
+    """S-ID-3: an existing id is an error, also when the old one has ended; a reuse policy lists
     the statuses that may be replaced."""
     ended_ones = OrchestrationIdReusePolicy(replaceableStatus=[Status.COMPLETED, Status.FAILED])
     async with bench.engine(path) as engine:
@@ -67,7 +67,7 @@ async def test_a_policy_names_the_statuses_that_may_be_replaced(path: Path, benc
 
 
 async def test_the_sdks_own_policy_is_understood(path: Path, bench: Bench) -> None:
-    """SEMANTICS Identity: its statuses are numbers; what is no status is refused."""
+    """S-ID-3: its statuses are numbers; what is no status is refused."""
 
     class Theirs:
         def __init__(self, *statuses: int) -> None:
@@ -85,7 +85,7 @@ async def test_the_sdks_own_policy_is_understood(path: Path, bench: Bench) -> No
 
 
 async def test_one_that_runs_is_terminated_and_replaced(path: Path, bench: Bench, clock: ManualClock) -> None:
-    """SEMANTICS Identity, Lifecycle: with all that it has under way: events, timers, activities, children."""
+    """S-ID-3: with all that it has under way: events, timers, activities, children."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         yield task.when_any(
@@ -124,7 +124,7 @@ async def test_one_that_runs_is_terminated_and_replaced(path: Path, bench: Bench
 
 
 async def test_one_that_is_not_begun_is_replaced_too(path: Path, bench: Bench, clock: ManualClock) -> None:
-    """SEMANTICS Lifecycle: start_at delays the start durably: that of the new one, whatever the old one's."""
+    """S-LIFE-2, S-ID-3: start_at delays the start durably: that of the new one, whatever the old one's."""
     async with bench.engine(path, clock=clock) as engine:
         client = AsyncTaskHubClient(engine)
         soon, late = (to_datetime(START + s * SECOND) for s in (10, 20))
@@ -142,7 +142,7 @@ async def test_one_that_is_not_begun_is_replaced_too(path: Path, bench: Bench, c
 
 
 async def test_a_start_that_was_due_does_not_begin_a_later_one(path: Path, bench: Bench) -> None:
-    """SEMANTICS Lifecycle: start_at, where the old one stood in the queue of those that may begin."""
+    """S-LIFE-2, S-ID-3: start_at, where the old one stood in the queue of those that may begin."""
     bench.add(works)
     gate = bench.stick("busy")
     options = EngineOptions(max_activity_backlog=1)
@@ -169,7 +169,7 @@ async def test_a_start_that_was_due_does_not_begin_a_later_one(path: Path, bench
 
 
 async def test_a_child_that_is_replaced_fails_its_parents_task(path: Path, bench: Bench) -> None:
-    """SEMANTICS Failures, Identity: whoever waits for the one that gave way hears of its end."""
+    """S-FAIL-13, S-ID-3: whoever waits for the one that gave way hears of its end."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         return (yield ctx.call_sub_orchestrator("one_event", instance_id="c"))
@@ -225,7 +225,7 @@ async def test_a_replacement_is_whole_or_not_at_all(tmp_path: Path, after: bool)
 
 
 async def test_restart_has_the_same_input_version_and_tags(path: Path, bench: Bench) -> None:
-    """SEMANTICS Lifecycle: restart: same input and version, optionally a new id; after restart has returned,
+    """S-LIFE-8, S-LIFE-10: restart: same input and version, optionally a new id; after restart has returned,
     waiting for completion does not see the old end."""
 
     def main(ctx: Ctx, value: Any) -> Steps:
@@ -264,7 +264,7 @@ async def test_restart_has_the_same_input_version_and_tags(path: Path, bench: Be
 
 
 async def test_restart_is_for_ended_ones_only(path: Path, bench: Bench) -> None:
-    """SEMANTICS Lifecycle: restart of a running one: an error."""
+    """S-LIFE-8: restart of a running one: an error."""
     async with bench.engine(path) as engine:
         client = AsyncTaskHubClient(engine)
         with pytest.raises(OrchestrationNotFoundError, match="'nobody'"):
@@ -283,7 +283,7 @@ async def test_restart_is_for_ended_ones_only(path: Path, bench: Bench) -> None:
 
 
 async def test_what_the_earlier_life_left_does_not_reach_the_restarted_one(path: Path, bench: Bench) -> None:
-    """SEMANTICS continue_as_new, and here: work is tagged by execution; parents hear of their own child."""
+    """S-LIFE-8, as S-CAN-5: work is tagged by execution; parents hear of their own child."""
 
     def child(ctx: Ctx, _: Any) -> Steps:
         left: task.Task[Any] = ctx.call_activity("work", input="left behind")

@@ -69,7 +69,7 @@ def bench() -> Bench:
 
 
 async def test_only_what_failed_runs_again(path: Path, bench: Bench) -> None:
-    """SEMANTICS Lifecycle: failed results are dropped from the history, what succeeded stays; after rewind
+    """S-LIFE-7, S-LIFE-10: failed results leave the history, what succeeded stays; after rewind
     has returned, waiting for completion does not see the old end."""
     bench.broken = {"c"}
     async with bench.engine(path) as engine:
@@ -83,7 +83,7 @@ async def test_only_what_failed_runs_again(path: Path, bench: Bench) -> None:
 
 
 async def test_what_is_still_broken_fails_again_and_can_be_rewound_again(path: Path, bench: Bench) -> None:
-    """SEMANTICS Lifecycle: rewind, more than once and over restarts; the history tells of it."""
+    """S-LIFE-7: rewind, more than once and over restarts; the history tells of it."""
     bench.broken = {"b"}
     async with bench.engine(path) as engine:
         client = AsyncTaskHubClient(engine)
@@ -105,7 +105,7 @@ async def test_what_is_still_broken_fails_again_and_can_be_rewound_again(path: P
 
 
 async def test_rewind_is_for_failed_ones_only(path: Path, bench: Bench) -> None:
-    """SEMANTICS Lifecycle: rewind, only from FAILED."""
+    """S-LIFE-7: rewind, only from FAILED."""
     async with bench.engine(path) as engine:
         client = AsyncTaskHubClient(engine)
         with pytest.raises(OrchestrationNotFoundError, match="'nobody'"):
@@ -126,7 +126,7 @@ async def test_rewind_is_for_failed_ones_only(path: Path, bench: Bench) -> None:
 
 
 async def test_all_that_failed_together_runs_again(path: Path, bench: Bench) -> None:
-    """SEMANTICS Lifecycle: failed results are dropped, also those beside the one that was raised."""
+    """S-LIFE-7: failed results are dropped, also those beside the one that was raised."""
     bench.broken = {"b", "d"}
     async with bench.engine(path) as engine:
         client = AsyncTaskHubClient(engine)
@@ -140,7 +140,7 @@ async def test_all_that_failed_together_runs_again(path: Path, bench: Bench) -> 
 
 
 async def test_an_activity_that_still_runs_is_not_begun_a_second_time(path: Path, bench: Bench) -> None:
-    """SEMANTICS Lifecycle, ours: what the end of the execution left under way is waited for."""
+    """S-LIFE-14: what the end of the execution left under way is waited for."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         slow: task.Task[Any] = ctx.call_activity("work", input="slow")
@@ -167,7 +167,7 @@ async def test_an_activity_that_still_runs_is_not_begun_a_second_time(path: Path
 
 
 async def test_an_activity_whose_late_result_is_not_on_disk_runs_again(path: Path, bench: Bench) -> None:
-    """SEMANTICS Lifecycle, ours: a result that came while nobody waited is lost, the activity is not."""
+    """S-LIFE-14: a result that came while nobody waited is lost, the activity is not."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         slow: task.Task[Any] = ctx.call_activity("work", input="slow")
@@ -221,7 +221,7 @@ async def test_an_adopted_activity_runs_again_after_a_crash(path: Path, bench: B
 
 
 async def test_a_late_result_of_the_turn_that_was_undone_reaches_nobody(path: Path, bench: Bench) -> None:
-    """SEMANTICS continue_as_new, and here: results of an earlier execution never reach the new one."""
+    """S-LIFE-7, as S-CAN-5: results of an earlier execution never reach the new one."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         try:
@@ -249,7 +249,7 @@ async def test_a_late_result_of_the_turn_that_was_undone_reaches_nobody(path: Pa
 
 
 async def test_a_failure_that_was_dealt_with_stays(path: Path, bench: Bench) -> None:
-    """SEMANTICS Lifecycle: what succeeded stays, the handling of an earlier failure too."""
+    """S-LIFE-14: what succeeded stays, the handling of an earlier failure too."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         try:
@@ -271,7 +271,7 @@ async def test_a_failure_that_was_dealt_with_stays(path: Path, bench: Bench) -> 
 
 
 async def test_a_failure_that_came_early_and_was_met_late_runs_again(path: Path, bench: Bench) -> None:
-    """SEMANTICS Lifecycle: failed results are dropped, also those that came while the code was elsewhere."""
+    """S-LIFE-7: failed results are dropped, also those that came while the code was elsewhere."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         early: task.Task[Any] = ctx.call_activity("work", input="early")
@@ -297,7 +297,7 @@ async def test_a_failure_that_came_early_and_was_met_late_runs_again(path: Path,
 
 
 async def test_retries_begin_anew(path: Path, bench: Bench) -> None:
-    """SEMANTICS Retries, Lifecycle: what is rewound has all of its attempts again; those that a retry saved
+    """S-LIFE-14: what is rewound has all of its attempts again; those that a retry saved
     are not run again."""
     policy = task.RetryPolicy(first_retry_interval=MOMENT, max_number_of_attempts=3)
 
@@ -326,7 +326,7 @@ async def test_retries_begin_anew(path: Path, bench: Bench) -> None:
 
 
 async def test_retries_begin_anew_after_a_replay_too(path: Path, bench: Bench) -> None:
-    """SEMANTICS Retries: the same decisions in replay."""
+    """S-LIFE-14: the same decisions in replay."""
     policy = task.RetryPolicy(first_retry_interval=MOMENT, max_number_of_attempts=2)
 
     def main(ctx: Ctx, _: Any) -> Steps:
@@ -349,7 +349,7 @@ async def test_retries_begin_anew_after_a_replay_too(path: Path, bench: Bench) -
 
 
 async def test_code_that_was_repaired_goes_on(path: Path, bench: Bench) -> None:
-    """SEMANTICS Lifecycle: a failure of the code itself: its last turn is taken again, with what it took."""
+    """S-LIFE-7: a failure of the code itself: its last turn is taken again, with what it took."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         first = yield ctx.wait_for_external_event("e")
@@ -380,7 +380,7 @@ async def test_code_that_was_repaired_goes_on(path: Path, bench: Bench) -> None:
 
 @pytest.mark.parametrize("known", [False, True], ids=["unregistered", "raised at once"])
 async def test_one_that_failed_in_its_first_turn_begins_again(path: Path, bench: Bench, known: bool) -> None:
-    """SEMANTICS Lifecycle, Failures: an orchestrator that was not registered, or failed before it asked."""
+    """S-LIFE-7, S-FAIL-6: an orchestrator that was not registered, or failed before it asked."""
 
     def refuse(ctx: Ctx, value: Any) -> Any:
         raise ValueError("not yet")
@@ -408,7 +408,7 @@ async def test_one_that_failed_in_its_first_turn_begins_again(path: Path, bench:
 
 
 async def test_code_that_does_not_fit_its_history_is_left_as_it_is(path: Path, bench: Bench) -> None:
-    """SEMANTICS Failures, Lifecycle: nothing is lost by a rewind with the wrong code."""
+    """S-LIFE-14, S-FAIL-10: nothing is lost by a rewind with the wrong code."""
 
     def wrong(ctx: Ctx, _: Any) -> Steps:
         yield ctx.create_timer(MOMENT)
@@ -437,7 +437,7 @@ async def test_code_that_does_not_fit_its_history_is_left_as_it_is(path: Path, b
 
 
 async def test_changed_code_is_put_back(path: Path, bench: Bench) -> None:
-    """SEMANTICS Failures: what failed as non-deterministic goes on once its code is what it was."""
+    """S-LIFE-7, S-FAIL-10: what failed as non-deterministic goes on once its code is what it was."""
 
     def wrong(ctx: Ctx, _: Any) -> Steps:
         return (yield ctx.wait_for_external_event("other"))
@@ -466,7 +466,7 @@ async def test_changed_code_is_put_back(path: Path, bench: Bench) -> None:
 async def test_what_was_asked_for_before_the_code_was_changed_is_not_asked_again(
     path: Path, bench: Bench
 ) -> None:
-    """SEMANTICS Failures, Lifecycle: the turn that found the code changed has asked for nothing."""
+    """S-LIFE-14, S-FAIL-10: the turn that found the code changed has asked for nothing."""
 
     def wrong(ctx: Ctx, _: Any) -> Steps:
         return (yield ctx.wait_for_external_event("other"))
@@ -496,7 +496,7 @@ async def test_what_was_asked_for_before_the_code_was_changed_is_not_asked_again
 
 
 async def test_timers_that_were_running_run_on(path: Path, bench: Bench, clock: ManualClock) -> None:
-    """SEMANTICS Timers, Lifecycle: due when they were due before, later lives included."""
+    """S-LIFE-14: due when they were due before, later lives included."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         timer = ctx.create_timer(timedelta(seconds=100))
@@ -531,7 +531,7 @@ async def test_timers_that_were_running_run_on(path: Path, bench: Bench, clock: 
 async def test_a_tree_is_rewound_with_its_root(
     path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
 ) -> None:
-    """SEMANTICS Lifecycle: failed children are rewound, recursively; what succeeded stays."""
+    """S-LIFE-7: failed children are rewound, recursively; what succeeded stays."""
     monkeypatch.setattr(rewinds_module, "_ROWS_AT_ONCE", rows_at_once)
     bench.broken = {"r.0.1.1", "r.1.0.0", "r.1.0.1"}
     async with bench.engine(path) as engine:
@@ -552,7 +552,7 @@ async def test_a_tree_is_rewound_with_its_root(
 
 
 async def test_children_are_rewound_recreated_waited_for_or_heard(path: Path, bench: Bench) -> None:
-    """SEMANTICS Lifecycle: failed children are rewound or recreated; one that runs on is waited for, and one
+    """S-LIFE-7: failed children are rewound or recreated; one that runs on is waited for, and one
     that has ended meanwhile is heard."""
 
     def child(ctx: Ctx, value: Any) -> Steps:
@@ -602,7 +602,7 @@ async def test_children_are_rewound_recreated_waited_for_or_heard(path: Path, be
 
 
 async def test_a_child_id_that_is_anothers_by_now_is_not_touched(path: Path, bench: Bench) -> None:
-    """SEMANTICS Identity: one of that id that still runs fails the child task; an ended one gives way."""
+    """S-ID-4, S-LIFE-7: one of that id that still runs fails the child task; an ended one gives way."""
 
     def main(ctx: Ctx, _: Any) -> Steps:
         return (yield ctx.call_sub_orchestrator("chain", input=["a"], instance_id="c"))
@@ -633,7 +633,7 @@ async def test_a_child_id_that_is_anothers_by_now_is_not_touched(path: Path, ben
 
 
 async def test_a_child_rewound_by_itself_tells_nobody(path: Path, bench: Bench) -> None:
-    """SEMANTICS Lifecycle: the parent has ended and stays so."""
+    """S-LIFE-7: the parent has ended and stays so."""
     bench.broken = {"r.0"}
     async with bench.engine(path) as engine:
         client = AsyncTaskHubClient(engine)
@@ -646,7 +646,7 @@ async def test_a_child_rewound_by_itself_tells_nobody(path: Path, bench: Bench) 
 
 
 async def test_rewound_at_once_by_two_is_rewound_once(path: Path, bench: Bench) -> None:
-    """SEMANTICS Lifecycle: rewind, only from FAILED: the second finds it running."""
+    """S-LIFE-7: rewind, only from FAILED: the second finds it running."""
     bench.broken = {"b"}
     async with bench.engine(path) as engine:
         client = AsyncTaskHubClient(engine)
@@ -688,7 +688,7 @@ async def test_the_end_of_an_execution_is_waited_for_where_it_is_not_on_disk(
 async def test_a_root_that_was_replaced_meanwhile_is_not_rewound(
     path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SEMANTICS Lifecycle: rewind, only from FAILED, also where it takes several transactions."""
+    """S-LIFE-7: rewind, only from FAILED, also where it takes several transactions."""
     monkeypatch.setattr(rewinds_module, "_ROWS_AT_ONCE", 1)
     bench.broken = {"r.0", "r.1"}
     store = GatedStore(path)
@@ -724,7 +724,7 @@ async def test_a_root_that_was_replaced_meanwhile_is_not_rewound(
 async def test_a_crash_at_any_commit_of_a_rewind_leaves_what_goes_on_or_can_be_rewound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_at_once: int, after: bool
 ) -> None:
-    """DESIGN 2, Recovery; SEMANTICS Lifecycle: what succeeded stays, whatever happens on the way.
+    """DESIGN 2, Recovery; S-LIFE-7: what succeeded stays, whatever happens on the way.
 
     The run dies after rewinding commit 1, 2, 3, … until one ends before its time to die; the next life
     rewinds again where the root has failed still.
