@@ -158,7 +158,7 @@ class AsyncTaskHubClient:
         created or purged meanwhile shifts nothing. Raises ValueError for a token that is none.
         """
         after = _parse_token(continuation_token)
-        size = page_size or _PAGE_SIZE
+        size = page_size if page_size is not None and page_size > 0 else _PAGE_SIZE
         which = InstanceFilter(
             statuses=ENDED & (_statuses(runtime_status) or ENDED),
             ended_from=_optional_microseconds(completed_time_from),
@@ -166,7 +166,7 @@ class AsyncTaskHubClient:
         )
         ids: list[str] = []
         token: str | None = None
-        async for outline in self._engine.queries.outlines(which, after):
+        async for outline in self._engine.queries.outlines(which, after=after, first=size + 1):
             if len(ids) == size:
                 return Page(ids, token)
             ids.append(outline.id)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from provisioning.engine.errors import EngineStoppedError
 
@@ -47,3 +48,12 @@ class Health:
         """Raises EngineStoppedError unless the engine works: for what goes on after having waited."""
         if not self.working:
             raise self.stopped_error()
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """What is begun here is finished, or the engine stops: half of it may never be committed."""
+        try:
+            yield
+        except BaseException as error:
+            self.fail(error)
+            raise

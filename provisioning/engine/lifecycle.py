@@ -77,7 +77,7 @@ class Lifecycle:
         if instance_id not in commits.instances and self._store.find(instance_id) is None:
             instance = commits.create(instance_id, name, now)
         else:
-            instance = self._replace(instance_id, name, now, replaceable)
+            instance = self._take_place(instance_id, name, now, replaceable)
         instance.input, instance.version, instance.tags = input, version, tags
         commits.open.rows += 1
         commits.mark(instance)
@@ -87,20 +87,21 @@ class Lifecycle:
             self._agenda.starts.append(instance_id)
         return commits.when_committed()
 
-    def _replace(self, instance_id: str, name: str, now: int, replaceable: Collection[int]) -> Instance:
+    def _take_place(self, instance_id: str, name: str, now: int, replaceable: Collection[int]) -> Instance:
         instance = self._commits.look_up(instance_id)
         if instance is None:  # its removal is gathered
             return self._commits.create(instance_id, name, now)
         if instance.status not in replaceable:
             raise OrchestrationAlreadyExistsError(instance_id)
-        if instance.status not in ENDED:
-            # All who count on it hear of its end as of any other: its parent, its children, its timers.
-            late, instance.inbox = instance.inbox, []
-            instance.begun = True
-            self._commits.touch(instance)
-            self._turns.take(instance, [Message(Kind.TERMINATED, ref=RECURSIVE), *late])
-        self._outcomes.renew(instance, name, now)
-        self._agenda.forget_starts({instance_id})
+        with self._health.whole():
+            if instance.status not in ENDED:
+                # All who count on it hear of its end as of any other: its parent, its children, its timers.
+                late, instance.inbox = instance.inbox, []
+                instance.begun = True
+                self._commits.touch(instance)
+                self._turns.take(instance, [Message(Kind.TERMINATED, ref=RECURSIVE), *late])
+            self._outcomes.renew(instance, name, now)
+            self._agenda.forget_starts({instance_id})
         return instance
 
     async def restart(self, instance_id: str, *, with_new_id: bool) -> str:

@@ -24,15 +24,25 @@ class Queries:
         self._health = health
         self._read = read
 
-    async def outlines(self, which: InstanceFilter, after: int = 0) -> AsyncIterator[Outline]:
-        """All instances with a key over ``after`` that the filter fits."""
-        while portion := self._store.outlines(after, OUTLINES_AT_ONCE):
+    async def outlines(
+        self, which: InstanceFilter, *, after: int = 0, first: int = OUTLINES_AT_ONCE
+    ) -> AsyncIterator[Outline]:
+        """All instances with a key over ``after`` that the filter fits.
+
+        The first portion has ``first``, for callers who want no more if the filter fits all of them.
+        """
+        limit = min(first, OUTLINES_AT_ONCE)
+        while True:
+            await asyncio.sleep(0)
+            self._health.check()
+            portion = self._store.outlines(after, limit)
+            if not portion:
+                return
             for outline in portion:
                 if which.fits(outline):
                     yield outline
             after = portion[-1].key
-            await asyncio.sleep(0)
-            self._health.check()
+            limit = min(2 * limit, OUTLINES_AT_ONCE)
 
     async def rows(self, which: InstanceFilter) -> AsyncIterator[InstanceRow]:
         """All instances that the filter fits, whole. One that is gone by then is left out."""

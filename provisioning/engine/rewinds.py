@@ -103,7 +103,8 @@ class Rewinds:
                 plans.pop()
                 fits = plan.execution.completion is None
                 if fits and not self._has_changed(plan.instance):
-                    self._carry_out(plan, reason)
+                    with self._health.whole():
+                        self._carry_out(plan, reason)
                 else:
                     plan.execution.close()
                     if not plans:

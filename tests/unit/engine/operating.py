@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,3 +94,41 @@ async def fails(client: AsyncTaskHubClient, instance_id: str) -> str:
     state = await ends_as(client, instance_id, Status.FAILED)
     assert state.failure_details is not None
     return state.failure_details.message
+
+
+def chain(ctx: Ctx, labels: list[str]) -> Steps:
+    """One activity after another."""
+    done = []
+    for label in labels:
+        done.append((yield ctx.call_activity("work", input=label)))  # noqa: PERF401 -- yields
+    return done
+
+
+def together(ctx: Ctx, labels: list[str]) -> Steps:
+    """All activities at once."""
+    return (yield task.when_all([ctx.call_activity("work", input=label) for label in labels]))
+
+
+def family(ctx: Ctx, depth: int) -> Steps:
+    """Two children each down to ``depth`` 0, where work is done under the instance's id."""
+    if depth == 0:
+        return (yield ctx.call_activity("work", input=ctx.instance_id))
+    ids = [f"{ctx.instance_id}.{n}" for n in range(2)]
+    return (
+        yield task.when_all(
+            [ctx.call_sub_orchestrator(family, input=depth - 1, instance_id=child) for child in ids]
+        )
+    )
+
+
+def leaves(prefix: str, depth: int) -> list[str]:
+    """Ids of the leaves of a family."""
+    if depth == 0:
+        return [prefix]
+    return [leaf for n in range(2) for leaf in leaves(f"{prefix}.{n}", depth - 1)]
+
+
+def rows_of(path: Path, table: str) -> int:
+    """Number of rows on disk."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])

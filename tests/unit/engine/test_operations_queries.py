@@ -138,6 +138,7 @@ async def test_pages_have_a_hundred_ids_unless_asked_otherwise(path: Path, bench
             await ended(client, f"e{n}")
         page = await client.list_instance_ids()
         assert len(page.items) == 100
+        assert await client.list_instance_ids(page_size=-1) == page
         rest = await client.list_instance_ids(continuation_token=page.continuation_token)
         assert (rest.items, rest.continuation_token) == (["e100"], None)
 
