@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import threading
 from collections import deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from functools import partial
 from typing import Any
 
 from durabletask import task
@@ -20,6 +18,7 @@ from provisioning.engine.context import check_size
 from provisioning.engine.functions import Function, Functions
 from provisioning.engine.options import EngineOptions
 from provisioning.engine.records import ActivityCall, Kind
+from provisioning.engine.threads import Pool
 
 Done = Callable[[ActivityCall, Kind, str | None], None]
 """Told of each activity's end: the call, TASK_COMPLETED with the result or TASK_FAILED with the failure."""
@@ -29,8 +28,6 @@ _TURNS_BEFORE_YIELD = 32
 
 _NEW_EVERY = 8
 """One place in so many goes to an execution that has just begun."""
-
-_log = logging.getLogger(__name__)
 
 
 class _Waiting:
@@ -66,19 +63,21 @@ class _Waiting:
 
 
 class ActivityRunner:
-    """The activities of one engine. All methods are the loop's."""
+    """The activities of one engine, plain functions in ``pool``. All methods are the loop's."""
 
     def __init__(
         self,
         functions: Functions,
         converter: DataConverter,
         options: EngineOptions,
+        pool: Pool,
         done: Done,
         properties_of: failures.PropertiesOf = failures.no_properties,
     ) -> None:
         self._functions = functions
         self._converter = converter
         self._options = options
+        self._pool = pool
         self._done = done
         self._properties_of = properties_of
         self._waiting_async = _Waiting()
@@ -86,11 +85,7 @@ class ActivityRunner:
         #: Workers that will look at the queue again; a task is in ``_tasks`` a little longer than that.
         self._workers = 0
         self._running_async = 0
-        self._threads: list[threading.Thread] = []
-        self._waiting_sync: SimpleQueue[tuple[ActivityCall, Function] | None] = SimpleQueue()
         self._unfinished_sync = 0
-        self._results: deque[tuple[ActivityCall, Kind, str | None]] = deque()
-        self._results_announced = False
         self._loop = asyncio.get_running_loop()
         self._stopping = False
 
@@ -116,22 +111,13 @@ class ActivityRunner:
                 worker.add_done_callback(self._tasks.discard)
         else:
             self._unfinished_sync += 1
-            self._waiting_sync.put((call, function))
-            wanted = min(self._unfinished_sync, self._options.max_sync_activities)
-            if len(self._threads) < wanted:
-                thread = threading.Thread(target=self._run_in_thread, name="activity", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+            self._pool.run(partial(self._run_plain, call, function), partial(self._on_plain_end, call))
 
     def begin_no_more(self) -> None:
         """Leave what has not begun; what has begun ends, and nobody is told of it."""
         self._stopping = True
         self._waiting_async.clear()
-        while not self._waiting_sync.empty():
-            try:
-                self._waiting_sync.get_nowait()
-            except Empty:  # a thread was faster
-                break
+        self._unfinished_sync -= self._pool.clear()
 
     async def stop(self) -> None:
         """Start no more, cancel coroutines, wait for plain functions. What is cut off runs again later."""
@@ -140,11 +126,7 @@ class ActivityRunner:
             worker.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        for _ in self._threads:
-            self._waiting_sync.put(None)
-        for thread in self._threads:
-            await asyncio.to_thread(thread.join)
-        self._threads.clear()
+        await self._pool.stop()
 
     # Coroutines
 
@@ -192,32 +174,20 @@ class ActivityRunner:
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             return Kind.TASK_FAILED, self._failure(error)
 
-    # Threads
+    # Plain functions
 
-    def _run_in_thread(self) -> None:
-        while (item := self._waiting_sync.get()) is not None:
-            call, function = item
-            try:
-                value = self._converter.deserialize(call.input, function.input_type)
-                result = function.call(task.ActivityContext(call.instance_id, call.task_id), value)
-                kind, text = Kind.TASK_COMPLETED, self._encode(call, result)
-            except BaseException as error:  # whatever ends user code is that activity's end alone
-                kind, text = Kind.TASK_FAILED, self._failure(error)
-            self._results.append((call, kind, text))
-            if not self._results_announced:
-                self._results_announced = True
-                try:
-                    self._loop.call_soon_threadsafe(self._take_results)
-                except RuntimeError:  # the loop was closed without stopping the engine
-                    return
+    def _run_plain(self, call: ActivityCall, function: Function) -> tuple[Kind, str | None]:
+        try:
+            value = self._converter.deserialize(call.input, function.input_type)
+            result = function.call(task.ActivityContext(call.instance_id, call.task_id), value)
+            return Kind.TASK_COMPLETED, self._encode(call, result)
+        except BaseException as error:  # whatever ends user code is that activity's end alone
+            return Kind.TASK_FAILED, self._failure(error)
 
-    def _take_results(self) -> None:
-        self._results_announced = False
-        while self._results:
-            call, kind, text = self._results.popleft()
-            self._unfinished_sync -= 1
-            if not self._stopping:
-                self._done(call, kind, text)
+    def _on_plain_end(self, call: ActivityCall, end: tuple[Kind, str | None]) -> None:
+        self._unfinished_sync -= 1
+        if not self._stopping:
+            self._done(call, *end)
 
     def _encode(self, call: ActivityCall, result: Any) -> str | None:
         text = self._converter.serialize(result)

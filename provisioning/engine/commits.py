@@ -32,6 +32,7 @@ class Commits:
         store: Store,
         options: EngineOptions,
         health: Health,
+        writer: Writer,
         *,
         step: Callable[[], None],
         begin_activity: Callable[[ActivityCall], None],
@@ -55,7 +56,7 @@ class Commits:
         self.leaving: set[str] = set()
         self.open = Transaction(self._number)
         self.under_way: Transaction | None = None
-        self.writer = Writer(store)
+        self.writer = writer
         #: Who waits for an instance's first turn, or its end.
         self.starts, self.ends = Waiters(), Waiters()
         self.commits = self.rows = 0

@@ -46,8 +46,10 @@ from provisioning.engine.rewinds import Rewinds
 from provisioning.engine.serialization import DEFAULT_DATA_CONVERTER
 from provisioning.engine.sqlite_store import SqliteStore
 from provisioning.engine.store import Store
+from provisioning.engine.threads import Pool, ThreadPool
 from provisioning.engine.timers import Timers
 from provisioning.engine.turns import Turns
+from provisioning.engine.writer import Writer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,7 @@ class Engine:
 
     Register functions, then ``async with engine:``. All its methods belong to the loop on which it
     was started. ``clock`` gives microseconds since the epoch, and is a :class:`SteadyClock` unless given.
+    ``pool`` makes, by name and most threads, what runs things off the loop.
     Raises StateError, also as StateInUseError or StateFormatError, on entering.
     """
 
@@ -82,6 +85,7 @@ class Engine:
         logger: logging.Logger | None = None,
         clock: Callable[[], int] | None = None,
         exception_properties_provider: ExceptionPropertiesProvider | None = None,
+        pool: Callable[[str, int], Pool] = ThreadPool,
     ) -> None:
         self._store: Store = SqliteStore(Path(path)) if isinstance(path, str | Path) else path
         self.options = options or EngineOptions()
@@ -91,6 +95,7 @@ class Engine:
         self._properties_of: failures.PropertiesOf = failures.no_properties
         if exception_properties_provider is not None:
             self._properties_of = failures.properties_from(exception_properties_provider, self._log)
+        self._make_pool = pool
         self._functions = Functions(self.converter)
         self._running = False
 
@@ -150,7 +155,6 @@ class Engine:
             self._timers.disarm()
             self._store.close()
             raise
-        self._commits.writer.start()
         interpreter.tune(self.options)
         self._running = True
 
@@ -185,12 +189,18 @@ class Engine:
         self._clock = EngineClock(self._given_clock or SteadyClock())
         self._health = Health(self._log, self._on_failure)
         self._activities = ActivityRunner(
-            self._functions, self.converter, self.options, self._on_activity_done, self._properties_of
+            self._functions,
+            self.converter,
+            self.options,
+            self._make_pool("activity", self.options.max_sync_activities),
+            self._on_activity_done,
+            self._properties_of,
         )
         self._commits = Commits(
             self._store,
             self.options,
             self._health,
+            Writer(self._store, self._make_pool("engine-writer", 1)),
             step=self._step,
             begin_activity=self._activities.submit,
         )

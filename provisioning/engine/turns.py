@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import time
 
 from durabletask.serialization import DataConverter
 
@@ -58,6 +58,7 @@ class Turns:
         self._activities = activities
         self._timers = timers
         self._outcomes = Outcomes(commits, agenda, timers, clock)
+        self._loop = asyncio.get_running_loop()
         self.turns = self.replays = 0
 
     def step(self) -> None:
@@ -66,14 +67,14 @@ class Turns:
             return
         commits, ready = self._commits, self._agenda.ready
         self._clock.tick()
-        until = time.perf_counter() + _SLICE_S
+        until = self._loop.time() + _SLICE_S
         try:
             while commits.open.rows < self._options.max_commit_rows:
                 if ready:
                     self._turn(ready.popleft())
                 elif not self._start_next():
                     break
-                if time.perf_counter() > until:
+                if self._loop.time() > until:
                     commits.schedule_step()
                     break
             commits.submit()

@@ -10,6 +10,7 @@ from provisioning.engine import Engine, interpreter
 from provisioning.engine.records import Kind
 from provisioning.engine.sqlite_store import SqliteStore
 from provisioning.engine.store import Batch
+from provisioning.engine.threads import ThreadPool
 from tests.unit.engine.driving import SECOND, START
 
 
@@ -119,19 +120,19 @@ def abandon(engine: Engine) -> None:
     engine._health.failed = engine._health.failed or DiedError()
     engine._timers.disarm()
     runner = engine._activities
-    runner._stopping = True
-    runner._waiting_async.clear()
+    runner.begin_no_more()
     for worker in list(runner._tasks):
         worker.cancel()
-    while not runner._waiting_sync.empty():
-        runner._waiting_sync.get()
-    for _ in runner._threads:
-        runner._waiting_sync.put(None)
-    for thread in runner._threads:
-        thread.join()
     writer = engine._commits.writer
-    writer._given_up.set()
-    writer._batches.put(None)
-    writer._thread.join()
+    writer._given_up = True
+    if writer._retry is not None:
+        writer._retry.cancel()
+    for pool in (runner._pool, writer._pool):
+        assert isinstance(pool, ThreadPool)
+        pool.clear()
+        for _ in pool._threads:
+            pool._waiting.put(None)
+        for thread in pool._threads:
+            thread.join()
     engine._store.close()
     interpreter.restore()

@@ -19,6 +19,7 @@ from provisioning.engine.activities import ActivityRunner, _Waiting
 from provisioning.engine.functions import Function, Functions
 from provisioning.engine.records import ActivityCall, Kind, Message, to_datetime
 from provisioning.engine.serialization import DEFAULT_DATA_CONVERTER
+from provisioning.engine.threads import ThreadPool
 from tests.unit.engine.driving import Ctx, Steps
 from tests.unit.engine.stores import BreakingStore, GatedStore, ManualClock, abandon
 from tests.unit.engine.waiting import LONG_S, ended, output_of, until
@@ -522,7 +523,8 @@ def runner_of(
 ) -> ActivityRunner:
     functions = Functions(DEFAULT_DATA_CONVERTER)
     functions.add_activity("work", activity)
-    return ActivityRunner(functions, DEFAULT_DATA_CONVERTER, EngineOptions(**options), done)  # type: ignore[arg-type]  # only counts
+    pool = ThreadPool("activity", 1)
+    return ActivityRunner(functions, DEFAULT_DATA_CONVERTER, EngineOptions(**options), pool, done)  # type: ignore[arg-type]  # only counts
 
 
 def call_of(n: int) -> ActivityCall:
@@ -618,3 +620,18 @@ def test_what_was_begun_goes_before_what_is_new_and_neither_starves() -> None:
     assert new == list(range(20)), "in order of arrival"
     assert taken[:9] == [100, 101, 102, 103, 104, 105, 106, 0, 107], "one place in eight is for what is new"
     assert taken.index(119) < taken.index(3)
+
+
+async def test_a_failure_while_the_pool_stops_does_not_keep_it_from_stopping() -> None:
+    """Pool.clear in mid-stop: what waits is left, and the threads hear of the end all the same."""
+    gate, told = threading.Event(), list[str]()
+    pool = ThreadPool("activity", 1)
+    pool.run(lambda: gate.wait(LONG_S), lambda opened: told.append(f"first {opened}"))
+    pool.run(lambda: None, lambda _: told.append("second"))
+    stopping = asyncio.create_task(pool.stop())
+    await asyncio.sleep(0)
+    assert pool.clear() == 1
+    gate.set()
+    async with asyncio.timeout(LONG_S):
+        await stopping
+    assert told == ["first True"]
