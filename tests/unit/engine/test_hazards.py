@@ -624,9 +624,15 @@ def test_what_was_begun_goes_before_what_is_new_and_neither_starves() -> None:
 
 async def test_a_failure_while_the_pool_stops_does_not_keep_it_from_stopping() -> None:
     """Pool.clear in mid-stop: what waits is left, and the threads hear of the end all the same."""
-    gate, told = threading.Event(), list[str]()
+    gate, running, told = threading.Event(), threading.Event(), list[str]()
     pool = ThreadPool("activity", 1)
-    pool.run(lambda: gate.wait(LONG_S), lambda opened: told.append(f"first {opened}"))
+
+    def first() -> bool:
+        running.set()
+        return gate.wait(LONG_S)
+
+    pool.run(first, lambda opened: told.append(f"first {opened}"))
+    await until(running.is_set)
     pool.run(lambda: None, lambda _: told.append("second"))
     stopping = asyncio.create_task(pool.stop())
     await asyncio.sleep(0)
