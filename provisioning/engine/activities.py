@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -28,6 +29,8 @@ _TURNS_BEFORE_YIELD = 32
 
 _NEW_EVERY = 8
 """One place in so many goes to an execution that has just begun."""
+
+_here = threading.local()
 
 
 class _Waiting:
@@ -57,13 +60,16 @@ class _Waiting:
         new_first = self._first and (not self._later or self._taken % _NEW_EVERY == 0)
         return (self._first if new_first else self._later).popleft()
 
-    def clear(self) -> None:
+    def clear(self) -> list[ActivityCall]:
+        """Returns those that waited."""
+        left = [call for queue in (self._later, self._first) for call, _ in queue]
         self._first.clear()
         self._later.clear()
+        return left
 
 
 class ActivityRunner:
-    """The activities of one engine, plain functions in ``pool``. All methods are the loop's."""
+    """The activities of one offer, plain functions in ``pool``. All methods are the loop's."""
 
     def __init__(
         self,
@@ -85,14 +91,16 @@ class ActivityRunner:
         #: Workers that will look at the queue again; a task is in ``_tasks`` a little longer than that.
         self._workers = 0
         self._running_async = 0
-        self._unfinished_sync = 0
+        self._unfinished_plain: set[ActivityCall] = set()
+        #: What was left or cut off at the end.
+        self._left: list[ActivityCall] = []
         self._loop = asyncio.get_running_loop()
         self._stopping = False
 
     @property
     def backlog(self) -> int:
         """Activities that wait for a place or run."""
-        return len(self._waiting_async) + self._running_async + self._unfinished_sync
+        return len(self._waiting_async) + self._running_async + len(self._unfinished_plain)
 
     def submit(self, call: ActivityCall) -> None:
         """Run an activity; its end is told to ``done``, on the loop, never within this call."""
@@ -110,23 +118,28 @@ class ActivityRunner:
                 self._tasks.add(worker)
                 worker.add_done_callback(self._tasks.discard)
         else:
-            self._unfinished_sync += 1
+            self._unfinished_plain.add(call)
             self._pool.run(partial(self._run_plain, call, function), partial(self._on_plain_end, call))
 
     def begin_no_more(self) -> None:
-        """Leave what has not begun; what has begun ends, and nobody is told of it."""
+        """Leave what has not begun; what has begun goes on to its end."""
         self._stopping = True
-        self._waiting_async.clear()
-        self._unfinished_sync -= self._pool.clear()
+        self._left += self._waiting_async.clear()
+        self._pool.clear()
 
-    async def stop(self) -> None:
-        """Start no more, cancel coroutines, wait for plain functions. What is cut off runs again later."""
+    async def stop(self, *, abandon_threads: bool = False) -> list[ActivityCall]:
+        """Start no more, cancel coroutines, wait for plain functions unless they are to be abandoned.
+
+        Returns what was left or cut off: it is to run again.
+        """
         self.begin_no_more()
         for worker in list(self._tasks):
             worker.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        await self._pool.stop()
+        if not abandon_threads:
+            await self._pool.stop()
+        return [*self._left, *self._unfinished_plain]
 
     # Coroutines
 
@@ -140,13 +153,16 @@ class ActivityRunner:
                 self._running_async += 1
                 try:
                     kind, text = await self._run(call, function)
+                except asyncio.CancelledError:
+                    self._left.append(call)
+                    raise
                 finally:
                     self._running_async -= 1
                 if worker.cancelling() and not self._stopping:
                     await self._shed_cancellation(worker)
+                self._done(call, kind, text)
                 if self._stopping:
                     return
-                self._done(call, kind, text)
                 in_a_row += 1
                 if in_a_row % _TURNS_BEFORE_YIELD == 0:
                     await asyncio.sleep(0)
@@ -177,17 +193,19 @@ class ActivityRunner:
     # Plain functions
 
     def _run_plain(self, call: ActivityCall, function: Function) -> tuple[Kind, str | None]:
+        _here.functions = self._functions
         try:
             value = self._converter.deserialize(call.input, function.input_type)
             result = function.call(task.ActivityContext(call.instance_id, call.task_id), value)
             return Kind.TASK_COMPLETED, self._encode(call, result)
         except BaseException as error:  # whatever ends user code is that activity's end alone
             return Kind.TASK_FAILED, self._failure(error)
+        finally:
+            _here.functions = None
 
     def _on_plain_end(self, call: ActivityCall, end: tuple[Kind, str | None]) -> None:
-        self._unfinished_sync -= 1
-        if not self._stopping:
-            self._done(call, *end)
+        self._unfinished_plain.discard(call)
+        self._done(call, *end)
 
     def _encode(self, call: ActivityCall, result: Any) -> str | None:
         text = self._converter.serialize(result)
@@ -195,3 +213,9 @@ class ActivityRunner:
 
     def _failure(self, error: BaseException) -> str:
         return failures.encode(failures.details_of(error, self._properties_of))
+
+
+def functions_of_caller() -> Functions | None:
+    """Those to which the plain activity belongs that is the caller; None where it is none."""
+    found: Functions | None = getattr(_here, "functions", None)
+    return found

@@ -22,12 +22,53 @@ class Agenda:
         #: Results of activities that a rewind found under way: the execution that waits for them now, by
         #: instance key, the execution that asked, and task id. A crash forgets it: then they run again.
         self.adopted: dict[tuple[int, int, int], int] = {}
+        #: Those whose turn no worker takes; ``queued`` as those in ``ready``.
+        self._parked: dict[Instance, None] = {}
+        self._parked_starts: list[str] = []
 
     def queue(self, instance: Instance) -> None:
         """Give the instance a place in the queue for a turn, unless it has one."""
         if not instance.queued:
             instance.queued = True
             self.ready.append(instance)
+
+    @property
+    def unclaimed(self) -> int:
+        """How many instances wait for a worker that takes them, of those that were offered to one."""
+        return len(self._parked) + len(self._parked_starts)
+
+    def park(self, instance: Instance) -> None:
+        """Let the instance wait for a worker. Its messages are kept by rows, as it may be long."""
+        instance.queued = True
+        self._parked[instance] = None
+        for message in instance.inbox:
+            self._put_by(instance, message)
+
+    def _put_by(self, instance: Instance, message: Message) -> None:
+        commits = self._commits
+        if not message.stored_id and message.kind != Kind.EXECUTION_STARTED:  # that is in the instance's row
+            commits.keep(instance, message)
+        if message.waiter is not None:
+            commits.open.waiters.append(message.waiter)
+            message.waiter = None
+
+    def withdraw(self, instance: Instance) -> None:
+        """It waits for a worker no longer."""
+        if instance in self._parked:
+            del self._parked[instance]
+            instance.queued = False
+
+    def park_start(self, instance_id: str) -> None:
+        """As :meth:`park` for one that has not begun."""
+        self._parked_starts.append(instance_id)
+
+    def unpark(self) -> None:
+        """There may be a worker for what waits: it has turns and starts again, before all others."""
+        self.ready.extend(self._parked)
+        self.starts.extendleft(reversed(self._parked_starts))
+        self._parked = {}
+        self._parked_starts = []
+        self._commits.schedule_step()
 
     def deliver(self, instance: Instance, message: Message) -> None:
         """Give the instance a message and a place in the queue."""
@@ -41,6 +82,12 @@ class Agenda:
         if not instance.queued:
             instance.queued = True
             self.ready.append(instance)
+        elif instance in self._parked:
+            if message.kind == Kind.TERMINATED:  # that needs no worker
+                del self._parked[instance]
+                self.ready.append(instance)
+            else:
+                self._put_by(instance, message)
         commits.schedule_step()
 
     def deliver_internal(self, instance_id: str, message: Message) -> None:
@@ -73,6 +120,8 @@ class Agenda:
         instance.inbox.insert(0, start)
 
     def forget_starts(self, instance_ids: Collection[str]) -> None:
-        """Take out of ``starts`` what ended before it began, before its id is used anew."""
+        """Take out of the starts what ended before it began, before its id is used anew."""
         if self.starts:
             self.starts = deque(i for i in self.starts if i not in instance_ids)
+        if self._parked_starts:
+            self._parked_starts = [i for i in self._parked_starts if i not in instance_ids]

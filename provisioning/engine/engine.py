@@ -27,9 +27,10 @@ from provisioning.engine.agenda import Agenda
 from provisioning.engine.clock import EngineClock, SteadyClock
 from provisioning.engine.commits import Commits
 from provisioning.engine.errors import EngineStoppedError, OrchestrationNotFoundError
-from provisioning.engine.functions import AnyFunction, Functions, function_name
+from provisioning.engine.functions import Functions, Registration
 from provisioning.engine.health import Health
 from provisioning.engine.lifecycle import Lifecycle
+from provisioning.engine.offers import Offer, Offers
 from provisioning.engine.options import EngineOptions
 from provisioning.engine.outcomes import Outcomes
 from provisioning.engine.queries import Queries
@@ -60,6 +61,8 @@ class EngineStatistics:
     armed_timers: int
     activity_backlog: int
     waiting_starts: int
+    unclaimed: int
+    """Instances with something to do, and activities, that no worker takes."""
     turns: int
     commits: int
     rows: int
@@ -67,12 +70,13 @@ class EngineStatistics:
     storage_trouble: str | None
 
 
-class Engine:
+class Engine(Registration):
     """An embedded durable engine on one state file.
 
     Register functions, then ``async with engine:``. All its methods belong to the loop on which it
     was started. ``clock`` gives microseconds since the epoch, and is a :class:`SteadyClock` unless given.
-    ``pool`` makes, by name and most threads, what runs things off the loop.
+    ``pool`` makes, by name and most threads, what runs things off the loop. With ``own_functions``
+    False it has no functions but those that are offered while it runs (:meth:`add_offer`).
     Raises StateError, also as StateInUseError or StateFormatError, on entering.
     """
 
@@ -86,6 +90,7 @@ class Engine:
         clock: Callable[[], int] | None = None,
         exception_properties_provider: ExceptionPropertiesProvider | None = None,
         pool: Callable[[str, int], Pool] = ThreadPool,
+        own_functions: bool = True,
     ) -> None:
         self._store: Store = SqliteStore(Path(path)) if isinstance(path, str | Path) else path
         self.options = options or EngineOptions()
@@ -96,35 +101,18 @@ class Engine:
         if exception_properties_provider is not None:
             self._properties_of = failures.properties_from(exception_properties_provider, self._log)
         self._make_pool = pool
-        self._functions = Functions(self.converter)
+        self._own_functions = own_functions
+        super().__init__(Functions(self.converter))
         self._running = False
 
     def __repr__(self) -> str:
         return f"Engine({self._store!r}, running={self._running})"
 
-    # Registration
-
-    def add_orchestrator(self, fn: AnyFunction) -> str:
-        """Register an orchestrator under its own name, which is returned."""
-        return self.add_named_orchestrator(function_name(fn), fn)
-
-    def add_named_orchestrator(self, name: str, fn: AnyFunction) -> str:
-        self._not_running("orchestrators")
-        self._functions.add_orchestrator(name, fn)
-        return name
-
-    def add_activity(self, fn: AnyFunction) -> str:
-        """Register an activity, plain or ``async``, under its own name, which is returned."""
-        return self.add_named_activity(function_name(fn), fn)
-
-    def add_named_activity(self, name: str, fn: AnyFunction) -> str:
-        self._not_running("activities")
-        self._functions.add_activity(name, fn)
-        return name
-
-    def _not_running(self, what: str) -> None:
+    def _may_register(self, what: str) -> None:
         if self._running:
             raise RuntimeError(f"{what} can't be added while the engine is running")
+        if not self._own_functions:
+            raise RuntimeError(f"{what} come with offers here: the engine has none of its own")
 
     # Life
 
@@ -151,34 +139,37 @@ class Engine:
             self._recover()
         except BaseException:
             self._health.failed = EngineStoppedError("the engine did not start")
-            await self._activities.stop()
+            await self._offers.stop()
             self._timers.disarm()
             self._store.close()
             raise
         interpreter.tune(self.options)
         self._running = True
 
-    async def stop(self) -> None:
+    async def stop(self, *, abandon_threads: bool = False) -> None:
         """End user code, write what is left, close. A second call waits for the first, or does nothing.
 
-        It goes on where its caller is cancelled: half a stop would keep the file.
+        It goes on where its caller is cancelled: half a stop would keep the file. With
+        ``abandon_threads`` it does not wait for plain activities, of which nothing is heard any more.
         """
         if not self._running:
             return
         if self._stop_task is None:
             self._health.stopping = True
-            self._stop_task = asyncio.create_task(self._stop(), name="engine-stop")
+            self._stop_task = asyncio.create_task(self._stop(abandon_threads), name="engine-stop")
         await asyncio.shield(self._stop_task)
 
-    async def _stop(self) -> None:
+    async def _stop(self, abandon_threads: bool) -> None:
         commits = self._commits
         self._timers.disarm()
-        await self._activities.stop()
+        await self._offers.stop(abandon_threads=abandon_threads)
         commits.submit()
         while commits.under_way is not None and commits.writer.trouble is None:
             await asyncio.wait([commits.next_end()], timeout=0.1)
         await commits.writer.stop(give_up=True)
         commits.refuse_all()
+        if self._removals and not abandon_threads:
+            await asyncio.wait(self._removals.values())
         self._running = False
         interpreter.restore()
         commits.close()
@@ -188,38 +179,33 @@ class Engine:
         """All parts anew: nothing of an earlier life is left in them."""
         self._clock = EngineClock(self._given_clock or SteadyClock())
         self._health = Health(self._log, self._on_failure)
-        self._activities = ActivityRunner(
-            self._functions,
-            self.converter,
-            self.options,
-            self._make_pool("activity", self.options.max_sync_activities),
-            self._on_activity_done,
-            self._properties_of,
-        )
+        self._offers = Offers(self._version_of)
+        self._removals: dict[Offer, asyncio.Task[None]] = {}
+        if self._own_functions:
+            own = Offer(functions=self._functions, options=self.options, properties_of=self._properties_of)
+            self._activities = self._runner_of(own)
+            self._offers.add(own, self._activities)
         self._commits = Commits(
             self._store,
             self.options,
             self._health,
             Writer(self._store, self._make_pool("engine-writer", 1)),
             step=self._step,
-            begin_activity=self._activities.submit,
+            begin_activity=self._offers.submit,
         )
         self._agenda = Agenda(self._commits)
         self._timers = Timers(
             self._store, self._commits, self._agenda, self._health, self._clock, self.options.timer_window
         )
         self._turns = Turns(
-            functions=self._functions,
-            converter=self.converter,
+            offers=self._offers,
             options=self.options,
             store=self._store,
             health=self._health,
             clock=self._clock,
             commits=self._commits,
             agenda=self._agenda,
-            activities=self._activities,
             timers=self._timers,
-            properties_of=self._properties_of,
             log=self._log,
         )
         outcomes = Outcomes(self._commits, self._agenda, self._timers, self._clock)
@@ -252,7 +238,10 @@ class Engine:
         """
         commits = self._commits
         commits.recover()
+        answered: set[tuple[str, int, int]] = set()
         for instance_id, message in self._store.messages():
+            if message.kind in (Kind.TASK_COMPLETED, Kind.TASK_FAILED):
+                answered.add((instance_id, message.execution, message.task_id))
             instance = commits.look_up(instance_id)
             if instance is None or instance.status in ENDED:
                 commits.open.batch.messages_gone.append((message.stored_id,))
@@ -260,7 +249,8 @@ class Engine:
                 self._agenda.deliver(instance, message)
         self._agenda.starts.extend(self._store.ready_starts())
         for call in self._store.unfinished_activities():
-            self._activities.submit(call)
+            if (call.instance_id, call.execution, call.task_id) not in answered:
+                self._offers.submit(call)
         self._timers.extend()
         commits.schedule_step()
 
@@ -273,14 +263,64 @@ class Engine:
         return EngineStatistics(
             live_instances=len(self._commits.instances),
             armed_timers=len(self._timers),
-            activity_backlog=self._activities.backlog,
+            activity_backlog=self._offers.backlog,
             waiting_starts=len(self._agenda.starts),
+            unclaimed=self._agenda.unclaimed + len(self._offers.unclaimed),
             turns=self._turns.turns,
             commits=self._commits.commits,
             rows=self._commits.rows,
             replays=self._turns.replays,
             storage_trouble=self._commits.writer.trouble,
         )
+
+    # Functions that come and go
+
+    def add_offer(self, offer: Offer) -> None:
+        """Run what the offer takes, what has waited for it first. Raises EngineStoppedError."""
+        self._check_running()
+        self._offers.add(offer, self._runner_of(offer))
+        self._agenda.unpark()
+
+    async def remove_offer(self, offer: Offer) -> None:
+        """Run nothing more by the offer; returns when none of its code runs.
+
+        Its instances go on where another offer takes them, by replay. Plain activities are waited for,
+        and count; coroutines are cancelled, and run again elsewhere, as does what had not begun. A second
+        call waits for the first; one for an offer that is not there does nothing.
+        """
+        removal = self._removals.get(offer)
+        if removal is None:
+            if not self._running:
+                return
+            removal = asyncio.create_task(self._remove(offer), name="remove-offer")
+            self._removals[offer] = removal
+            removal.add_done_callback(lambda _: self._removals.pop(offer, None))
+        await asyncio.shield(removal)
+
+    async def _remove(self, offer: Offer) -> None:
+        runner = self._offers.remove(offer)
+        if runner is None:
+            return
+        runner.begin_no_more()
+        self._turns.let_go(offer.functions)
+        left = await runner.stop()
+        if self._health.working:
+            self._offers.submit_again(left)
+
+    def _runner_of(self, offer: Offer) -> ActivityRunner:
+        pool = self._make_pool("activity", offer.options.max_sync_activities)
+        return ActivityRunner(
+            offer.functions,
+            offer.functions.converter,
+            offer.options,
+            pool,
+            self._on_activity_done,
+            offer.properties_of,
+        )
+
+    def _version_of(self, call: ActivityCall) -> str | None:
+        instance = self._commits.look_up(call.instance_id)
+        return None if instance is None else instance.version
 
     # What the parts tell
 
@@ -296,7 +336,7 @@ class Engine:
             self._health.fail(error)
 
     def _on_failure(self) -> None:
-        self._activities.begin_no_more()
+        self._offers.begin_no_more()
         self._commits.refuse_all()
         self._commits.tell_end()
 
@@ -339,9 +379,9 @@ class Engine:
             commits.keep(instance, message)
             instance.inbox.append(message)
             return commits.when_committed()
-        message.waiter = asyncio.get_running_loop().create_future()
+        waiter = message.waiter = asyncio.get_running_loop().create_future()
         self._agenda.deliver(instance, message)
-        return message.waiter
+        return waiter
 
     async def wait_room(self) -> None:
         """Push back: returns when the batch being gathered has room for more."""

@@ -70,6 +70,7 @@ class Execution:
         "parent_id",
         "pending",
         "properties_of",
+        "refusal",
         "replaying",
         "suspended",
         "version",
@@ -92,7 +93,10 @@ class Execution:
         self.number = number
         self.parent_id = parent_id
         self.version = version
+        #: Of sub-orchestrations that name none.
         self.default_version: str | None = None
+        #: Why it is to fail instead of running, as encoded failure.
+        self.refusal: str | None = None
         self.functions = functions
         self.converter = converter
         self.options = options
@@ -179,7 +183,7 @@ class Execution:
         try:
             for event in history:
                 self._apply(event)
-                if event.kind == Kind.EXECUTION_STARTED and event.name not in self.functions.orchestrators:
+                if event.kind == Kind.EXECUTION_STARTED and not self._runs(event.name):
                     self.pending = _outstanding(history)
                     break
             if self.actions:
@@ -191,6 +195,9 @@ class Execution:
             self._fail(error)
         self._cancelled_timers.clear()
         self.replaying = False
+
+    def _runs(self, name: str | None) -> bool:
+        return self.refusal is None and name in self.functions.orchestrators
 
     def turn(self, now: int, messages: Sequence[Message]) -> Turn:
         """Take ``messages`` at time ``now`` (never before the last turn's) and run to the next wait."""
@@ -345,6 +352,9 @@ class Execution:
 
     def _on_started(self, event: HistoryEvent) -> None:
         self._started = True
+        if self.refusal is not None:
+            self.completion = Completion(Status.FAILED, failure=self.refusal)
+            return
         function = self.functions.orchestrators.get(event.name or "")
         try:
             if function is None:

@@ -26,10 +26,10 @@ class Function:
 
 
 class Functions:
-    """Orchestrators and activities by name."""
+    """Orchestrators and activities by name, with the converter of their data."""
 
     def __init__(self, converter: DataConverter) -> None:
-        self._converter = converter
+        self.converter = converter
         self.orchestrators: dict[str, Function] = {}
         self.activities: dict[str, Function] = {}
 
@@ -42,6 +42,8 @@ class Functions:
         self._add(self.activities, "activity", name, call)
 
     def _add(self, table: dict[str, Function], what: str, name: str, call: AnyFunction) -> None:
+        if not callable(call):
+            raise ValueError(f"the {what} {name!r} is no function but {call!r}")
         if not name:
             raise ValueError(f"a non-empty {what} name is required")
         if name in table:
@@ -49,9 +51,45 @@ class Functions:
         table[name] = Function(
             name=name,
             call=call,
-            input_type=input_type_of(call, self._converter),
+            input_type=input_type_of(call, self.converter),
             is_async=inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__),
         )
+
+
+class Registration:
+    """The methods by which users register functions."""
+
+    def __init__(self, functions: Functions) -> None:
+        self._functions = functions
+
+    def add_orchestrator(self, fn: AnyFunction) -> str:
+        """Register an orchestrator under its own name, which is returned.
+
+        Raises RuntimeError while it runs, ValueError for an empty or a taken name.
+        """
+        return self.add_named_orchestrator(function_name(fn), fn)
+
+    def add_named_orchestrator(self, name: str, fn: AnyFunction) -> str:
+        """As :meth:`add_orchestrator`, under another name."""
+        self._may_register("orchestrators")
+        self._functions.add_orchestrator(name, fn)
+        return name
+
+    def add_activity(self, fn: AnyFunction) -> str:
+        """Register an activity, plain or ``async``, under its own name, which is returned.
+
+        Raises RuntimeError while it runs, ValueError for an empty or a taken name.
+        """
+        return self.add_named_activity(function_name(fn), fn)
+
+    def add_named_activity(self, name: str, fn: AnyFunction) -> str:
+        """As :meth:`add_activity`, under another name."""
+        self._may_register("activities")
+        self._functions.add_activity(name, fn)
+        return name
+
+    def _may_register(self, what: str) -> None:
+        """Raises RuntimeError."""
 
 
 def function_name(function: AnyFunction | str) -> str:

@@ -98,6 +98,7 @@ class Lifecycle:
                 # All who count on it hear of its end as of any other: its parent, its children, its timers.
                 late, instance.inbox = instance.inbox, []
                 instance.begun = True
+                self._agenda.withdraw(instance)
                 self._commits.touch(instance)
                 self._turns.take(instance, [Message(Kind.TERMINATED, ref=RECURSIVE), *late])
             self._outcomes.renew(instance, name, now)

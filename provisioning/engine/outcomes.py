@@ -59,6 +59,7 @@ class Outcomes:
         """In the parent's own transaction: the two can't disagree."""
         child_id, name, now = action.ref or "", action.name or "", self._clock.now
         link = ParentLink(instance_id=parent.id, execution=parent.execution_number, task_id=action.task_id)
+        version = action.version
         child = self._commits.look_up(child_id)
         if child is not None and child.status not in ENDED:
             exists = OrchestrationAlreadyExistsError(child_id)
@@ -67,8 +68,10 @@ class Outcomes:
         if child is None:
             child = self._commits.create(child_id, name, now)
         else:
+            if child.parent == link:  # tried again: the worker's default may be another one by now
+                version = child.version
             self.renew(child, name, now)
-        child.input, child.version, child.parent = action.data, action.version, link
+        child.input, child.version, child.parent = action.data, version, link
         self._commits.mark(child)
         self._agenda.starts.append(child_id)
 

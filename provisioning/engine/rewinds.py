@@ -102,7 +102,8 @@ class Rewinds:
                     continue
                 plans.pop()
                 fits = plan.execution.completion is None
-                if fits and not self._has_changed(plan.instance):
+                may_go_on = fits and self._turns.may_go_on(plan.execution)
+                if may_go_on and not self._has_changed(plan.instance):
                     with self._health.whole():
                         self._carry_out(plan, reason)
                 else:
@@ -171,6 +172,9 @@ class Rewinds:
 
     def _new_execution(self, instance: Instance) -> Execution:
         execution = self._turns.execution_of(instance)
+        if execution is None:
+            rule = "no worker runs it now: start one that does to rewind"
+            raise OrchestrationStatusError(instance.id, instance.status.name, rule)
         execution.number = instance.execution_number + 1
         return execution
 

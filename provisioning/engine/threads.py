@@ -36,6 +36,7 @@ class ThreadPool:
         self._most = most
         self._loop = asyncio.get_running_loop()
         self._threads: list[threading.Thread] = []
+        self._ended: asyncio.Future[None] | None = None
         self._waiting: SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None] = SimpleQueue()
         #: Handed over, and the end not told yet.
         self._unfinished = 0
@@ -67,11 +68,14 @@ class ThreadPool:
         return left
 
     async def stop(self) -> None:
-        for _ in self._threads:
-            self._waiting.put(None)
-        for thread in self._threads:
-            await asyncio.to_thread(thread.join)
-        self._threads.clear()
+        if not self._threads:
+            return
+        # No executor waits for the threads: there are none any more while the interpreter shuts down.
+        if self._ended is None:
+            self._ended = self._loop.create_future()
+            for _ in self._threads:
+                self._waiting.put(None)
+        await asyncio.shield(self._ended)
 
     def _work(self) -> None:
         while (item := self._waiting.get()) is not None:
@@ -79,10 +83,16 @@ class ThreadPool:
             self._ends.append((done, work()))
             if not self._announced:
                 self._announced = True
-                try:
-                    self._loop.call_soon_threadsafe(self._tell)
-                except RuntimeError:  # the loop was closed without stopping the engine: nobody to tell
+                if not self._call_on_loop(self._tell):
                     return
+        self._call_on_loop(self._forget, threading.current_thread())
+
+    def _call_on_loop(self, callback: Callable[..., None], *arguments: Any) -> bool:
+        try:
+            self._loop.call_soon_threadsafe(callback, *arguments)
+        except RuntimeError:  # the loop was closed without stopping the engine: nobody to tell
+            return False
+        return True
 
     def _tell(self) -> None:
         self._announced = False
@@ -90,3 +100,9 @@ class ThreadPool:
             done, result = self._ends.popleft()
             self._unfinished -= 1
             done(result)
+
+    def _forget(self, thread: threading.Thread) -> None:
+        self._threads.remove(thread)
+        if not self._threads and self._ended is not None:
+            self._ended.set_result(None)
+            self._ended = None

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from durabletask.serialization import DataConverter
-
 from provisioning.engine import failures
-from provisioning.engine.activities import ActivityRunner
 from provisioning.engine.agenda import Agenda
 from provisioning.engine.clock import EngineClock
 from provisioning.engine.commits import Commits
@@ -16,14 +13,19 @@ from provisioning.engine.execution import Execution
 from provisioning.engine.functions import Functions
 from provisioning.engine.health import Health
 from provisioning.engine.instances import Instance
+from provisioning.engine.offers import Choice, Offer, Offers
 from provisioning.engine.options import EngineOptions
 from provisioning.engine.outcomes import Outcomes
-from provisioning.engine.records import ENDED, Kind, Message, Status
-from provisioning.engine.store import Store
+from provisioning.engine.records import ENDED, HistoryEvent, Kind, Message, Status
+from provisioning.engine.serialization import DEFAULT_DATA_CONVERTER
+from provisioning.engine.store import HistoryRow, Store
 from provisioning.engine.timers import Timers
 
 _SLICE_S = 0.002
 """How long turns run before the loop serves others."""
+
+_NOBODYS = Offer(functions=Functions(DEFAULT_DATA_CONVERTER), options=EngineOptions())
+"""Of no function, to end what nobody runs."""
 
 
 class Turns:
@@ -32,33 +34,31 @@ class Turns:
     def __init__(
         self,
         *,
-        functions: Functions,
-        converter: DataConverter,
+        offers: Offers,
         options: EngineOptions,
         store: Store,
         health: Health,
         clock: EngineClock,
         commits: Commits,
         agenda: Agenda,
-        activities: ActivityRunner,
         timers: Timers,
-        properties_of: failures.PropertiesOf,
         log: logging.Logger,
     ) -> None:
-        self._properties_of = properties_of
         self._log = log
-        self._functions = functions
-        self._converter = converter
+        self._offers = offers
         self._options = options
         self._store = store
         self._health = health
         self._clock = clock
         self._commits = commits
         self._agenda = agenda
-        self._activities = activities
         self._timers = timers
         self._outcomes = Outcomes(commits, agenda, timers, clock)
         self._loop = asyncio.get_running_loop()
+        #: What executions that were let go did, by instance key, while it may not be on disk; and how many
+        #: times that is so at present.
+        self._unwritten: dict[int, list[HistoryRow]] = {}
+        self._settling = 0
         self.turns = self.replays = 0
 
     def step(self) -> None:
@@ -86,14 +86,23 @@ class Turns:
     def _start_next(self) -> bool:
         """Begin the next instance that may, unless enough is under way."""
         commits, starts = self._commits, self._agenda.starts
-        starting = len(commits.open.activities) + self._activities.backlog
-        if not starts or starting >= self._options.max_activity_backlog:
+        starting = len(commits.open.activities) + self._offers.backlog
+        if not starts or starting >= self._options.max_activity_backlog or not len(self._offers):
             return False
-        instance = commits.look_up(starts.popleft())
+        instance_id = starts.popleft()
+        if self._offers.choosy and not self._is_taken(instance_id):
+            self._agenda.park_start(instance_id)
+            return True
+        instance = commits.look_up(instance_id)
         if instance is not None and instance.status not in ENDED and not instance.begun:
             self._agenda.begin(instance)
             self._turn(instance)
         return True
+
+    def _is_taken(self, instance_id: str) -> bool:
+        """Whether somebody runs it; one that is gone by now, or begun, is no longer waiting for that."""
+        waiting = self._commits.instances.get(instance_id) or self._store.find(instance_id)
+        return waiting is None or self._offers.choose(waiting.name, waiting.version) is not None
 
     def _turn(self, instance: Instance) -> None:
         """One turn of one instance, with what waits in its inbox."""
@@ -102,17 +111,24 @@ class Turns:
         if instance.status in ENDED or not instance.begun:
             # It ended while it was queued; by now it may have been created anew, and waits for its start.
             return
+        if instance.execution is None and not self._revive(instance, instance.inbox):
+            self._agenda.park(instance)
+            return
         most = self._options.max_turn_messages
         messages, instance.inbox = instance.inbox[:most], instance.inbox[most:]
         self.take(instance, messages)
 
     def take(self, instance: Instance, messages: list[Message]) -> None:
-        """One turn of an instance that has begun and not ended: messages in, rows and actions out."""
+        """One turn of an instance that has begun and not ended: messages in, rows and actions out.
+
+        Where nobody runs the instance, a termination must be among the messages.
+        """
+        if instance.execution is None:
+            self._revive(instance, messages)
+        execution = instance.execution
+        assert execution is not None
         self.turns += 1
         commits = self._commits
-        execution = instance.execution
-        if execution is None:
-            execution = instance.execution = self._revive(instance)
         turn = execution.turn(self._clock.now, messages)
         transaction = commits.open
         batch = transaction.batch
@@ -164,27 +180,89 @@ class Turns:
             f"{self._options.max_history_events:,}",
         )
 
-    def execution_of(self, instance: Instance) -> Execution:
-        """An execution of the instance that has seen nothing yet."""
-        return Execution(
+    # Executions
+
+    def execution_of(self, instance: Instance) -> Execution | None:
+        """An execution of the instance that has seen nothing yet; None where nobody runs it."""
+        choice = self._offers.choose(instance.name, instance.version)
+        return None if choice is None else self._execution(instance, choice)
+
+    def _execution(self, instance: Instance, choice: Choice) -> Execution:
+        offer = choice.offer
+        execution = Execution(
             instance_id=instance.id,
             number=instance.execution_number,
             parent_id=instance.parent.instance_id if instance.parent else None,
             version=instance.version,
-            functions=self._functions,
-            converter=self._converter,
-            options=self._options,
+            functions=offer.functions,
+            converter=offer.functions.converter,
+            options=offer.options,
             custom_status=instance.custom_status,
-            properties_of=self._properties_of,
+            properties_of=offer.properties_of,
         )
+        if offer.versioning is not None:
+            execution.default_version = offer.versioning.default_version
+        if choice.refusal is not None:
+            execution.refusal = failures.encode(choice.refusal)
+        return execution
 
-    def _revive(self, instance: Instance) -> Execution:
-        """The instance's execution, from its history where it has one."""
+    def _revive(self, instance: Instance, messages: list[Message]) -> bool:
+        """Give the instance its execution, from its history where it has one; False: it has to wait.
+
+        What nobody runs can be terminated all the same: nothing else among the messages matters then.
+        """
         execution = self.execution_of(instance)
+        nobodys = execution is None
+        if execution is None:
+            if not any(message.kind == Kind.TERMINATED for message in messages):
+                return False
+            messages.sort(key=lambda message: message.kind != Kind.TERMINATED)
+            execution = self._execution(instance, Choice(offer=_NOBODYS))
         if instance.next_seq > instance.first_seq:
             self.replays += 1
-            execution.replay(self._store.history(instance.key, instance.first_seq))
+            execution.replay(self._history_of(instance))
             # Replay sets the status once more; what is on disk is the same text.
             if execution.custom_status == instance.custom_status:
                 execution.custom_status = instance.custom_status
-        return execution
+        if nobodys:
+            execution.completion = None  # that the code is not there is no failure now
+        instance.execution = execution
+        return True
+
+    def _history_of(self, instance: Instance) -> list[HistoryEvent]:
+        history = self._store.history(instance.key, instance.first_seq)
+        if self._unwritten:
+            following = instance.first_seq + len(history)
+            rows = self._unwritten.get(instance.key, [])
+            history += [HistoryEvent(*row[2:]) for row in rows if row[1] >= following]
+        return history
+
+    # Functions that go
+
+    def may_go_on(self, execution: Execution) -> bool:
+        """Whether its functions are still offered."""
+        return self._offers.have(execution.functions)
+
+    def let_go(self, functions: Functions) -> None:
+        """Close all executions of these functions: their instances go on by replay, where they are taken."""
+        closed: set[int] = set()
+        for instance in list(self._commits.instances.values()):
+            execution = instance.execution
+            if execution is not None and execution.functions is functions:
+                execution.close()
+                instance.execution = None
+                closed.add(instance.key)
+                self._unwritten.pop(instance.key, None)
+        if not closed:
+            return
+        for transaction in (self._commits.under_way, self._commits.open):
+            for row in transaction.batch.history if transaction is not None else ():
+                if row[0] in closed:
+                    self._unwritten.setdefault(row[0], []).append(row)
+        self._settling += 1
+        self._commits.when_committed().add_done_callback(self._on_settled)
+
+    def _on_settled(self, _: asyncio.Future[None]) -> None:
+        self._settling -= 1
+        if not self._settling:
+            self._unwritten.clear()
