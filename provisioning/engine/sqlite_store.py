@@ -17,6 +17,7 @@ from importlib import resources
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from provisioning.engine.errors import StateError, StateFormatError, StateInUseError
 from provisioning.engine.records import ActivityCall, HistoryEvent, InstanceRow, Kind, Message, Outline
@@ -108,6 +109,13 @@ class SqliteStore:
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._lock_fd = fd
+        _owning.add(self)
+
+    def leave_to_parent(self) -> None:
+        """In a fork of the owner: have no part in its lock, which would outlive it here."""
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
 
     def _connect(self, cache_kib: int) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -153,6 +161,8 @@ class SqliteStore:
                 connection.close()
         self._reader = self._writer = None
         if self._lock_fd is not None:
+            # By name, and not by closing alone: a process that was just forked may have it open too.
+            fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
             os.close(self._lock_fd)
             self._lock_fd = None
 
@@ -261,3 +271,14 @@ class SqliteStore:
 
     def detached(self, key: int) -> list[tuple[int, int]]:
         return self._rows("detached", key).fetchall()
+
+
+_owning: WeakSet[SqliteStore] = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for store in _owning:
+        store.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
