@@ -12,6 +12,15 @@ activities (plain or ``async`` functions) on an :class:`Engine`, enter it, and u
         instance_id = await client.schedule_new_orchestration(provision, input="device-1")
         state = await client.wait_for_orchestration_completion(instance_id)
 
+Programs written for the ``durabletask`` SDK's worker and clients run on it by changing the constructors::
+
+    with TaskHubWorker(hub="state.db") as worker, TaskHubClient(hub="state.db") as client:
+        worker.add_orchestrator(provision)
+        worker.add_activity(create_package)
+        worker.start()
+        instance_id = client.schedule_new_orchestration(provision, input="device-1")
+        state = client.wait_for_orchestration_completion(instance_id)
+
 It knows nothing of devices, MQTT or blobs.
 """
 
@@ -32,9 +41,13 @@ from provisioning.engine.errors import (
     StateInUseError,
     UnsupportedError,
 )
+from provisioning.engine.hub import DEFAULT_HUB_FILE, TaskHub
 from provisioning.engine.options import EngineOptions
+from provisioning.engine.sync_client import TaskHubClient
+from provisioning.engine.worker import TaskHubWorker
 
 __all__ = [
+    "DEFAULT_HUB_FILE",
     "AsyncTaskHubClient",
     "ChildTerminatedError",
     "Engine",
@@ -52,5 +65,8 @@ __all__ = [
     "StateError",
     "StateFormatError",
     "StateInUseError",
+    "TaskHub",
+    "TaskHubClient",
+    "TaskHubWorker",
     "UnsupportedError",
 ]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import inspect
 import json
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 from durabletask import history, task
 from durabletask.client import (
@@ -22,6 +24,7 @@ from durabletask.client import (
     PurgeInstancesResult,
 )
 from durabletask.entities import EntityInstanceId, EntityMetadata
+from durabletask.serialization import DataConverter
 
 from provisioning.engine import failures
 from provisioning.engine.context import check_size, check_text
@@ -29,6 +32,7 @@ from provisioning.engine.engine import Engine
 from provisioning.engine.errors import EntitiesUnsupportedError, OrchestrationNotFoundError
 from provisioning.engine.functions import AnyFunction, function_name
 from provisioning.engine.histories import public_history
+from provisioning.engine.hub import AnyHub, HubHold, hub_of
 from provisioning.engine.records import (
     ENDED,
     RECURSIVE,
@@ -40,7 +44,9 @@ from provisioning.engine.records import (
     to_datetime,
     to_microseconds,
 )
+from provisioning.engine.serialization import DEFAULT_DATA_CONVERTER
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -68,19 +74,69 @@ class OrchestrationIdReusePolicy:
 
 
 class AsyncTaskHubClient:
-    """Client of an engine in this process and on this loop.
+    """Client of a task hub of this process, or of an engine on the caller's own loop.
+
+    Made where ``durabletask.client.AsyncTaskHubGrpcClient`` was; ``hub`` is a :class:`TaskHub`, or the
+    path of its file, ``taskhub.db`` by default. Such a client may be used on any loop and does not block it.
+    Close it, lest the hub be open until the process ends. One of an ``engine`` belongs to the loop of that.
 
     It has the methods of the SDK's ``AsyncTaskHubGrpcClient``. They return when what they did is on disk,
     and raise EngineStoppedError where the engine is not running. ``default_version`` is that of
     orchestrations scheduled without one.
     """
 
-    def __init__(self, engine: Engine, *, default_version: str | None = None) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        engine: Engine | None = None,
+        *,
+        hub: AnyHub | None = None,
+        default_version: str | None = None,
+        data_converter: DataConverter | None = None,
+    ) -> None:
+        #: Of orchestrations that are scheduled without one.
         self.default_version = default_version
+        self._hold: HubHold | None = None
+        if engine is None:
+            self._converter = data_converter or DEFAULT_DATA_CONVERTER
+            self._hold = HubHold(hub_of(hub))
+            self._cross(self._hold)
+        elif hub is not None:
+            raise ValueError("a client is of an engine or of a hub, not of both")
+        else:
+            self._engine = engine
+            self._converter = data_converter or engine.converter
+
+    def _cross(self, hold: HubHold) -> None:
+        """Have all methods run on the hub's loop, each called as it is."""
+        for name in dir(type(self)):
+            method = getattr(type(self), name)
+            if not name.startswith("_") and inspect.iscoroutinefunction(method) and name != "close":
+                setattr(self, name, self._crossing(hold, method))
+
+    def _crossing(
+        self, hold: HubHold, method: Callable[Concatenate[Self, P], Coroutine[Any, Any, T]]
+    ) -> Callable[P, Coroutine[Any, Any, T]]:
+        @functools.wraps(method)
+        async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            return await hold.call_async(lambda engine: self.on(engine, method, *args, **kwargs))
+
+        return call
+
+    def on(
+        self,
+        engine: Engine,
+        method: Callable[Concatenate[Self, P], Coroutine[Any, Any, T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Coroutine[Any, Any, T]:
+        """A call of a method of this class, to be awaited on the engine's loop."""
+        self._engine = engine
+        return method(self, *args, **kwargs)
 
     async def close(self) -> None:
-        """Nothing is held: the engine goes on."""
+        """Let go of the hub, which closes with the last who does. For a client of an engine: no effect."""
+        if self._hold is not None:
+            await self._hold.close_async()
 
     async def __aenter__(self) -> Self:
         return self
@@ -347,9 +403,7 @@ class AsyncTaskHubClient:
         raise EntitiesUnsupportedError
 
     def _encode(self, what: str, value: Any) -> str | None:
-        return check_size(
-            what, self._engine.converter.serialize(value), self._engine.options.max_payload_bytes
-        )
+        return check_size(what, self._converter.serialize(value), self._engine.options.max_payload_bytes)
 
     def _state(self, row: InstanceRow, fetch_payloads: bool) -> OrchestrationState:
         failure: task.FailureDetails | None = failures.decode(row.failure) if row.failure else None
@@ -363,7 +417,7 @@ class AsyncTaskHubClient:
             row.output if fetch_payloads else None,
             row.custom_status,
             failure,
-            self._engine.converter,
+            self._converter,
         )
 
 

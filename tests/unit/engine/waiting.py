@@ -20,6 +20,11 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.001)
 
 
+def wait_until(condition: Callable[[], object]) -> None:
+    """As :func:`until`, where there is no loop."""
+    asyncio.run(until(condition))
+
+
 async def ended(client: AsyncTaskHubClient, instance_id: str) -> OrchestrationState:
     """The instance's state once it has ended."""
     state = await client.wait_for_orchestration_completion(instance_id, timeout=LONG_S)
