@@ -163,11 +163,12 @@ class Rewinds:
         execution = self._new_execution(instance)
         execution.replay(kept)
         plan = _Plan(instance=instance, kept=kept, again=again, execution=execution, children=[])
-        number = instance.execution_number
-        plan.children.extend(
-            (a.ref or "", ParentLink(instance_id=instance.id, execution=number, task_id=a.task_id))
-            for a in plan.waits_for(Kind.CHILD_CREATED)
-        )
+        if execution.completion is None:  # else it does not fit, and nothing below it is touched
+            for action in plan.waits_for(Kind.CHILD_CREATED):
+                link = ParentLink(
+                    instance_id=instance.id, execution=instance.execution_number, task_id=action.task_id
+                )
+                plan.children.append((action.ref or "", link))
         return plan
 
     def _new_execution(self, instance: Instance) -> Execution:

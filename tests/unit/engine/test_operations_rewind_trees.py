@@ -147,6 +147,57 @@ async def test_a_child_id_that_is_anothers_by_now_is_not_touched(path: Path, ben
         assert await output_of(client, "p") == ["a done"]
 
 
+async def test_children_of_one_that_does_not_fit_its_code_are_left(path: Path, bench: Bench) -> None:
+    """S-LIFE-14: code that does not fit the history is refused, and nothing is changed."""
+
+    def wrong(ctx: Ctx, depth: int) -> Steps:
+        if depth == 0:
+            return (yield ctx.call_activity("work", input=ctx.instance_id))
+        return (yield ctx.wait_for_external_event("e"))
+
+    bench.broken = {"r.0"}
+    async with bench.engine(path) as engine:
+        client = AsyncTaskHubClient(engine)
+        await client.schedule_new_orchestration(family, instance_id="r", input=1)
+        await fails(client, "r")
+    bench.broken.clear()
+    bench.orchestrators["family"] = wrong
+    async with bench.engine(path) as engine:
+        client = AsyncTaskHubClient(engine)
+        with pytest.raises(OrchestrationStatusError, match="does not fit"):
+            await client.rewind_orchestration("r")
+        assert [await status_of(client, i) for i in ("r", "r.0")] == [Status.FAILED] * 2
+
+
+async def test_a_child_that_does_not_fit_its_code_fails_its_parent_again(path: Path, bench: Bench) -> None:
+    """S-LIFE-14: one that can't be rewound stays as it is, and its parent hears its failure again."""
+
+    def wrong(ctx: Ctx, labels: list[str]) -> Steps:
+        return (yield ctx.wait_for_external_event("e"))
+
+    def main(ctx: Ctx, _: Any) -> Steps:
+        return (yield ctx.call_sub_orchestrator("chain", input=["a", "b"], instance_id="c"))
+
+    bench.add(main)
+    bench.broken = {"b"}
+    for orchestrator in (chain, wrong, chain):
+        bench.orchestrators["chain"] = orchestrator
+        async with bench.engine(path) as engine:
+            client = AsyncTaskHubClient(engine)
+            if await client.get_orchestration_state("p") is None:
+                await client.schedule_new_orchestration(main, instance_id="p")
+            else:
+                await client.rewind_orchestration("p")
+            if bench.broken:
+                assert "b is broken" in await fails(client, "p")
+            else:
+                assert await output_of(client, "p") == ["a done", "b done"]
+            if orchestrator is wrong:
+                bench.broken.clear()
+                assert await status_of(client, "c") == Status.FAILED
+    assert bench.ran == ["a", "b", "b"]
+
+
 async def test_a_child_rewound_by_itself_tells_nobody(path: Path, bench: Bench) -> None:
     """S-LIFE-7: the parent has ended and stays so."""
     bench.broken = {"r.0"}
