@@ -444,6 +444,8 @@ class Execution:
             if raised or self.completion is None:
                 # Held events are seen at the time of the resume: the orchestration's clock never goes back.
                 self._HANDLERS[earlier.kind](self, earlier)
+            else:
+                self.pending.pop(earlier.task_id, None)  # it has come: it is not to be asked for again
 
     def _on_terminated(self, event: HistoryEvent) -> None:
         if self.completion is None or self.completion.status == Status.CONTINUED_AS_NEW:

@@ -82,6 +82,21 @@ def test_an_activity_whose_result_is_held_is_not_outstanding() -> None:
     assert [a.name for a in driver.execution.outstanding(Kind.TASK_SCHEDULED)] == ["B"]
 
 
+def test_an_activity_whose_result_is_delivered_after_the_end_is_not_outstanding() -> None:
+    """DESIGN 2, Recovery: a completion that is in the history is not asked for again (simulation)."""
+
+    def main(ctx: Ctx, _: Any) -> Steps:
+        yield task.when_any([ctx.create_timer(timedelta(seconds=1)), ctx.call_activity("work")])
+
+    driver = Driver(main)
+    driver.start()
+    driver.turn(driver.suspend())
+    driver.turn(driver.fired(1), driver.done(2))
+    turn = driver.turn(driver.resume())
+    assert turn.completion is not None
+    assert driver.execution.outstanding(Kind.TASK_SCHEDULED) == []
+
+
 def test_what_is_delivered_after_the_end_by_a_resume_starts_nothing() -> None:
     """S-LIFE-3: what was held after that which ended the execution asks for nothing."""
     retry = task.RetryPolicy(first_retry_interval=timedelta(seconds=1), max_number_of_attempts=3)
