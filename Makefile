@@ -3,6 +3,7 @@
 #   make demo DEVICES=200 SEED=1     provision a fleet, start to end
 #   make test                        the whole test suite
 #   make check                       lint, types, import rules, tests: what CI runs
+#   make simulate SEEDS=100000       the engine under simulated accidents, for a night
 
 PYTHON ?= python3
 VENV := .venv
@@ -17,20 +18,25 @@ BEHAVIOURS ?=
 FRESH ?=
 RESUME ?=
 
+# How many seeds the simulation runs, and the first of them.
+SEEDS ?= 10000
+FIRST ?= 0
+
 TEST_WORKERS ?= 2
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test check simulate format clean
 
 help:
-	@echo "make demo    provision a fleet of DEVICES=$(DEVICES) simulated devices, start to end"
-	@echo "             (also: SEED=…, STATE=$(STATE), BEHAVIOURS=healthy=0.9,slow=0.1, FRESH=1, RESUME=1)"
-	@echo "make test    run all tests"
-	@echo "make check   run ruff, mypy, lint-imports and all tests"
-	@echo "make format  let ruff format the code and fix what it can"
-	@echo "make setup   make the virtual environment $(VENV) from requirements.lock (the others do it too)"
-	@echo "make clean   remove $(VENV), caches and the state directory $(STATE)"
+	@echo "make demo      provision a fleet of DEVICES=$(DEVICES) simulated devices, start to end"
+	@echo "               (also: SEED=…, STATE=$(STATE), BEHAVIOURS=healthy=0.9,slow=0.1, FRESH=1, RESUME=1)"
+	@echo "make test      run all tests"
+	@echo "make check     run ruff, mypy, lint-imports and all tests"
+	@echo "make simulate  run SEEDS=$(SEEDS) seeds of the engine's simulation, from FIRST=$(FIRST) on, on all cores"
+	@echo "make format    let ruff format the code and fix what it can"
+	@echo "make setup     make the virtual environment $(VENV) from requirements.lock (the others do it too)"
+	@echo "make clean     remove $(VENV), caches and the state directory $(STATE)"
 
 # What defines the environment is hashed; where the stamp has that hash there is nothing to do and no network.
 # The environment is made without pip, and pip works on it from outside: so neither Debian's missing ensurepip
@@ -71,6 +77,9 @@ check: setup
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	@$(MAKE) --no-print-directory test
+
+simulate: setup
+	@$(VENV)/bin/python -m tests.simulation --seeds "$(SEEDS)" --first "$(FIRST)"
 
 format: setup
 	$(VENV)/bin/ruff check --fix .

@@ -1,0 +1,149 @@
+"""The world outside the engine: it starts, raises, suspends and terminates until that is acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from durabletask.client import OrchestrationStatus
+
+from provisioning.engine import (
+    AsyncTaskHubClient,
+    OrchestrationAlreadyExistsError,
+    OrchestrationNotFoundError,
+)
+from provisioning.engine.records import to_datetime
+from tests.simulation.audit import Audit, BrokenPromiseError
+from tests.simulation.programs import READY, expected, runs
+from tests.simulation.scenario import Operation, Scenario
+
+_LONG_S = 3_600.0
+"""Virtual seconds by which every scenario has ended."""
+_LOOK_AGAIN_S = 0.05
+
+
+class Outside:
+    """Works through what is left of a scenario's lanes, in one life of the engine."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        client: AsyncTaskHubClient,
+        audit: Audit,
+        dice: random.Random,
+        now: Callable[[], int],
+        note: Callable[[str], None],
+    ) -> None:
+        self._scenario = scenario
+        self._client = client
+        self._audit = audit
+        self._dice = dice
+        self._now = now
+        self._note = note
+
+    async def work(self) -> None:
+        """Returns when all operations are done, all roots have the outputs they should, and all is quiet."""
+        lanes = [asyncio.create_task(self._lane(lane)) for lane in self._scenario.lanes]
+        ends = [asyncio.create_task(self._see_end(root)) for root in self._scenario.roots]
+        try:
+            await asyncio.gather(*lanes, *ends)
+            async with asyncio.timeout(_LONG_S):
+                while not self._audit.settled():  # noqa: ASYNC110 -- a condition of the disk
+                    await asyncio.sleep(_LOOK_AGAIN_S)
+        finally:
+            for task in (*lanes, *ends):
+                task.cancel()
+
+    async def _lane(self, lane: list[Operation]) -> None:
+        for operation in lane:
+            if not operation.done:
+                await self._do(operation)
+                operation.done = True
+
+    async def _do(self, operation: Operation) -> None:
+        target = operation.target
+        match operation.kind:
+            case "pause":
+                await asyncio.sleep(operation.delay_s)
+            case "start":
+                await self._start(operation)
+            case "start again":
+                await self._start_again(operation)
+            case "raise":
+                await self._raise(operation)
+            case "echo":
+                assert operation.after is not None
+                while not operation.after.done:  # noqa: ASYNC110 -- of this life's lanes or an earlier one's
+                    await asyncio.sleep(_LOOK_AGAIN_S)
+                for _ in range(self._dice.randint(1, 2)):
+                    await asyncio.sleep(self._dice.choice((0.0, 0.01, 0.5)))
+                    await self._raise(operation)
+            case "suspend":
+                await self._client.suspend_orchestration(target)
+            case "resume":
+                await self._client.resume_orchestration(target)
+            case _:
+                await self._terminate(operation)
+        if operation.kind != "pause":
+            self._note(f"acknowledged: {operation.kind} {target} {operation.payload or ''}")
+
+    async def _start(self, operation: Operation) -> None:
+        start_at = None
+        if operation.delay_s:
+            start_at = to_datetime(self._now()) + timedelta(seconds=operation.delay_s)
+        tried, operation.tried = operation.tried, True
+        try:
+            await self._client.schedule_new_orchestration(
+                runs, input=operation.step, instance_id=operation.target, start_at=start_at
+            )
+        except OrchestrationAlreadyExistsError:
+            if not tried:
+                raise BrokenPromiseError(f"{operation.target} exists before it was started") from None
+        self._audit.start_acknowledged(operation.target)
+
+    async def _start_again(self, operation: Operation) -> None:
+        try:
+            await self._client.schedule_new_orchestration(runs, instance_id=operation.target)
+        except OrchestrationAlreadyExistsError:
+            return
+        raise BrokenPromiseError(f"{operation.target} was started twice")
+
+    async def _raise(self, operation: Operation) -> None:
+        target, payload = operation.target, operation.payload
+        while True:
+            if operation.key is None and operation.tried and self._audit.has_event(target, payload):
+                return  # it had arrived, and without a key it may not come twice
+            operation.tried = True
+            try:
+                await self._client.raise_orchestration_event(
+                    target, operation.name, data=payload, idempotency_key=operation.key
+                )
+            except OrchestrationNotFoundError:
+                await asyncio.sleep(_LOOK_AGAIN_S)
+                continue
+            self._audit.event_acknowledged(target, payload)
+            return
+
+    async def _terminate(self, operation: Operation) -> None:
+        """As soon as the last of the chain (``name``) is there and says so."""
+        while True:
+            state = await self._client.get_orchestration_state(operation.name)
+            if state is not None and state.serialized_custom_status == f'"{READY}"':
+                break
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        await self._client.terminate_orchestration(
+            operation.target, output=operation.target, recursive=operation.recursive
+        )
+
+    async def _see_end(self, root: dict[str, Any]) -> None:
+        path = root["path"]
+        state = await self._client.wait_for_orchestration_completion(path, timeout=_LONG_S)
+        self._audit.end_seen(path)
+        assert state is not None
+        if state.runtime_status != OrchestrationStatus.COMPLETED:
+            raise BrokenPromiseError(f"{path} is {state.runtime_status.name}: {state.failure_details}")
+        if state.get_output() != expected(root):
+            raise BrokenPromiseError(f"{path} gives {state.get_output()}, not {expected(root)}")
