@@ -10,6 +10,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from provisioning.engine import (
 from provisioning.engine import writer as writer_module
 from provisioning.engine.records import HistoryEvent, InstanceRow, Kind, Message, Status
 from provisioning.engine.sqlite_store import APPLICATION_ID, FORMAT, SqliteStore
-from provisioning.engine.store import Batch, StoredTimer
+from provisioning.engine.store import Batch, Store, StoredTimer
+from tests.simulation.store import Disk, MemoryStore, TwinStore
 from tests.unit.engine.driving import START, Ctx, Steps
 from tests.unit.engine.stores import FullDiskStore
 from tests.unit.engine.waiting import LONG_S, output_of, until
@@ -208,13 +210,27 @@ def test_commits_are_synchronous_and_in_the_wal(path: Path) -> None:
     store.close()
 
 
-# Batches
+# Batches: the contract of Store, which the simulation's store in memory keeps as well
 
 
-def test_a_batch_is_written_whole_or_not_at_all(path: Path) -> None:
+@pytest.fixture(params=["file", "memory", "both"])
+def store(request: pytest.FixtureRequest, path: Path) -> Iterator[Store]:
+    """An open store: the real one, the simulation's, and the one that compares the two at each read."""
+    made: Store
+    match request.param:
+        case "file":
+            made = SqliteStore(path)
+        case "memory":
+            made = MemoryStore(Disk())
+        case _:
+            made = TwinStore(path, Disk())
+    made.open()
+    yield made
+    made.close()
+
+
+def test_a_batch_is_written_whole_or_not_at_all(store: Store) -> None:
     """Store.commit: all of it or nothing."""
-    store = SqliteStore(path)
-    store.open()
     good = Batch()
     good.instances.append(row(1, "i"))
     good.history += [event(1, 0, Kind.EXECUTION_STARTED, name="main")]
@@ -230,13 +246,10 @@ def test_a_batch_is_written_whole_or_not_at_all(path: Path) -> None:
     assert found.status == Status.RUNNING
     assert [e.kind for e in store.history(1, 0)] == [Kind.EXECUTION_STARTED]
     assert list(store.timers(-1, 2 * START)) == []
-    store.close()
 
 
-def test_rows_come_back_as_they_went_in(path: Path) -> None:
+def test_rows_come_back_as_they_went_in(store: Store) -> None:
     """Store: what is committed is what is read, in numbers that need several statements too."""
-    store = SqliteStore(path)
-    store.open()
     batch = Batch()
     full = InstanceRow(
         1, "ï\0d", "main", "2", Status.SUSPENDED, 3, 7, "p", 2, 9, 1, 2, "in", "out", "f", '"s"', '{"a":"b"}'
@@ -258,13 +271,10 @@ def test_rows_come_back_as_they_went_in(path: Path) -> None:
     assert [m.task_id for _, m in store.messages()] == list(range(1, 301))
     assert [t.task_id for t in store.timers(START, START + 10)] == list(range(299, 289, -1))
     assert store.count_by_status() == {Status.SUSPENDED: 1, Status.RUNNING: 698}
-    store.close()
 
 
-def test_drops_and_trims(path: Path) -> None:
+def test_drops_and_trims(store: Store) -> None:
     """Store: a message kept and taken, a timer dropped and set again, a history begun anew: in one batch."""
-    store = SqliteStore(path)
-    store.open()
     first = Batch()
     first.instances.append(row(1, "i"))
     first.history += [event(1, n, Kind.EVENT_RAISED) for n in range(5)]
@@ -287,13 +297,10 @@ def test_drops_and_trims(path: Path) -> None:
     assert store.history(1, 0) == []
     assert list(store.timers(-1, 1_000)) == [StoredTimer("i", 1, 1, 300)]
     assert list(store.unfinished_activities()) == []
-    store.close()
 
 
-def test_unfinished_activities_are_those_asked_for_since_their_last_answer(path: Path) -> None:
+def test_unfinished_activities_are_those_asked_for_since_their_last_answer(store: Store) -> None:
     """DESIGN 2, Recovery: scheduled and not completed; a retry asks again under the same id."""
-    store = SqliteStore(path)
-    store.open()
     batch = Batch()
     for key, status in ((1, Status.RUNNING), (2, Status.SUSPENDED), (3, Status.COMPLETED)):
         batch.instances.append(row(key, f"i{key}", status=status, first_seq=1, execution=2))
@@ -318,7 +325,6 @@ def test_unfinished_activities_are_those_asked_for_since_their_last_answer(path:
         ("i2", 2, 3, "tried", "new"),
         ("i3", 2, 5, "left behind", "5"),
     ]
-    store.close()
 
 
 # A full disk
