@@ -129,16 +129,16 @@ class Turns:
         assert execution is not None
         self.turns += 1
         commits = self._commits
-        turn = execution.turn(self._clock.now, messages)
         transaction = commits.open
         batch = transaction.batch
         for message in messages:
             if message.stored_id:
                 batch.messages_gone.append((message.stored_id,))
-            if message.kind == Kind.TIMER_FIRED and message.execution == execution.number:
+            if message.kind == Kind.TIMER_FIRED and message.execution == instance.execution_number:
                 self._timers.drop(instance, message.task_id)
-            if message.waiter is not None:
+            if message.waiter is not None:  # before the turn: whatever comes of that, it is told
                 transaction.waiters.append(message.waiter)
+        turn = execution.turn(self._clock.now, messages)
         new = instance.next_seq == instance.first_seq
         key, seq = instance.key, instance.next_seq
         for event in turn.events:

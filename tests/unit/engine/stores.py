@@ -92,12 +92,13 @@ class GatedStore(SqliteStore):
 
 
 class BreakingStore(SqliteStore):
-    """Fails for good, in ``commit`` or in ``find``, once told to. ``written`` counts commits after it."""
+    """Fails for good, in ``commit`` or a read, once told to. ``written`` counts commits after it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.commit_error: Exception | None = None
         self.find_error: Exception | None = None
+        self.history_error: Exception | None = None
         self.broke = False
         self.written = 0
 
@@ -113,6 +114,11 @@ class BreakingStore(SqliteStore):
         if self.find_error is not None:
             raise self.find_error
         return super().find(instance_id)
+
+    def history(self, key: int, first_seq: int):  # type: ignore[no-untyped-def]  # as inherited
+        if self.history_error is not None:
+            raise self.history_error
+        return super().history(key, first_seq)
 
 
 def abandon(engine: Engine) -> None:

@@ -333,6 +333,23 @@ async def test_a_turn_that_breaks_half_way_is_not_written(
         assert await output_of(client, "i") == "second"
 
 
+async def test_callers_of_a_turn_that_can_not_be_taken_hear_of_the_end(path: Path) -> None:
+    """DESIGN 2: nobody waits for an engine that has stopped: not in the turn in which it stopped either."""
+    store = BreakingStore(path)
+    engine = Engine(store, options=EngineOptions(max_live_instances=1))
+    engine.add_orchestrator(one_event)
+    await engine.start()
+    client = AsyncTaskHubClient(engine)
+    for name in ("i", "j", "k"):
+        await client.schedule_new_orchestration(one_event, instance_id=name)
+        await client.wait_for_orchestration_start(name, timeout=LONG_S)
+    store.history_error = sqlite3.DatabaseError("malformed")
+    async with asyncio.timeout(LONG_S):
+        with pytest.raises(EngineStoppedError, match="malformed"):
+            await client.raise_orchestration_event("i", "e")
+    await engine.stop()
+
+
 async def test_callers_that_wait_for_room_hear_of_the_end(path: Path) -> None:
     """DESIGN 2: every queue pushes back; nobody waits for an engine that has stopped."""
     store = GatedStore(path)
