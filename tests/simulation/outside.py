@@ -12,6 +12,7 @@ from durabletask.client import OrchestrationStatus
 
 from provisioning.engine import (
     AsyncTaskHubClient,
+    EngineError,
     OrchestrationAlreadyExistsError,
     OrchestrationNotFoundError,
 )
@@ -45,17 +46,35 @@ class Outside:
         self._note = note
 
     async def work(self) -> None:
-        """Returns when all operations are done, all roots have the outputs they should, and all is quiet."""
-        lanes = [asyncio.create_task(self._lane(lane)) for lane in self._scenario.lanes]
-        ends = [asyncio.create_task(self._see_end(root)) for root in self._scenario.roots]
+        """Returns when all operations are done, all roots have the outputs they should, and all is quiet.
+
+        Raises EngineStoppedError when the engine stops before that; by then all who waited for it have heard.
+        """
+        tasks = [asyncio.create_task(self._lane(lane)) for lane in self._scenario.lanes]
+        tasks += [asyncio.create_task(self._see_end(root)) for root in self._scenario.roots]
         try:
-            await asyncio.gather(*lanes, *ends)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in tasks:
+                if task.done() and not isinstance(task.exception(), EngineError):
+                    task.result()
+            _, unanswered = await asyncio.wait(tasks, timeout=_LONG_S)
+            if unanswered:
+                raise BrokenPromiseError(
+                    f"the engine has stopped, and {len(unanswered)} callers never hear of it"
+                )
+            for task in tasks:
+                task.result()
             async with asyncio.timeout(_LONG_S):
-                while not self._audit.settled():  # noqa: ASYNC110 -- a condition of the disk
-                    await asyncio.sleep(_LOOK_AGAIN_S)
+                while not self._audit.settled():
+                    await self._look_again()
         finally:
-            for task in (*lanes, *ends):
+            for task in tasks:
                 task.cancel()
+
+    async def _look_again(self) -> None:
+        """Wait a little. Raises EngineStoppedError where there is nothing to wait for any more."""
+        await asyncio.sleep(_LOOK_AGAIN_S)
+        await self._client.get_orchestration_state(self._scenario.roots[0]["path"])
 
     async def _lane(self, lane: list[Operation]) -> None:
         for operation in lane:
@@ -76,8 +95,8 @@ class Outside:
                 await self._raise(operation)
             case "echo":
                 assert operation.after is not None
-                while not operation.after.done:  # noqa: ASYNC110 -- of this life's lanes or an earlier one's
-                    await asyncio.sleep(_LOOK_AGAIN_S)
+                while not operation.after.done:
+                    await self._look_again()
                 for _ in range(self._dice.randint(1, 2)):
                     await asyncio.sleep(self._dice.choice((0.0, 0.01, 0.5)))
                     await self._raise(operation)
@@ -122,7 +141,7 @@ class Outside:
                     target, operation.name, data=payload, idempotency_key=operation.key
                 )
             except OrchestrationNotFoundError:
-                await asyncio.sleep(_LOOK_AGAIN_S)
+                await self._look_again()
                 continue
             self._audit.event_acknowledged(target, payload)
             return
@@ -133,7 +152,7 @@ class Outside:
             state = await self._client.get_orchestration_state(operation.name)
             if state is not None and state.serialized_custom_status == f'"{READY}"':
                 break
-            await asyncio.sleep(_LOOK_AGAIN_S)
+            await self._look_again()
         await self._client.terminate_orchestration(
             operation.target, output=operation.target, recursive=operation.recursive
         )

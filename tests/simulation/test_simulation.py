@@ -18,7 +18,7 @@ import pytest
 from tests.simulation.__main__ import failures_of
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.scenario import scenario
-from tests.simulation.world import REAL_EVERY, simulate
+from tests.simulation.world import POINTS, REAL_EVERY, simulate
 
 SEEDS = 2_000
 SEEDS_PER_TEST = 50
@@ -80,7 +80,7 @@ def test_everything_that_can_happen_does() -> None:
         kinds += Counter(_kinds(case.roots))
         operations += Counter(operation.kind for lane in case.lanes for operation in lane)
     for by in ("death", "a broken store", "a stop"):
-        for at in ("round", "commit", "committed", "worked", "activity", "acknowledged"):
+        for at in POINTS:
             assert accidents[f"{by} at a {at}"], f"{by} at a {at}"
     assert {"full disk", "refused, and on disk", "clock set"} <= accidents.keys()
     assert set(ends) == {"COMPLETED", "FAILED", "TERMINATED"}

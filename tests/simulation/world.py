@@ -9,7 +9,7 @@ import logging
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,12 @@ from typing import Any
 
 from durabletask import task
 
-from provisioning.engine import AsyncTaskHubClient, Engine, EngineError
+from provisioning.engine import AsyncTaskHubClient, Engine, EngineStoppedError, StateError
 from provisioning.engine.clock import SteadyClock
 from provisioning.engine.functions import Functions, function_name
-from provisioning.engine.records import Kind, Status
+from provisioning.engine.records import HistoryEvent, InstanceRow, Kind, Message, Status
 from provisioning.engine.serialization import DEFAULT_DATA_CONVERTER
-from provisioning.engine.store import Batch, Store
+from provisioning.engine.store import Batch, Store, StoredTimer
 from tests.simulation import programs
 from tests.simulation.audit import Audit, BrokenPromiseError
 from tests.simulation.machine import SECOND, Loop, Pool, StalledError, Time
@@ -33,6 +33,8 @@ from tests.simulation.store import Disk, Layer, MemoryStore, TwinStore
 _MOST_DEATHS = 7
 REAL_EVERY = 25
 """One seed in so many has a real state file too."""
+POINTS = ("round", "commit", "committed", "worked", "read", "history", "activity", "acknowledged")
+"""Where a life may end: at its n-th point of one of these kinds."""
 _MOST_ROUNDS = 50_000
 """Rounds of the loop in one life; a scenario takes some hundreds."""
 
@@ -47,8 +49,11 @@ class DiedError(Exception):
     """The process has died: what still runs of it does nothing any more."""
 
 
-class BrokenStoreError(Exception):
-    """A commit failed for good, or so the store says."""
+class BrokenStoreError(StateError):
+    """A commit or a read has failed for good, or so the store says."""
+
+    def __init__(self, when: str) -> None:
+        super().__init__("memory", f"the store has broken, {when}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,12 +131,9 @@ class World:
     def _plan(self) -> Plan:
         faults = self.faults
         by = faults.choice(("death", "death", "death", "death", "a broken store", "a stop"))
-        at = faults.choice(("round", "commit", "committed", "worked", "activity", "acknowledged"))
-        return Plan(
-            by=by,
-            at=at,
-            fuse=faults.randint(1, faults.choice((50, 300)) if at == "round" else faults.choice((3, 12))),
-        )
+        at = faults.choice(POINTS)
+        most = faults.choice((20, 200) if at == "round" else (2, 8))
+        return Plan(by=by, at=at, fuse=faults.randint(1, most))
 
 
 class Life:
@@ -144,8 +146,9 @@ class Life:
         self._rounds = 0
         self.dead = False
         self._failure: Exception | None = None
-        #: The next commit fails for good.
+        #: The next commit, or the next read, fails for good.
         self.breaking = False
+        self.breaks_at_reads = plan.at in ("read", "history")
         self._stopping = asyncio.Event()
         self._loop = Loop(world.time, world.dice.choice((0, 0, 1, 700)), self._on_round)
         self.store = MortalStore(world.store(), self)
@@ -175,7 +178,10 @@ class Life:
             pool=lambda _, most: Pool(most, world.dice, partial(self.at_point, "worked")),
         )
         engine._functions, _STAGE.life = _STAGE.functions, self
-        await engine.start()
+        try:
+            await engine.start()
+        except BrokenStoreError:
+            return False
         outside = Outside(
             world.scenario, AsyncTaskHubClient(engine), world.audit, world.dice, clock, self._acknowledged
         )
@@ -183,16 +189,17 @@ class Life:
         stopping = asyncio.create_task(self._stopping.wait())
         broken = asyncio.create_task(engine.wait_broken())
         await asyncio.wait([working, stopping, broken], return_when=asyncio.FIRST_COMPLETED)
-        for waiting in (stopping, broken):
-            waiting.cancel()
-        if not working.done():
-            working.cancel()
+        stopping.cancel()
+        broken.cancel()
+        if self._stopping.is_set():
+            await engine.stop()
         try:
             await working
-        except (asyncio.CancelledError, EngineError):
+        except EngineStoppedError:
             failed = engine._health.failed
-            planned = self._stopping.is_set() if failed is None else isinstance(failed, BrokenStoreError)
-            if not planned:
+            # A stop gives up where the disk is full.
+            stopped = self._stopping.is_set() and isinstance(failed, OSError | None)
+            if not stopped and not isinstance(failed, BrokenStoreError):
                 raise
             ended = False
         else:
@@ -315,13 +322,41 @@ class MortalStore(Layer):
             world.happened["full disk"] += 1
             raise OSError(28, "No space left on device")
         self._doubtful = None
-        breaks, life.breaking = life.breaking, False
+        breaks = life.breaking and not life.breaks_at_reads
+        life.breaking = life.breaking and not breaks
         if breaks and world.faults.random() < 0.5:
-            raise BrokenStoreError("before")
+            raise BrokenStoreError("before a commit")
         self._write(batch)
         if breaks:
-            raise BrokenStoreError("after")
+            raise BrokenStoreError("after a commit")
         life.at_point("committed")
+
+    def find(self, instance_id: str) -> InstanceRow | None:
+        self._on_read()
+        return super().find(instance_id)
+
+    def last_event(self, key: int) -> tuple[int, int] | None:
+        self._on_read()
+        return super().last_event(key)
+
+    def history(self, key: int, first_seq: int) -> list[HistoryEvent]:
+        self._on_read("history")
+        return super().history(key, first_seq)
+
+    def messages(self) -> list[tuple[str, Message]]:
+        self._on_read()
+        return super().messages()
+
+    def timers(self, after: int, until: int) -> Iterable[StoredTimer]:
+        self._on_read()
+        return super().timers(after, until)
+
+    def _on_read(self, kind: str = "read") -> None:
+        life = self._life
+        life.at_point(kind)
+        if life.breaks_at_reads and life.breaking:
+            life.breaking = False
+            raise BrokenStoreError("at a read")
 
     def _write(self, batch: Batch) -> None:
         world = self._life.world
