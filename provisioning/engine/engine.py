@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from durabletask.exception_properties import ExceptionPropertiesProvider
 from durabletask.serialization import DataConverter
@@ -26,7 +26,7 @@ from provisioning.engine.activities import ActivityRunner
 from provisioning.engine.agenda import Agenda
 from provisioning.engine.clock import EngineClock, SteadyClock
 from provisioning.engine.commits import Commits
-from provisioning.engine.errors import EngineStoppedError, OrchestrationNotFoundError
+from provisioning.engine.errors import EngineStoppedError, OrchestrationNotFoundError, StateError
 from provisioning.engine.functions import Functions, Registration
 from provisioning.engine.health import Health
 from provisioning.engine.lifecycle import Lifecycle
@@ -50,6 +50,7 @@ from provisioning.engine.store import Store
 from provisioning.engine.threads import Pool, ThreadPool
 from provisioning.engine.timers import Timers
 from provisioning.engine.turns import Turns
+from provisioning.engine.watched_store import WatchedStore
 from provisioning.engine.writer import Writer
 
 
@@ -92,7 +93,8 @@ class Engine(Registration):
         pool: Callable[[str, int], Pool] = ThreadPool,
         own_functions: bool = True,
     ) -> None:
-        self._store: Store = SqliteStore(Path(path)) if isinstance(path, str | Path) else path
+        store: Store = SqliteStore(Path(path)) if isinstance(path, str | Path) else path
+        self._store: Store = WatchedStore(store, self._on_unreadable)
         self.options = options or EngineOptions()
         self.converter = data_converter or DEFAULT_DATA_CONVERTER
         self._log = logger or logging.getLogger("provisioning.engine")
@@ -421,6 +423,13 @@ class Engine(Registration):
         """Number of instances on disk by status."""
         self._check_running()
         return {Status(status): count for status, count in self._store.count_by_status().items()}
+
+    def _on_unreadable(self, error: StateError) -> NoReturn:
+        """The state can't be read: whoever starts the engine is told; once it runs it ends with that."""
+        if not self._running:
+            raise error
+        self._health.fail(error)
+        raise self._health.stopped_error() from error
 
     def _check_running(self) -> None:
         if not self._running:

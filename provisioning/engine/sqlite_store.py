@@ -12,15 +12,24 @@ import logging
 import os
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import wraps
 from importlib import resources
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakSet
 
+from provisioning.engine import damage
 from provisioning.engine.errors import StateError, StateFormatError, StateInUseError
-from provisioning.engine.records import ActivityCall, HistoryEvent, InstanceRow, Kind, Message, Outline
+from provisioning.engine.records import (
+    ActivityCall,
+    HistoryEvent,
+    InstanceRow,
+    Kind,
+    Message,
+    Outline,
+)
 from provisioning.engine.store import Batch, StoredTimer
 
 FORMAT = 2
@@ -41,11 +50,29 @@ _RETRYABLE = frozenset(
 
 _log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 def _load_statements(file: str) -> dict[str, str]:
     text = resources.files(__package__).joinpath(file).read_text("utf-8")
     parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)[1:]
     return {name: body.strip().rstrip(";") for name, body in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def _checked(
+    method: Callable[Concatenate[SqliteStore, P], T],
+) -> Callable[Concatenate[SqliteStore, P], T]:
+    """What SQLite says of the file becomes a StateError that names it and what to do."""
+
+    @wraps(method)
+    def checked(store: SqliteStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(store, *args, **kwargs)
+        except damage.TROUBLE as error:
+            damage.raise_trouble(store.path, error)
+
+    return checked
 
 
 class SqliteStore:
@@ -55,6 +82,9 @@ class SqliteStore:
         self.path = path
         self._sql = _load_statements("statements.sql")
         self._lock_fd: int | None = None
+        #: Where the open file is, whatever becomes of the working directory; and its device and inode.
+        self._place = path
+        self._file = (0, 0)
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
 
@@ -70,6 +100,8 @@ class SqliteStore:
             # Histories hold SAS URLs: the file is its owner's alone from its first moment; SQLite
             # gives the WAL the same mode.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._place = self.path.absolute()
+            self._file = self._find_file()
             self._writer = self._connect(_WRITER_CACHE_KIB)
             self._prepare(self._writer)
             self._reader = self._connect(_READER_CACHE_KIB)
@@ -82,13 +114,9 @@ class SqliteStore:
                 f"{self.path} can't be opened or written ({reason}): see that its disk has room, that it may "
                 "be written and that no other program holds it, or choose another state directory",
             ) from error
-        except sqlite3.DatabaseError as error:
+        except damage.TROUBLE as error:
             self.close()
-            raise StateFormatError(
-                str(self.path),
-                f"{self.path} can't be read as a state file ({error}): "
-                "choose another state directory, or restore this file from a copy",
-            ) from error
+            damage.raise_trouble(self.path, error)
         except BaseException:
             self.close()
             raise
@@ -168,9 +196,26 @@ class SqliteStore:
 
     # Writing
 
+    def _find_file(self) -> tuple[int, int]:
+        found = self._place.stat()
+        return found.st_dev, found.st_ino
+
+    def _check_place(self) -> None:
+        """SQLite goes on writing to a file that was deleted or replaced, where nobody finds it again."""
+        try:
+            found = self._find_file()
+        except FileNotFoundError:
+            found = (0, 0)
+        if found != self._file:
+            raise StateError(
+                str(self.path),
+                f"{self.path} was moved, deleted or replaced while in use: put it back and start again",
+            )
+
     def commit(self, batch: Batch) -> None:
         connection = self._writer
         assert connection is not None
+        self._check_place()
         try:
             connection.execute("BEGIN IMMEDIATE")
             self._write(connection, batch)
@@ -181,6 +226,8 @@ class SqliteStore:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code in _RETRYABLE:
                 raise OSError(f"{self.path} can't be written: {error}") from error
+            if isinstance(error, sqlite3.DatabaseError):
+                damage.raise_trouble(self.path, error)
             raise
 
     def _write(self, connection: sqlite3.Connection, batch: Batch) -> None:
@@ -216,59 +263,107 @@ class SqliteStore:
 
     # Reading
 
+    def _nonsense(self, what: str) -> StateFormatError:
+        return damage.damaged(self.path, f"{what} makes no sense")
+
     def _rows(self, name: str, *parameters: Any) -> sqlite3.Cursor:
         assert self._reader is not None
         return self._reader.execute(self._sql[name], parameters)
 
+    @_checked
     def find(self, instance_id: str) -> InstanceRow | None:
         row = self._rows("find_instance", instance_id).fetchone()
-        return None if row is None else InstanceRow(*row)
+        if row is None:
+            return None
+        found = InstanceRow(*row)
+        if not damage.is_row(found):
+            raise self._nonsense(f"what it has of instance {instance_id!r}")
+        return found
 
+    @_checked
     def last_event(self, key: int) -> tuple[int, int] | None:
         row = self._rows("last_event", key).fetchone()
-        return None if row is None else (row[0], row[1])
+        if row is None:
+            return None
+        if not damage.is_place(row):
+            raise self._nonsense(f"an event of instance {key}")
+        return row[0], row[1]
 
+    @_checked
     def history(self, key: int, first_seq: int) -> list[HistoryEvent]:
-        return [HistoryEvent(*row) for row in self._rows("read_history", key, first_seq)]
+        events = []
+        for row in self._rows("read_history", key, first_seq):
+            if not damage.is_event(row):
+                raise self._nonsense(f"an event of instance {key}")
+            events.append(HistoryEvent(*row))
+        return events
 
+    @_checked
     def next_key(self) -> int:
         return int(self._rows("next_key").fetchone()[0])
 
+    @_checked
     def next_message_id(self) -> int:
         return int(self._rows("next_message").fetchone()[0])
 
+    @_checked
     def ready_starts(self) -> list[str]:
         return [row[0] for row in self._rows("ready_starts")]
 
     def unfinished_activities(self) -> Iterator[ActivityCall]:
+        try:
+            yield from self._unfinished_activities()
+        except damage.TROUBLE as error:
+            damage.raise_trouble(self.path, error)
+
+    def _unfinished_activities(self) -> Iterator[ActivityCall]:
         for instance_id, key, execution, task_id, asked, _ in self._rows("unfinished_activities"):
             name, data = self._rows("scheduled_activity", key, asked).fetchone()
-            yield ActivityCall(instance_id, key, execution, task_id, name, data)
+            yield self._call(instance_id, key, execution, task_id, name, data)
         for row in self._rows("detached_activities"):
-            yield ActivityCall(*row)
+            yield self._call(*row)
 
+    def _call(self, *row: Any) -> ActivityCall:
+        if not damage.is_call(row):
+            raise self._nonsense("an activity in it")
+        return ActivityCall(*row)
+
+    @_checked
     def timers(self, after: int, until: int) -> Iterable[StoredTimer]:
-        return [StoredTimer(*row) for row in self._rows("due_timers", after, until)]
+        timers = [StoredTimer(*row) for row in self._rows("due_timers", after, until)]
+        if not all(map(damage.is_timer, timers)):
+            raise self._nonsense("a timer in it")
+        return timers
 
+    @_checked
     def messages(self) -> list[tuple[str, Message]]:
         found = []
         for stored_id, instance_id, kind, task_id, name, ref, data, execution in self._rows(
             "waiting_messages"
         ):
+            if not damage.is_event((kind, 0, task_id, name, ref, data)):
+                raise self._nonsense(f"a message for instance {instance_id!r}")
             message = Message(Kind(kind), task_id=task_id, name=name, ref=ref, data=data, execution=execution)
             message.stored_id = stored_id
             found.append((instance_id, message))
         return found
 
+    @_checked
     def count_by_status(self) -> dict[int, int]:
         return dict(self._rows("count_by_status").fetchall())
 
+    @_checked
     def outlines(self, after: int, limit: int) -> list[Outline]:
-        return [Outline(*row) for row in self._rows("outlines", after, limit)]
+        found = [Outline(*row) for row in self._rows("outlines", after, limit)]
+        if not all(map(damage.is_outline, found)):
+            raise self._nonsense("what it has of an instance")
+        return found
 
+    @_checked
     def children(self, key: int, after: int, limit: int) -> list[tuple[int, str]]:
         return self._rows("children", key, after, limit).fetchall()
 
+    @_checked
     def detached(self, key: int) -> list[tuple[int, int]]:
         return self._rows("detached", key).fetchall()
 

@@ -5,12 +5,21 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
-from provisioning.engine.errors import StateInUseError
-from provisioning.engine.records import ActivityCall, HistoryEvent, InstanceRow, Kind, Message, Status
+from provisioning.engine.errors import StateError, StateInUseError
+from provisioning.engine.records import (
+    ActivityCall,
+    HistoryEvent,
+    InstanceRow,
+    Kind,
+    Message,
+    Outline,
+    Status,
+)
 from provisioning.engine.sqlite_store import SqliteStore
 from provisioning.engine.store import Batch, Store, StoredTimer
+from provisioning.engine.watched_store import WatchedStore
 
 T = TypeVar("T")
 
@@ -50,6 +59,8 @@ class MemoryStore:
         assert self._open, "a commit to a store that is closed"
         disk = self.disk
         self._check(batch)
+        for (key,) in batch.purged:
+            self._purge(key)
         for row in batch.instances:
             disk.instances[row.key] = row
             disk.keys[row.id] = row.key
@@ -74,14 +85,24 @@ class MemoryStore:
         for gone in batch.detached_gone:
             disk.detached.pop(gone, None)
 
+    def _purge(self, key: int) -> None:
+        disk = self.disk
+        row = disk.instances.pop(key, None)
+        if row is not None:
+            del disk.keys[row.id]
+        disk.history.pop(key, None)
+        disk.timers = {timer: due for timer, due in disk.timers.items() if timer[0] != key}
+        disk.detached = {left: call for left, call in disk.detached.items() if left[0] != key}
+
     def _check(self, batch: Batch) -> None:
         """What the real one refuses, so that nothing of the batch is applied."""
-        disk = self.disk
+        disk, purged = self.disk, {key for (key,) in batch.purged}
         for row in batch.instances:
-            if disk.keys.get(row.id, row.key) != row.key:
+            if disk.keys.get(row.id, row.key) not in {row.key, *purged}:
                 raise sqlite3.IntegrityError(f"two instances of the id {row.id!r}")
         added = [(key, seq) for key, seq, *_ in batch.history]
-        if len(set(added)) < len(added) or any(seq in disk.history.get(key, ()) for key, seq in added):
+        there = [(key, seq) for key, seq in added if key not in purged and seq in disk.history.get(key, ())]
+        if len(set(added)) < len(added) or there:
             raise sqlite3.IntegrityError(f"a history row is there already: {added}")
         ids = [message[0] for message in batch.messages]
         if len(set(ids)) < len(ids) or any(stored_id in disk.messages for stored_id in ids):
@@ -160,51 +181,27 @@ class MemoryStore:
             counts[row.status] = counts.get(row.status, 0) + 1
         return counts
 
+    def outlines(self, after: int, limit: int) -> list[Outline]:
+        rows = [row for key, row in sorted(self.disk.instances.items()) if key > after]
+        return [Outline(r.key, r.id, r.status, r.created_at, r.updated_at) for r in rows[:limit]]
 
-class Layer:
+    def children(self, key: int, after: int, limit: int) -> list[tuple[int, str]]:
+        events = self._events(key, after + 1)
+        return [(seq, e.ref or "") for seq, e in events if e.kind == Kind.CHILD_CREATED][:limit]
+
+    def detached(self, key: int) -> list[tuple[int, int]]:
+        return [(left[1], left[2]) for left in sorted(self.disk.detached) if left[0] == key]
+
+
+class Layer(WatchedStore):
     """Another store, as it is. What is put around a store derives from this."""
 
     def __init__(self, inner: Store) -> None:
-        self.inner = inner
+        super().__init__(inner, _raise)
 
-    def open(self) -> None:
-        self.inner.open()
 
-    def close(self) -> None:
-        self.inner.close()
-
-    def commit(self, batch: Batch) -> None:
-        self.inner.commit(batch)
-
-    def find(self, instance_id: str) -> InstanceRow | None:
-        return self.inner.find(instance_id)
-
-    def last_event(self, key: int) -> tuple[int, int] | None:
-        return self.inner.last_event(key)
-
-    def history(self, key: int, first_seq: int) -> list[HistoryEvent]:
-        return self.inner.history(key, first_seq)
-
-    def next_key(self) -> int:
-        return self.inner.next_key()
-
-    def next_message_id(self) -> int:
-        return self.inner.next_message_id()
-
-    def ready_starts(self) -> list[str]:
-        return self.inner.ready_starts()
-
-    def unfinished_activities(self) -> Iterator[ActivityCall]:
-        return self.inner.unfinished_activities()
-
-    def timers(self, after: int, until: int) -> Iterable[StoredTimer]:
-        return self.inner.timers(after, until)
-
-    def messages(self) -> list[tuple[str, Message]]:
-        return self.inner.messages()
-
-    def count_by_status(self) -> dict[int, int]:
-        return self.inner.count_by_status()
+def _raise(error: StateError) -> NoReturn:
+    raise error
 
 
 class TwinStore:
@@ -261,6 +258,16 @@ class TwinStore:
 
     def count_by_status(self) -> dict[int, int]:
         return _same("count_by_status", self._real.count_by_status(), self._model.count_by_status())
+
+    def outlines(self, after: int, limit: int) -> list[Outline]:
+        return _same("outlines", self._real.outlines(after, limit), self._model.outlines(after, limit))
+
+    def children(self, key: int, after: int, limit: int) -> list[tuple[int, str]]:
+        real, model = self._real.children(key, after, limit), self._model.children(key, after, limit)
+        return _same("children", real, model)
+
+    def detached(self, key: int) -> list[tuple[int, int]]:
+        return _same("detached", self._real.detached(key), self._model.detached(key))
 
 
 def _same(what: str, real: T, model: T) -> T:
