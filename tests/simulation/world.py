@@ -113,7 +113,7 @@ class World:
                 if life.run():
                     break
                 if self.harsh and self.faults.random() < 0.3:
-                    self._set_clock()
+                    self.set_clock()
         finally:
             gc.set_threshold(*threshold)
             full.disabled = False
@@ -122,7 +122,7 @@ class World:
             end_state=self.audit.end_state(), lives=number + 1, commits=self.commits, happened=self.happened
         )
 
-    def _set_clock(self) -> None:
+    def set_clock(self) -> None:
         by = self.faults.choice((-60, -1, 1, 60))
         self.time.wall_offset += by * SECOND
         self.note(f"the wall clock is set by {by} s")
@@ -185,6 +185,8 @@ class Life:
         outside = Outside(
             world.scenario, AsyncTaskHubClient(engine), world.audit, world.dice, clock, self._acknowledged
         )
+        if world.harsh and world.faults.random() < 0.2:
+            self._loop.call_later(world.faults.choice((0.001, 0.01, 0.1)), world.set_clock)
         working = asyncio.create_task(outside.work())
         stopping = asyncio.create_task(self._stopping.wait())
         broken = asyncio.create_task(engine.wait_broken())
