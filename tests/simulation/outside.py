@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -101,9 +101,9 @@ class Outside:
                     await asyncio.sleep(self._dice.choice((0.0, 0.01, 0.5)))
                     await self._raise(operation)
             case "suspend":
-                await self._client.suspend_orchestration(target)
+                await self._once_there(lambda: self._client.suspend_orchestration(target))
             case "resume":
-                await self._client.resume_orchestration(target)
+                await self._once_there(lambda: self._client.resume_orchestration(target))
             case _:
                 await self._terminate(operation)
         if operation.kind != "pause":
@@ -131,20 +131,26 @@ class Outside:
         raise BrokenPromiseError(f"{operation.target} was started twice")
 
     async def _raise(self, operation: Operation) -> None:
-        target, payload = operation.target, operation.payload
+        target, payload, key = operation.target, operation.payload, operation.key
+        if key is None and operation.tried and self._audit.has_event(target, payload):
+            return  # it had arrived, and without a key it may not come twice
+        operation.tried = True
+        await self._once_there(
+            lambda: self._client.raise_orchestration_event(
+                target, operation.name, data=payload, idempotency_key=key
+            )
+        )
+        self._audit.event_acknowledged(target, payload)
+
+    async def _once_there(self, ask: Callable[[], Awaitable[None]]) -> None:
+        """Ask it of an instance as soon as that exists."""
         while True:
-            if operation.key is None and operation.tried and self._audit.has_event(target, payload):
-                return  # it had arrived, and without a key it may not come twice
-            operation.tried = True
             try:
-                await self._client.raise_orchestration_event(
-                    target, operation.name, data=payload, idempotency_key=operation.key
-                )
+                await ask()
             except OrchestrationNotFoundError:
                 await self._look_again()
-                continue
-            self._audit.event_acknowledged(target, payload)
-            return
+            else:
+                return
 
     async def _terminate(self, operation: Operation) -> None:
         """As soon as the last of the chain (``name``) is there and says so."""

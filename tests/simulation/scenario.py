@@ -119,7 +119,7 @@ class _Author:
         """All events of a step, in order; those with a key come again at any time."""
         sent = []
         for payload in payloads(step):
-            key = payload if self.dice.random() < 0.5 and step["kind"] != "count" else None
+            key = payload if self.dice.random() < 0.5 else None
             event = Operation(kind="raise", target=target, name=name, payload=payload, key=key)
             sent.append(event)
             if key is not None and self.dice.random() < 0.3:
