@@ -52,6 +52,8 @@ class Audit:
         self._events: Counter[tuple[int, str]] = Counter()
         #: How often an activity, by label, or an instance, by path, has failed.
         self.failures: Counter[str] = Counter()
+        #: How each instance has ended, once all is quiet. What was purged after that is in it too.
+        self.ends: dict[str, tuple[Any, ...]] | None = None
 
     # At each commit
 
@@ -148,33 +150,41 @@ class Audit:
             return False
         return all(row.status in ENDED for row in disk.instances.values())
 
-    def close(self, functions: Functions, options: EngineOptions) -> None:
-        """Nothing may be left over, and each history must lead to its end."""
-        disk = self._disk
-        _must(not disk.messages, f"messages are left: {disk.messages}")
-        _must(not disk.timers, f"timers are left: {disk.timers}")
-        _must(not disk.detached, f"activities are left: {disk.detached}")
-        for key, row in disk.instances.items():
-            _must(row.status in ENDED, f"{row.id} has not ended: {Status(row.status).name}")
+    def check_ends(self, functions: Functions, options: EngineOptions) -> None:
+        """All has ended: each history must lead to its end. Notes how each instance has ended."""
+        if self.ends is not None:
+            return
+        ends: dict[str, tuple[Any, ...]] = {}
+        for key, row in self._disk.instances.items():
             executions = self.archive[key]
             _must(executions[-1] == [], f"{row.id} has ended, and its history has not")
-            kept = list(disk.history.get(key, {}).values())
+            kept = list(self._disk.history.get(key, {}).values())
             _must(kept == executions[-2], f"the history of {row.id} is not what was committed")
             for number, history in enumerate(executions[:-1], 1):
                 _replay(row, number, history, functions, options)
-        for (key, payload), times in self._events.items():
-            row = disk.instances[key]
-            most = len(self.archive[key]) - 1  # with continue_as_new it may be carried over
-            _must(times <= most, f"event {payload} was applied {times} times to {row.id}")
-
-    def end_state(self) -> dict[str, tuple[Any, ...]]:
-        """How each instance has ended, by its path: ids may depend on the course of things."""
-        ends: dict[str, tuple[Any, ...]] = {}
-        for row in self._disk.instances.values():
             path = json.loads(row.input or "{}")["path"]
             _must(path not in ends, f"two instances at {path}")
             ends[path] = row.name, Status(row.status).name, row.output, _failure(row), row.custom_status
-        return dict(sorted(ends.items()))
+        for (key, payload), times in self._events.items():
+            most = len(self.archive[key]) - 1  # with continue_as_new it may be carried over
+            _must(
+                times <= most, f"event {payload} was applied {times} times to {self._disk.instances[key].id}"
+            )
+        self.ends = dict(sorted(ends.items()))
+
+    def purge_acknowledged(self, root: str) -> None:
+        """The root and all below it are gone."""
+        left = [id for id in self._disk.keys if id == root or id.startswith((f"{root}/", f"{root}:"))]
+        _must(not left, f"{root} was purged, and {left} are left")
+
+    def close(self) -> None:
+        """Nothing may be left over."""
+        disk = self._disk
+        _must(self.ends is not None, "the scenario is over before all has ended")
+        _must(not disk.messages, f"messages are left: {disk.messages}")
+        _must(not disk.timers, f"timers are left: {disk.timers}")
+        _must(not disk.detached, f"activities are left: {disk.detached}")
+        _must(disk.history.keys() <= disk.instances.keys(), "history of purged instances is left")
 
 
 def _label(data: str | None) -> str:

@@ -74,6 +74,11 @@ class _LosesHistory(Layer):
         return found[:-1] if len(found) > 5 else found
 
 
+class _LosesChildren(Layer):
+    def children(self, key: int, after: int, limit: int) -> list[tuple[int, str]]:
+        return []
+
+
 def _store(layer: Callable[[MemoryStore], Layer]) -> Planted:
     return patch.object(World, "store", lambda world: layer(MemoryStore(world.disk)))
 
@@ -150,6 +155,7 @@ MUTANTS: dict[str, Callable[[], Planted]] = {
     "starts are lost at start-up": partial(_store, _ForgetsStarts),
     "activities with an answer run again": partial(_store, _RunsAgain),
     "a history is read in part": partial(_store, _LosesHistory),
+    "a purge leaves what is below": partial(_store, _LosesChildren),
     "activities begin before the commit": _begins_before_the_commit,
     "callers are answered before the commit": _answers_before_the_commit,
     "an event is applied twice": _applies_events_twice,

@@ -37,6 +37,7 @@ class Outside:
         dice: random.Random,
         now: Callable[[], int],
         note: Callable[[str], None],
+        check_ends: Callable[[], None],
     ) -> None:
         self._scenario = scenario
         self._client = client
@@ -44,6 +45,7 @@ class Outside:
         self._dice = dice
         self._now = now
         self._note = note
+        self._check_ends = check_ends
 
     async def work(self) -> None:
         """Returns when all operations are done, all roots have the outputs they should, and all is quiet.
@@ -67,6 +69,11 @@ class Outside:
             async with asyncio.timeout(_LONG_S):
                 while not self._audit.settled():
                     await self._look_again()
+            self._check_ends()
+            for root in self._scenario.purged:
+                await self._client.purge_orchestration(root, recursive=True)
+                self._audit.purge_acknowledged(root)
+                self._note(f"acknowledged: purge {root}")
         finally:
             for task in tasks:
                 task.cancel()
@@ -74,7 +81,7 @@ class Outside:
     async def _look_again(self) -> None:
         """Wait a little. Raises EngineStoppedError where there is nothing to wait for any more."""
         await asyncio.sleep(_LOOK_AGAIN_S)
-        await self._client.get_orchestration_state(self._scenario.roots[0]["path"])
+        await self._client.get_orchestration_state("nobody")
 
     async def _lane(self, lane: list[Operation]) -> None:
         for operation in lane:
@@ -165,6 +172,8 @@ class Outside:
 
     async def _see_end(self, root: dict[str, Any]) -> None:
         path = root["path"]
+        if self._audit.ends is not None:
+            return  # seen in an earlier life; by now it may be purged
         state = await self._client.wait_for_orchestration_completion(path, timeout=_LONG_S)
         self._audit.end_seen(path)
         assert state is not None

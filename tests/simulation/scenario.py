@@ -37,10 +37,11 @@ class Operation:
 
 @dataclass(kw_only=True)
 class Scenario:
-    """``lanes`` run side by side, the operations of one in order."""
+    """``lanes`` run side by side, the operations of one in order; at the end the ``purged`` roots go."""
 
     seed: int
     roots: list[Step]
+    purged: list[str]
     lanes: list[list[Operation]]
     options: dict[str, Any]
 
@@ -77,7 +78,8 @@ class _Author:
         for _ in range(dice.choice((0, 0, 1, 2))):
             target, payload = dice.choice(self.lasting), f"noise {len(self.lanes)}"
             self.lane(Operation(kind="raise", target=target, name="noise", payload=payload))
-        return Scenario(seed=self.seed, roots=roots, lanes=self.lanes, options=self.options())
+        purged = [f"r{number}" for number in range(len(roots)) if dice.random() < 0.3]
+        return Scenario(seed=self.seed, roots=roots, purged=purged, lanes=self.lanes, options=self.options())
 
     def options(self) -> dict[str, Any]:
         dice = self.dice

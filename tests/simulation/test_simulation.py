@@ -79,6 +79,7 @@ def test_everything_that_can_happen_does() -> None:
         ends += Counter(end[1] for end in course.end_state.values())
         kinds += Counter(_kinds(case.roots))
         operations += Counter(operation.kind for lane in case.lanes for operation in lane)
+        operations["purge"] += len(case.purged)
     for by in ("death", "a broken store", "a stop"):
         for at in POINTS:
             assert accidents[f"{by} at a {at}"], f"{by} at a {at}"
@@ -94,4 +95,5 @@ def test_everything_that_can_happen_does() -> None:
         "suspend",
         "resume",
         "terminate",
+        "purge",
     }

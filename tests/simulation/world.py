@@ -33,7 +33,7 @@ from tests.simulation.store import Disk, Layer, MemoryStore, TwinStore
 _MOST_DEATHS = 7
 REAL_EVERY = 25
 """One seed in so many has a real state file too."""
-POINTS = ("round", "commit", "committed", "worked", "read", "history", "activity", "acknowledged")
+POINTS = ("round", "commit", "full", "committed", "worked", "read", "history", "activity", "acknowledged")
 """Where a life may end: at its n-th point of one of these kinds."""
 _MOST_ROUNDS = 50_000
 """Rounds of the loop in one life; a scenario takes some hundreds."""
@@ -117,9 +117,9 @@ class World:
         finally:
             gc.set_threshold(*threshold)
             full.disabled = False
-        self.audit.close(_STAGE.functions, self.scenario.engine_options())
+        self.audit.close()
         return Course(
-            end_state=self.audit.end_state(), lives=number + 1, commits=self.commits, happened=self.happened
+            end_state=self.audit.ends or {}, lives=number + 1, commits=self.commits, happened=self.happened
         )
 
     def set_clock(self) -> None:
@@ -183,7 +183,13 @@ class Life:
         except BrokenStoreError:
             return False
         outside = Outside(
-            world.scenario, AsyncTaskHubClient(engine), world.audit, world.dice, clock, self._acknowledged
+            world.scenario,
+            AsyncTaskHubClient(engine),
+            world.audit,
+            world.dice,
+            clock,
+            self._acknowledged,
+            lambda: world.audit.check_ends(_STAGE.functions, engine.options),
         )
         if world.harsh and world.faults.random() < 0.2:
             self._loop.call_later(world.faults.choice((0.001, 0.01, 0.1)), world.set_clock)
@@ -317,11 +323,12 @@ class MortalStore(Layer):
         life.at_point("commit")
         if life.dead:
             raise DiedError
-        if self._full_for or (world.harsh and world.faults.random() < 0.03):
+        if self._full_for or (world.harsh and world.faults.random() < 0.05):
             self._full_for = self._full_for - 1 if self._full_for else world.faults.randint(0, 4)
             self._doubtful = batch
             world.note("commit: the disk is full")
             world.happened["full disk"] += 1
+            life.at_point("full")
             raise OSError(28, "No space left on device")
         self._doubtful = None
         breaks = life.breaking and not life.breaks_at_reads
@@ -386,6 +393,7 @@ def summary(batch: Batch) -> str:
     parts += [
         f"{key}.{seq} {Kind(kind).name} {task_id or ''}" for key, seq, kind, _, task_id, *_ in batch.history
     ]
+    parts += [f"purges {key}" for (key,) in batch.purged]
     for stored_id, key, kind, *_rest in batch.messages:
         parts.append(f"keeps message {stored_id}, {Kind(kind).name} for {key}")
     parts += [f"drops message {stored_id}" for (stored_id,) in batch.messages_gone]
