@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from provisioning.engine.health import Health
 from provisioning.engine.instances import Instance, Transaction
@@ -83,6 +83,11 @@ class Commits:
             self.instances[instance_id] = instance
             self.touch(instance)
         return instance
+
+    def absent(self, instance_ids: Sequence[str]) -> set[str]:
+        """Those of the ids that no instance has, by one question to the store."""
+        unknown = [one for one in instance_ids if one not in self.instances]
+        return set(unknown) - self._store.existing(unknown)
 
     def create(self, instance_id: str, name: str, created_at: int) -> Instance:
         """A new instance; it is for the caller to fill in and :meth:`mark`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
+
 from provisioning.engine import failures
 from provisioning.engine.agenda import Agenda
 from provisioning.engine.clock import EngineClock
@@ -34,33 +36,39 @@ class Outcomes:
 
     # Actions
 
-    def act(self, instance: Instance, action: Action, *, new: bool) -> None:
+    def act(self, instance: Instance, actions: Sequence[Action], *, new: bool) -> None:
         """Do what the orchestrator has asked for; ``new``: in the first turn of its execution."""
-        if action.kind == Kind.TASK_SCHEDULED:
-            call = ActivityCall(
-                instance.id,
-                instance.key,
-                instance.execution_number,
-                action.task_id,
-                action.name or "",
-                action.data,
-                new,
-            )
-            self._commits.open.activities.append(call)
-        elif action.kind == Kind.CHILD_CREATED:
-            self._create_child(instance, action)
-        elif action.kind == Kind.TIMER_CREATED:
-            self._timers.add(instance, action.task_id, action.due)
-        elif action.kind == Kind.EVENT_SENT:
-            event = Message(Kind.EVENT_RAISED, name=action.name, data=action.data)
-            self._agenda.deliver_internal(action.ref or "", event)
+        absent: set[str] = set()
+        if len(actions) > 1:  # a fan-out: ask for all children at once whether they exist
+            children = [a.ref or "" for a in actions if a.kind == Kind.CHILD_CREATED]
+            absent = self._commits.absent(children) if children else absent
+        for action in actions:
+            if action.kind == Kind.TASK_SCHEDULED:
+                call = ActivityCall(
+                    instance.id,
+                    instance.key,
+                    instance.execution_number,
+                    action.task_id,
+                    action.name or "",
+                    action.data,
+                    new,
+                )
+                self._commits.open.activities.append(call)
+            elif action.kind == Kind.CHILD_CREATED:
+                self._create_child(instance, action, absent)
+            elif action.kind == Kind.TIMER_CREATED:
+                self._timers.add(instance, action.task_id, action.due)
+            elif action.kind == Kind.EVENT_SENT:
+                event = Message(Kind.EVENT_RAISED, name=action.name, data=action.data)
+                self._agenda.deliver_internal(action.ref or "", event)
 
-    def _create_child(self, parent: Instance, action: Action) -> None:
-        """In the parent's own transaction: the two can't disagree."""
+    def _create_child(self, parent: Instance, action: Action, absent: Container[str]) -> None:
+        """In the parent's own transaction: the two can't disagree. ``absent`` were not there before it."""
         child_id, name, now = action.ref or "", action.name or "", self._clock.now
         link = ParentLink(instance_id=parent.id, execution=parent.execution_number, task_id=action.task_id)
         version = action.version
-        child = self._commits.look_up(child_id)
+        commits = self._commits
+        child = commits.instances.get(child_id) if child_id in absent else commits.look_up(child_id)
         if child is not None and child.status not in ENDED:
             exists = OrchestrationAlreadyExistsError(child_id)
             self._tell_parent(link, Kind.CHILD_FAILED, failures.encode(failures.details_of(exists)))

@@ -227,7 +227,7 @@ class Rewinds:
                 self._agenda.adopted[asked] = plan.instance.execution_number
                 self._commits.open.batch.detached_gone.append(asked)
             else:
-                self._outcomes.act(plan.instance, action, new=False)
+                self._outcomes.act(plan.instance, [action], new=False)
 
     def _take_up_children(self, plan: _Plan, before: int) -> list[Message]:
         """Wait for those that run, create anew those that are gone; returns what the others ended with."""
@@ -237,7 +237,7 @@ class Rewinds:
             child = self._commits.look_up(action.ref or "")
             link = ParentLink(instance_id=parent.id, execution=before, task_id=action.task_id)
             if child is None or child.parent != link or child.status == Status.TERMINATED:
-                self._outcomes.act(parent, action, new=False)
+                self._outcomes.act(parent, [action], new=False)
             elif child.status == Status.COMPLETED:
                 ends.append(_answer(Kind.CHILD_COMPLETED, action.task_id, number, child.output))
             else:

@@ -247,6 +247,11 @@ class SqliteStore:
         self._put(connection, "drop_detached", batch.detached_gone)
 
     def _put(self, connection: sqlite3.Connection, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        for statement, values in self._in_chunks(name, rows):
+            connection.execute(statement, values)
+
+    def _in_chunks(self, name: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        """The statement with as many rows at once as there are, and their values: see ``_CHUNKS``."""
         if not rows:
             return
         statement = self._sql[name]
@@ -258,7 +263,7 @@ class SqliteStore:
                 continue
             text = statement.replace("{rows}", ",".join([row] * size))
             while remaining >= size:
-                connection.execute(text, tuple(chain.from_iterable(islice(left, size))))
+                yield text, tuple(chain.from_iterable(islice(left, size)))
                 remaining -= size
 
     # Reading
@@ -281,6 +286,13 @@ class SqliteStore:
         return found
 
     @_checked
+    def existing(self, instance_ids: Sequence[str]) -> set[str]:
+        assert self._reader is not None
+        found: set[str] = set()
+        for statement, values in self._in_chunks("existing", [(one,) for one in instance_ids]):
+            found.update(one for (one,) in self._reader.execute(statement, values))
+        return found
+
     def last_event(self, key: int) -> tuple[int, int] | None:
         row = self._rows("last_event", key).fetchone()
         if row is None:

@@ -42,6 +42,9 @@ DELETE FROM detached_activities WHERE (instance, execution, task_id) IN (VALUES 
 -- name: find_instance
 SELECT * FROM instances WHERE id = ?;
 
+-- name: existing
+SELECT id FROM instances WHERE (id) IN (VALUES {rows});
+
 -- name: last_event
 SELECT seq, at FROM history WHERE instance = ? ORDER BY seq DESC LIMIT 1;
 

@@ -6,7 +6,7 @@ whole or not at all, and batches get there in the order in which they were hande
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from provisioning.engine.records import ActivityCall, HistoryEvent, InstanceRow, Message, Outline
@@ -100,6 +100,9 @@ class Store(Protocol):
 
     def find(self, instance_id: str) -> InstanceRow | None:
         """The instance, or None."""
+
+    def existing(self, instance_ids: Sequence[str]) -> set[str]:
+        """Those of the ids that instances have."""
 
     def last_event(self, key: int) -> tuple[int, int] | None:
         """Sequence number and time of the last history event, None where there is none."""

@@ -153,8 +153,8 @@ class Turns:
             instance.last_at = turn.events[-1].at
         for task_id in turn.cancelled_timers:
             self._timers.drop(instance, task_id)
-        for action in turn.actions:
-            self._outcomes.act(instance, action, new=new)
+        if turn.actions:
+            self._outcomes.act(instance, turn.actions, new=new)
         if execution.custom_status is not instance.custom_status:
             instance.custom_status = execution.custom_status
             commits.mark_custom_status(instance)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NoReturn, TypeVar
 
 from provisioning.engine.errors import StateError
@@ -46,6 +46,9 @@ class WatchedStore:
             return self.inner.find(instance_id)
         except StateError as error:
             self._unreadable(error)
+
+    def existing(self, instance_ids: Sequence[str]) -> set[str]:
+        return self._read(lambda: self.inner.existing(instance_ids))
 
     def last_event(self, key: int) -> tuple[int, int] | None:
         return self._read(lambda: self.inner.last_event(key))

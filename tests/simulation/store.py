@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -111,6 +111,9 @@ class MemoryStore:
     def find(self, instance_id: str) -> InstanceRow | None:
         key = self.disk.keys.get(instance_id)
         return None if key is None else self.disk.instances[key]
+
+    def existing(self, instance_ids: Sequence[str]) -> set[str]:
+        return self.disk.keys.keys() & set(instance_ids)
 
     def last_event(self, key: int) -> tuple[int, int] | None:
         events = self.disk.history.get(key)
@@ -225,6 +228,9 @@ class TwinStore:
 
     def find(self, instance_id: str) -> InstanceRow | None:
         return _same("find", self._real.find(instance_id), self._model.find(instance_id))
+
+    def existing(self, instance_ids: Sequence[str]) -> set[str]:
+        return _same("existing", self._real.existing(instance_ids), self._model.existing(instance_ids))
 
     def last_event(self, key: int) -> tuple[int, int] | None:
         return _same("last_event", self._real.last_event(key), self._model.last_event(key))

@@ -9,7 +9,7 @@ import logging
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -343,6 +343,10 @@ class MortalStore(Layer):
     def find(self, instance_id: str) -> InstanceRow | None:
         self._on_read()
         return super().find(instance_id)
+
+    def existing(self, instance_ids: Sequence[str]) -> set[str]:
+        self._on_read()
+        return super().existing(instance_ids)
 
     def last_event(self, key: int) -> tuple[int, int] | None:
         self._on_read()
