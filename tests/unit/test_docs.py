@@ -10,7 +10,8 @@ import pytest
 from provisioning import states
 
 ROOT = Path(__file__).parents[2]
-ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text("utf-8")
+DOCS = ROOT / "docs"
+ARCHITECTURE = (DOCS / "ARCHITECTURE.md").read_text("utf-8")
 
 
 def section(text: str, name: str) -> str:
@@ -37,9 +38,21 @@ def test_every_module_has_its_line_in_the_table_of_owners() -> None:
             assert known or module.name in ("__init__.py", "__main__.py"), f"{path} has no line"
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "docs/ENGINE.md"])
+def headings(document: Path) -> set[str]:
+    """The anchors of its headings, as GitHub makes them."""
+    found = re.findall(r"^#+ (.*)$", document.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in found}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "docs/ENGINE.md", "docs/SEMANTICS.md"],
+)
 def test_links_within_the_repository_lead_somewhere(name: str) -> None:
     document = ROOT / name
-    for target in re.findall(r"\]\(([^)#\s]+)", document.read_text("utf-8")):
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text("utf-8")):
         if "://" not in target:
-            assert (document.parent / target).exists(), f"{name}: {target}"
+            path, _, anchor = target.partition("#")
+            there = document.parent / path if path else document
+            assert there.exists(), f"{name}: {target}"
+            assert not anchor or anchor in headings(there), f"{name}: {target}"

@@ -1,10 +1,9 @@
-"""Durable Functions style: the seed's orchestrators, the document's example, the wrappers, and replay."""
+"""Durable Functions style: the seed's orchestrators, the wrappers, and replay."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-import subprocess
 import sys
 import types
 from collections.abc import Generator
@@ -75,26 +74,6 @@ async def test_the_seeds_orchestrators_run_as_they_stand(
             await host.event(f"run:{number}", "DownloadCompletedAck", True)
             assert await host.output_of(f"run:{number}") is None
         assert await host.output_of("run") is None
-
-
-# The document
-
-ENGINE_MD = Path(__file__).parents[3] / "docs" / "ENGINE.md"
-
-
-def test_the_documents_example_runs(tmp_path: Path) -> None:
-    found = re.search(
-        r"<!-- durable-functions:begin -->\n```python\n(.*?)```", ENGINE_MD.read_text("utf-8"), re.DOTALL
-    )
-    assert found is not None
-    (tmp_path / "example.py").write_text(found[1], "utf-8")
-    done = subprocess.run(
-        [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert sorted(lines[:-1]) == ["sent https://blobs.example/lamp", "sent https://blobs.example/lock"]
-    assert f"It ends with `{lines[-1]}`" in ENGINE_MD.read_text("utf-8")
 
 
 # Replay

@@ -38,3 +38,5 @@ def test_every_rule_is_cited_by_a_test() -> None:
 
 def test_every_number_that_is_cited_exists() -> None:
     assert cited() - set(rules()) == set()
+    for document in (ROOT / "docs").glob("*.md"):
+        assert set(NUMBER.findall(document.read_text("utf-8"))) - set(rules()) == set(), document.name
