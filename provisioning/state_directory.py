@@ -93,7 +93,7 @@ def readable(path: Path) -> Generator[None, None, None]:
 
 def _unusable(path: Path, error: OSError) -> StateError:
     return StateError(
-        f"Can't use {path} as the state directory ({error.strerror}). Choose another, with --state."
+        f"Can't use {path} as the state directory ({error.strerror}). Choose another, with --state-dir."
     )
 
 
