@@ -2,10 +2,11 @@
 
 commits.py has the instances in memory, the transaction being gathered and what follows its commit;
 agenda.py says who takes a turn, turns.py takes it, outcomes.py does what it asks for, timers.py and
-activities.py give answers later; lifecycle.py and rewinds.py do what clients ask for beyond messages.
-All of it is the loop's but the writer's thread. Imports among the parts point downwards: engine →
-rewinds, lifecycle → turns → outcomes → timers → agenda → commits → health; what must go up (a step is
-due, an activity has ended, the engine has failed) goes by callbacks wired here.
+activities.py give answers later; offers.py says whose functions run what; lifecycle.py and rewinds.py do
+what clients ask for beyond messages, queries.py answers them, health.py says why there is an end. All of
+it is the loop's but the writer's thread. Imports among the parts point downwards: engine → rewinds,
+lifecycle → turns → outcomes → timers → agenda → commits → health; what must go up (a step is due, an
+activity has ended, the engine has failed) goes by callbacks wired here.
 """
 
 from __future__ import annotations
