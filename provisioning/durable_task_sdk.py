@@ -142,7 +142,7 @@ def _scheduler_sdk(
     except ImportError as error:
         raise SettingsError(
             "MUSTER_ENGINE_TASKHUB is set, and the packages for Azure's Durable Task Scheduler are missing: "
-            "pip install 'muster[azure]', or unset it for another backend."
+            "pip install durabletask.azuremanaged, or unset it for another backend."
         ) from error
     assert settings.task_hub is not None
     azure = settings.credential == AZURE_CREDENTIAL

@@ -213,7 +213,7 @@ def engine_checks(engine: EngineSettings) -> Iterator[Check]:
             name="engine",
             status="problem",
             detail="MUSTER_ENGINE_TASKHUB is set, and the packages for Azure's scheduler are not installed",
-            remedy="pip install 'muster[azure]', or unset MUSTER_ENGINE_TASKHUB for another backend",
+            remedy="pip install durabletask.azuremanaged, or unset MUSTER_ENGINE_TASKHUB",
         )
         return
     shown = f"{engine.name[:1].upper()}{engine.name[1:]}"

@@ -152,7 +152,7 @@ def test_a_task_hub_without_its_packages_is_a_problem(
     monkeypatch.setattr(doctor_checks, "find_spec", lambda _: None)
     check = examine()[1]["engine"]
     assert check["status"] == "problem"
-    assert "pip install 'muster[azure]'" in check["remedy"]
+    assert "pip install durabletask.azuremanaged" in check["remedy"]
 
 
 def test_mosquitto_asked_for_and_missing_is_a_problem(

@@ -338,7 +338,7 @@ async def test_a_task_hub_is_served_by_the_scheduler_s_own_classes(backend: Back
 
 def test_a_task_hub_without_its_packages_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "durabletask.azuremanaged.worker", None)
-    with pytest.raises(SettingsError, match=r"MUSTER_ENGINE_TASKHUB.*pip install 'muster\[azure\]'"):
+    with pytest.raises(SettingsError, match=r"MUSTER_ENGINE_TASKHUB.*pip install durabletask\.azuremanaged"):
         DurableTaskEngine(settings(1, task_hub="default"))
 
 
