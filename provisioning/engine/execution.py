@@ -204,11 +204,21 @@ class Execution:
         at = max(now, self.now)
         number = self.number
         events: list[HistoryEvent] = []
+        misfit = self.completion
         for message in messages:
             message.consumed = True
             if message.execution != number and message.execution != 0:
                 continue
             if self.completion is not None:
+                if self.completion is misfit and message.kind not in _CONTROL and self._wants(message):
+                    # The code did not fit its history: kept for a rewind, when it does.
+                    self.pending.pop(message.task_id, None)
+                    events.append(
+                        HistoryEvent(
+                            message.kind, at, message.task_id, message.name, message.ref, message.data
+                        )
+                    )
+                    continue
                 self._take_late(self.completion, message)
             elif self._wants(message):
                 event = _new(

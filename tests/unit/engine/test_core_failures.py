@@ -205,7 +205,7 @@ def test_an_orchestrator_unregistered_since_says_so_and_not_non_determinism() ->
     driver.start()
     del driver.functions.orchestrators["main"]
     driver.reload()
-    failure = failure_of(driver.turn(driver.done(1)))
+    failure = failure_of(driver.turn(driver.event("e")))
     assert failure.error_type == "durabletask.worker.OrchestratorNotRegisteredError"
     assert [a.name for a in driver.execution.outstanding(Kind.TASK_SCHEDULED)] == ["A"]
 

@@ -426,11 +426,10 @@ async def test_changed_code_is_put_back(path: Path, bench: Bench) -> None:
                 await client.schedule_new_orchestration("main", instance_id="i")
                 await until(lambda: rows_of(path, "history") == 3)  # started, scheduled, completed
             elif step == 1:
-                await client.raise_orchestration_event("i", "e", data="lost with its turn")
+                await client.raise_orchestration_event("i", "e", data="b")
                 assert "previous execution" in await fails(client, "i")
             else:
                 await client.rewind_orchestration("i")
-                await client.raise_orchestration_event("i", "e", data="b")
                 assert await output_of(client, "i") == ["a done", "b"]
     assert bench.ran == ["a"]
 
@@ -494,3 +493,48 @@ async def test_timers_that_were_running_run_on(path: Path, bench: Bench, clock: 
         assert await status_of(client, "i") == Status.RUNNING
         clock.advance(1)
         assert await output_of(client, "i") == ["a done", "2023-11-14T22:15:00"]
+
+
+def collects(ctx: Ctx, _: Any) -> Steps:
+    ran = yield ctx.call_activity("work", input="a")
+    return [ran, (yield ctx.wait_for_external_event("e"))]
+
+
+def collects_otherwise(ctx: Ctx, _: Any) -> Steps:
+    yield ctx.create_timer(MOMENT)
+    return [(yield ctx.wait_for_external_event("e"))]
+
+
+async def test_what_came_while_the_code_did_not_fit_is_there_after_the_rewind(
+    path: Path, bench: Bench
+) -> None:
+    """S-LIFE-14, S-EVT-10: an event that was accepted is not lost to changed code, nor is a result."""
+    bench.add(collects)
+    bench.stick("a")
+    async with bench.engine(path) as engine:
+        client = AsyncTaskHubClient(engine)
+        for instance_id in ("event", "result"):
+            await client.schedule_new_orchestration("collects", instance_id=instance_id)
+        await until(lambda: bench.ran == ["a", "a"])
+
+    bench.orchestrators["collects"] = collects_otherwise
+    async with bench.engine(path) as engine:
+        client = AsyncTaskHubClient(engine)
+        await client.raise_orchestration_event("event", "e", data=1)
+        assert "NonDeterminismError" in str(await client.get_orchestration_state("event"))
+        assert "previous execution called" in await fails(client, "event")
+        bench.stuck["a"].set()
+        assert "previous execution called" in await fails(client, "result")
+        await until(lambda: engine.statistics().activity_backlog == 0)
+    ran = len(bench.ran)
+
+    bench.orchestrators["collects"] = collects
+    async with bench.engine(path) as engine:
+        client = AsyncTaskHubClient(engine)
+        for instance_id in ("event", "result"):
+            await client.rewind_orchestration(instance_id)
+        await client.raise_orchestration_event("result", "e", data=2)
+        assert await output_of(client, "result") == ["a done", 2]
+        assert await output_of(client, "event") == ["a done", 1]
+        # That of "result" is in its history; that of "event" came when it had failed, and ran once more.
+        assert len(bench.ran) == ran + 1
