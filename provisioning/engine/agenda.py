@@ -100,8 +100,10 @@ class Agenda:
     def deliver_result(self, call: ActivityCall, kind: Kind, text: str | None) -> None:
         """An activity has ended."""
         instance = self._commits.look_up(call.instance_id)
-        if instance is None or instance.status in ENDED or instance.execution_number != call.execution:
-            asked = (call.instance_key, call.execution, call.task_id)
+        asked = (call.instance_key, call.execution, call.task_id)
+        # By key too: the id may be another instance's by now, whose executions count from 1 as well.
+        waits = instance is not None and (instance.key, instance.execution_number) == asked[:2]
+        if instance is None or not waits or instance.status in ENDED:
             heir = self.adopted.pop(asked, None)
             if heir is not None:
                 self.deliver_result(call._replace(execution=heir), kind, text)

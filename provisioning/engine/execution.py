@@ -321,7 +321,11 @@ class Execution:
         asked = _ANSWERS.get(kind)
         if asked is not None:
             pending = self.pending.get(message.task_id)
-            return pending is not None and pending.action.kind == asked
+            if pending is None or pending.action.kind != asked:
+                return False
+            child_id, message.ref = message.ref, None  # the history has it already, where it was asked for
+            # Another child than the one asked for is one of an earlier instance of this id, which was purged.
+            return child_id is None or child_id == pending.action.ref
         if kind == _EVENT_RAISED:
             return message.ref is None or not self.events.knows(message.ref)
         if kind == Kind.EXECUTION_STARTED:

@@ -71,7 +71,7 @@ class Outcomes:
         child = commits.instances.get(child_id) if child_id in absent else commits.look_up(child_id)
         if child is not None and child.status not in ENDED:
             exists = OrchestrationAlreadyExistsError(child_id)
-            self._tell_parent(link, Kind.CHILD_FAILED, failures.encode(failures.details_of(exists)))
+            self._tell_parent(link, child_id, Kind.CHILD_FAILED, failures.encode(failures.details_of(exists)))
             return
         if child is None:
             child = self._commits.create(child_id, name, now)
@@ -100,8 +100,8 @@ class Outcomes:
         instance.begun = False
         self._commits.open.batch.trims.append((instance.key, instance.first_seq))
 
-    def _tell_parent(self, parent: ParentLink, kind: Kind, data: str | None) -> None:
-        message = Message(kind, task_id=parent.task_id, data=data, execution=parent.execution)
+    def _tell_parent(self, parent: ParentLink, child_id: str, kind: Kind, data: str | None) -> None:
+        message = Message(kind, task_id=parent.task_id, ref=child_id, data=data, execution=parent.execution)
         self._agenda.deliver_internal(parent.instance_id, message)
 
     # Ends
@@ -179,10 +179,10 @@ class Outcomes:
 
     def _report(self, instance: Instance, parent: ParentLink, completion: Completion) -> None:
         if completion.status == Status.COMPLETED:
-            self._tell_parent(parent, Kind.CHILD_COMPLETED, completion.output)
+            self._tell_parent(parent, instance.id, Kind.CHILD_COMPLETED, completion.output)
             return
         failure = completion.failure
         if failure is None:
             terminated = ChildTerminatedError(f"sub-orchestration {instance.id!r} was terminated")
             failure = failures.encode(failures.details_of(terminated))
-        self._tell_parent(parent, Kind.CHILD_FAILED, failure)
+        self._tell_parent(parent, instance.id, Kind.CHILD_FAILED, failure)

@@ -20,7 +20,7 @@ from provisioning.engine.records import to_datetime
 from tests.unit.engine.driving import SECOND, START, Ctx, Steps
 from tests.unit.engine.operating import Bench, Status, ends_as, status_of
 from tests.unit.engine.stores import DyingStore, GatedStore, ManualClock, abandon
-from tests.unit.engine.waiting import ended, output_of, until
+from tests.unit.engine.waiting import LONG_S, ended, output_of, until
 
 
 @pytest.fixture
@@ -233,6 +233,51 @@ async def test_what_a_purged_one_left_under_way_reaches_nobody(path: Path, bench
         await ended(client, "i")
         await client.purge_orchestration("i")
         assert set(rows(path).values()) == {0}
+
+
+async def test_an_activity_of_a_purged_one_gives_no_result_to_another_of_its_id(
+    path: Path, bench: Bench
+) -> None:
+    """S-LIFE-9: what a purged one left under way reaches nobody, whatever else waits under its task id."""
+
+    def main(ctx: Ctx, label: str) -> Steps:
+        return (yield ctx.call_activity("work", input=label))
+
+    bench.add(main)
+    gates = [bench.stick(label) for label in ("old", "new")]
+    async with bench.engine(path) as engine:
+        client = AsyncTaskHubClient(engine)
+        await client.schedule_new_orchestration(main, instance_id="i", input="old")
+        await bench.running("old")
+        await client.terminate_orchestration("i")
+        assert (await client.purge_orchestration("i")).deleted_instance_count == 1
+        await client.schedule_new_orchestration(main, instance_id="i", input="new")
+        await bench.running("new")
+        gates[0].set()
+        await until(lambda: engine.statistics().activity_backlog == 1)
+        gates[1].set()
+        assert await output_of(client, "i") == "new done"
+
+
+async def test_a_child_of_a_purged_one_gives_no_result_to_another_of_its_id(path: Path, bench: Bench) -> None:
+    """S-LIFE-9: the child was left running, and ends when another instance has its parent's id."""
+
+    def parent(ctx: Ctx, child: str) -> Steps:
+        return (yield ctx.call_sub_orchestrator("one_event", instance_id=child))
+
+    bench.add(parent)
+    async with bench.engine(path) as engine:
+        client = AsyncTaskHubClient(engine)
+        await client.schedule_new_orchestration(parent, instance_id="i", input="old")
+        await client.wait_for_orchestration_start("old", timeout=LONG_S)
+        await client.terminate_orchestration("i", recursive=False)
+        assert (await client.purge_orchestration("i")).deleted_instance_count == 1
+        await client.schedule_new_orchestration(parent, instance_id="i", input="new")
+        await client.wait_for_orchestration_start("new", timeout=LONG_S)
+        await client.raise_orchestration_event("old", "e", data="of the old one")
+        assert await output_of(client, "old") == "of the old one"
+        await client.raise_orchestration_event("new", "e", data="of the new one")
+        assert await output_of(client, "i") == "of the new one"
 
 
 async def test_a_purge_and_whoever_comes_at_the_same_time(path: Path, bench: Bench) -> None:
