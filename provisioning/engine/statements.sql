@@ -25,7 +25,8 @@ DELETE FROM history WHERE instance = ? AND seq < ?;
 INSERT OR REPLACE INTO timers VALUES {rows};
 
 -- name: drop_timers
-DELETE FROM timers WHERE (instance, task_id) IN (VALUES {rows});
+-- By a SELECT: to find several columns IN (VALUES …) SQLite reads the whole table, for two rows and more.
+DELETE FROM timers WHERE (instance, task_id) IN (SELECT column1, column2 FROM (VALUES {rows}));
 
 -- name: add_messages
 INSERT INTO messages VALUES {rows};
@@ -37,7 +38,8 @@ DELETE FROM messages WHERE (id) IN (VALUES {rows});
 INSERT OR IGNORE INTO detached_activities VALUES {rows};
 
 -- name: drop_detached
-DELETE FROM detached_activities WHERE (instance, execution, task_id) IN (VALUES {rows});
+DELETE FROM detached_activities
+WHERE (instance, execution, task_id) IN (SELECT column1, column2, column3 FROM (VALUES {rows}));
 
 -- name: find_instance
 SELECT * FROM instances WHERE id = ?;

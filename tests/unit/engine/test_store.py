@@ -160,6 +160,26 @@ def test_starting_up_does_not_read_what_has_ended(path: Path, name: str) -> None
     assert not any(step.startswith("SCAN") for step in plan), plan
 
 
+@pytest.mark.parametrize("columns", [1, 2, 3])
+@pytest.mark.parametrize("rows", [1, 2, 256])
+def test_a_commit_does_not_read_whole_tables(path: Path, rows: int, columns: int) -> None:
+    """DESIGN 2, Group commit: what it costs depends on what changes, not on all that is there."""
+    store = SqliteStore(path)
+    store.open()
+    store.close()
+    changes = {"set_custom_statuses": 3, "drop_timers": 2, "drop_detached": 3, "trim_history": 2}
+    changes |= {name: 1 for name in store._sql if name.startswith(("purge_", "drop_messages"))}
+    row = f"({','.join('?' * columns)})"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        for name in (name for name, wanted in changes.items() if wanted == columns):
+            text = store._sql[name].replace("{rows}", ",".join([row] * rows))
+            parameters = [1] * text.count("?")
+            plan = [step[3] for step in connection.execute(f"EXPLAIN QUERY PLAN {text}", parameters)]
+            tables = ("instances", "history", "messages", "timers", "detached_activities")
+            assert not [s for s in plan if s.startswith("SCAN") and s.split()[1] in tables], (name, plan)
+            assert any(step.startswith("SEARCH") for step in plan), (name, plan)
+
+
 def test_an_empty_file_is_a_new_one(path: Path) -> None:
     """A file made by ``touch`` or ``mktemp`` is no one's yet."""
     path.touch()
