@@ -79,6 +79,8 @@ class Agenda:
             if message.kind != Kind.TERMINATED:
                 return
             instance.begun = True
+            # Before all that waits for the start: there is none, and a turn may not have room for all.
+            instance.inbox.insert(0, instance.inbox.pop())
         if not instance.queued:
             instance.queued = True
             self.ready.append(instance)

@@ -79,6 +79,26 @@ async def test_a_pending_instance_with_messages_is_not_evicted(path: Path, clock
         assert await output_of(client, "late") == "kept"
 
 
+async def test_a_termination_before_the_start_is_not_behind_what_waits_for_it(path: Path) -> None:
+    """S-LIFE-5: of a pending instance with more events than a turn takes, one turn is all there is.
+
+    A turn without a start would leave an instance that runs and never began, if the process died after it.
+    """
+    engine = Engine(path, options=EngineOptions(max_turn_messages=2))
+    engine.add_orchestrator(one_event)
+    async with engine:
+        client = AsyncTaskHubClient(engine)
+        start_at = datetime.now(UTC) + timedelta(days=1)
+        await client.schedule_new_orchestration(one_event, instance_id="i", start_at=start_at)
+        for n in range(5):
+            await client.raise_orchestration_event("i", "e", data=n)
+        await client.terminate_orchestration("i")
+        assert (await ended(client, "i")).runtime_status == OrchestrationStatus.TERMINATED
+        assert engine.statistics().turns == 1
+    assert rows(path, "history") == 2  # the termination and the end
+    assert rows(path, "messages") == 0
+
+
 async def test_a_timer_of_the_earlier_execution_does_not_drop_that_of_the_next(
     path: Path, clock: ManualClock
 ) -> None:
