@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Collection
+from collections import OrderedDict, deque
+from collections.abc import Iterable
 
 from provisioning.engine.commits import Commits
 from provisioning.engine.instances import Instance
@@ -18,13 +18,21 @@ class Agenda:
         #: Those with messages; each once, and ``queued`` for as long as it is here.
         self.ready: deque[Instance] = deque()
         #: Ids of those that may begin: pending ones, and after a restart those that continue as new.
-        self.starts: deque[str] = deque()
+        self.starts: OrderedDict[str, None] = OrderedDict()
         #: Results of activities that a rewind found under way: the execution that waits for them now, by
         #: instance key, the execution that asked, and task id. A crash forgets it: then they run again.
         self.adopted: dict[tuple[int, int, int], int] = {}
         #: Those whose turn no worker takes; ``queued`` as those in ``ready``.
         self._parked: dict[Instance, None] = {}
-        self._parked_starts: list[str] = []
+        self._parked_starts: dict[str, None] = {}
+
+    def add_start(self, instance_id: str) -> None:
+        """It may begin, after all that may already."""
+        self.starts[instance_id] = None
+
+    def next_start(self) -> str:
+        """Take the next one that may begin; there must be one."""
+        return self.starts.popitem(last=False)[0]
 
     def queue(self, instance: Instance) -> None:
         """Give the instance a place in the queue for a turn, unless it has one."""
@@ -60,14 +68,16 @@ class Agenda:
 
     def park_start(self, instance_id: str) -> None:
         """As :meth:`park` for one that has not begun."""
-        self._parked_starts.append(instance_id)
+        self._parked_starts[instance_id] = None
 
     def unpark(self) -> None:
         """There may be a worker for what waits: it has turns and starts again, before all others."""
         self.ready.extend(self._parked)
-        self.starts.extendleft(reversed(self._parked_starts))
+        for instance_id in reversed(self._parked_starts):
+            self.starts[instance_id] = None
+            self.starts.move_to_end(instance_id, last=False)
         self._parked = {}
-        self._parked_starts = []
+        self._parked_starts = {}
         self._commits.schedule_step()
 
     def deliver(self, instance: Instance, message: Message) -> None:
@@ -123,9 +133,8 @@ class Agenda:
         start = Message(Kind.EXECUTION_STARTED, name=instance.name, ref=instance.version, data=instance.input)
         instance.inbox.insert(0, start)
 
-    def forget_starts(self, instance_ids: Collection[str]) -> None:
+    def forget_starts(self, instance_ids: Iterable[str]) -> None:
         """Take out of the starts what ended before it began, before its id is used anew."""
-        if self.starts:
-            self.starts = deque(i for i in self.starts if i not in instance_ids)
-        if self._parked_starts:
-            self._parked_starts = [i for i in self._parked_starts if i not in instance_ids]
+        for instance_id in instance_ids:
+            self.starts.pop(instance_id, None)
+            self._parked_starts.pop(instance_id, None)

@@ -250,7 +250,8 @@ class Engine(Registration):
                 commits.open.batch.messages_gone.append((message.stored_id,))
             else:
                 self._agenda.deliver(instance, message)
-        self._agenda.starts.extend(self._store.ready_starts())
+        for instance_id in self._store.ready_starts():
+            self._agenda.add_start(instance_id)
         for call in self._store.unfinished_activities():
             if (call.instance_id, call.execution, call.task_id) not in answered:
                 self._offers.submit(call)

@@ -84,7 +84,7 @@ class Lifecycle:
         if start_at is not None and start_at > now:
             self._timers.add(instance, 0, start_at)
         else:
-            self._agenda.starts.append(instance_id)
+            self._agenda.add_start(instance_id)
         return commits.when_committed()
 
     def _take_place(self, instance_id: str, name: str, now: int, replaceable: Collection[int]) -> Instance:

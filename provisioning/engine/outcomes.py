@@ -81,7 +81,7 @@ class Outcomes:
             self.renew(child, name, now)
         child.input, child.version, child.parent = action.data, version, link
         self._commits.mark(child)
-        self._agenda.starts.append(child_id)
+        self._agenda.add_start(child_id)
 
     def renew(self, instance: Instance, name: str, created_at: int) -> None:
         """Make an ended instance a new one of the same id; it is for the caller to fill in and mark."""

@@ -181,7 +181,7 @@ class Timers:
         elif timer.task_id == 0:
             commits.open.batch.drop_timer(timer.instance_key, 0)
             commits.touch(instance)
-            self._agenda.starts.append(instance.id)
+            self._agenda.add_start(instance.id)
             commits.schedule_step()
         else:
             fired = Message(Kind.TIMER_FIRED, task_id=timer.task_id, execution=instance.execution_number)

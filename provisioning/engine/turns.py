@@ -85,17 +85,17 @@ class Turns:
 
     def _start_next(self) -> bool:
         """Begin the next instance that may, unless enough is under way."""
-        commits, starts = self._commits, self._agenda.starts
+        commits, agenda = self._commits, self._agenda
         starting = len(commits.open.activities) + self._offers.backlog
-        if not starts or starting >= self._options.max_activity_backlog or not len(self._offers):
+        if not agenda.starts or starting >= self._options.max_activity_backlog or not len(self._offers):
             return False
-        instance_id = starts.popleft()
+        instance_id = agenda.next_start()
         if self._offers.choosy and not self._is_taken(instance_id):
-            self._agenda.park_start(instance_id)
+            agenda.park_start(instance_id)
             return True
         instance = commits.look_up(instance_id)
         if instance is not None and instance.status not in ENDED and not instance.begun:
-            self._agenda.begin(instance)
+            agenda.begin(instance)
             self._turn(instance)
         return True
 
