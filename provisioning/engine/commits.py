@@ -52,8 +52,8 @@ class Commits:
         self._unbegun: OrderedDict[str, Instance] = OrderedDict()
         #: By id: those that are about to change, and idle ones up to a bound. No ended ones on disk.
         self.instances: dict[str, Instance] = {}
-        #: Ids of ended instances whose removal is gathered: until it is on disk, reads still show them.
-        self.leaving: set[str] = set()
+        #: Keys of ended instances whose removal is gathered: until it is on disk, reads still show them.
+        self.leaving: set[int] = set()
         self.open = Transaction(self._number)
         self.under_way: Transaction | None = None
         self.writer = writer
@@ -74,7 +74,7 @@ class Commits:
         if instance is not None:
             return instance
         row = self._store.find(instance_id)
-        if row is None or instance_id in self.leaving:
+        if row is None or row.key in self.leaving:
             return None
         # What is to begin has no history.
         last = None if row.status == Status.PENDING else self._store.last_event(row.key)

@@ -186,7 +186,7 @@ class _Purge:
         self._commits = commits
         self._agenda = agenda
         self._health = health
-        self._portion: set[str] = set()
+        self._portion: set[int] = set()
         self._unbegun: set[str] = set()
         self.count = 0
 
@@ -215,10 +215,12 @@ class _Purge:
     async def _ended(self, instance_id: str) -> InstanceRow | None:
         """The instance, if it has ended and nothing of it is under way."""
         await self._commits.settled(instance_id)
-        if instance_id in self._commits.instances or instance_id in self._commits.leaving:
+        if instance_id in self._commits.instances:
             return None
         row = self._store.find(instance_id)
-        return row if row is not None and row.status in ENDED else None
+        if row is None or row.status not in ENDED or row.key in self._commits.leaving:
+            return None
+        return row
 
     async def _gather(self, instance_id: str) -> None:
         row = await self._ended(instance_id)  # since it was looked at, others may have come before
@@ -226,8 +228,8 @@ class _Purge:
             return
         self._commits.open.batch.purged.append((row.key,))
         self._commits.open.rows += 1
-        self._commits.leaving.add(row.id)
-        self._portion.add(row.id)
+        self._commits.leaving.add(row.key)
+        self._portion.add(row.key)
         if row.status == Status.TERMINATED:
             self._unbegun.add(row.id)
         if len(self._portion) >= _PURGED_AT_ONCE:

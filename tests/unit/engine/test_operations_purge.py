@@ -13,7 +13,12 @@ import pytest
 from durabletask import task
 from durabletask.client import PurgeInstancesResult
 
-from provisioning.engine import AsyncTaskHubClient, EngineStoppedError, OrchestrationNotFoundError
+from provisioning.engine import (
+    AsyncTaskHubClient,
+    EngineOptions,
+    EngineStoppedError,
+    OrchestrationNotFoundError,
+)
 from provisioning.engine import lifecycle as lifecycle_module
 from provisioning.engine import queries as queries_module
 from provisioning.engine.records import to_datetime
@@ -307,6 +312,29 @@ async def test_a_purge_and_whoever_comes_at_the_same_time(path: Path, bench: Ben
         await client.raise_orchestration_event("i", "e", data="the new one")
         assert await output_of(client, "i") == "the new one"
     assert rows(path)["instances"] == 1
+
+
+async def test_a_purge_that_is_not_through_hides_nobody_who_has_the_id_by_now(
+    path: Path, bench: Bench
+) -> None:
+    """DESIGN 2: the purged one is gone from the disk, the portion that it is in has room for more."""
+    async with bench.engine(path, EngineOptions(max_live_instances=1)) as engine:
+        client = AsyncTaskHubClient(engine)
+        await client.schedule_new_orchestration("echo", instance_id="i")
+        await ended(client, "i")
+        lifecycle = engine.lifecycle
+        purge = lifecycle_module._Purge(
+            lifecycle._store, lifecycle._commits, lifecycle._agenda, lifecycle._health
+        )
+        await purge.add("i", recursive=False)
+        for instance_id in ("i", "j", "k"):
+            await client.schedule_new_orchestration("one_event", instance_id=instance_id)
+            await client.wait_for_orchestration_start(instance_id, timeout=LONG_S)
+        await until(lambda: "i" not in engine._commits.instances)
+        await client.raise_orchestration_event("i", "e", data="the new one")
+        assert await output_of(client, "i") == "the new one"
+        await purge.finish()
+        assert purge.count == 1
 
 
 @pytest.mark.usefixtures("small_portions")
