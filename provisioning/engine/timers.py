@@ -147,7 +147,8 @@ class Timers:
     def _arm(self) -> None:
         """See to it that the next due timer, or the next window, is looked at in time."""
         extension = self._queue.horizon - self._window // 2
-        due = min(self._queue.next_due() or extension, extension)
+        first = self._queue.next_due()
+        due = extension if first is None else min(first, extension)
         if due == self._armed_for and self._handle is not None:
             return
         if self._handle is not None:

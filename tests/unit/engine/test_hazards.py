@@ -15,6 +15,7 @@ from durabletask import task
 from durabletask.client import OrchestrationStatus
 
 from provisioning.engine import AsyncTaskHubClient, Engine, EngineOptions, EngineStoppedError, StateInUseError
+from provisioning.engine import timers as timers_module
 from provisioning.engine.activities import ActivityRunner, _Waiting
 from provisioning.engine.functions import Function, Functions
 from provisioning.engine.records import ActivityCall, Kind, Message, to_datetime
@@ -678,3 +679,20 @@ async def test_a_failure_while_the_pool_stops_does_not_keep_it_from_stopping() -
     async with asyncio.timeout(LONG_S):
         await stopping
     assert told == ["first True"]
+
+
+async def test_a_timer_for_the_beginning_of_time_fires_at_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S-TMR-1: due at 0, which is a time like any other."""
+    monkeypatch.setattr(timers_module, "_LONGEST_SLEEP_S", 10 * LONG_S)
+
+    def main(ctx: Ctx, _: Any) -> Steps:
+        yield ctx.create_timer(datetime(1970, 1, 1, tzinfo=UTC))
+        return "fired"
+
+    engine = Engine(path)
+    engine.add_orchestrator(main)
+    async with engine:
+        client = AsyncTaskHubClient(engine)
+        assert await output_of(client, await client.schedule_new_orchestration(main)) == "fired"
