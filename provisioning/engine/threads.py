@@ -47,9 +47,12 @@ class ThreadPool:
         self._unfinished += 1
         self._waiting.put((work, done))
         if len(self._threads) < min(self._unfinished, self._most):
-            thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            self._start_thread()
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def clear(self) -> int:
         left = ends = 0
@@ -103,6 +106,11 @@ class ThreadPool:
 
     def _forget(self, thread: threading.Thread) -> None:
         self._threads.remove(thread)
-        if not self._threads and self._ended is not None:
-            self._ended.set_result(None)
-            self._ended = None
+        if self._threads or self._ended is None:
+            return
+        if self._unfinished:  # it was handed over while all threads were about to end
+            self._start_thread()
+            self._waiting.put(None)
+            return
+        self._ended.set_result(None)
+        self._ended = None

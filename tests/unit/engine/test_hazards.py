@@ -681,6 +681,30 @@ async def test_a_failure_while_the_pool_stops_does_not_keep_it_from_stopping() -
     assert told == ["first True"]
 
 
+async def test_what_is_handed_over_while_the_pool_stops_is_done_too() -> None:
+    """Pool.stop: a full disk takes a batch again at the very moment when the engine gives up, and the next
+    batch is handed over; whoever waits for that one hears of it."""
+    gate, running, told = threading.Event(), threading.Event(), list[str]()
+    pool = ThreadPool("engine-writer", 1)
+
+    def first() -> bool:
+        running.set()
+        return gate.wait(LONG_S)
+
+    def next_one(_: bool) -> None:
+        told.append("first")
+        pool.run(lambda: None, lambda _: told.append("second"))
+
+    pool.run(first, next_one)
+    await until(running.is_set)
+    stopping = asyncio.create_task(pool.stop())
+    await asyncio.sleep(0)
+    gate.set()
+    async with asyncio.timeout(LONG_S):
+        await stopping
+    assert told == ["first", "second"]
+
+
 async def test_a_timer_for_the_beginning_of_time_fires_at_once(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
