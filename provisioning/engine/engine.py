@@ -165,12 +165,17 @@ class Engine(Registration):
     async def _stop(self, abandon_threads: bool) -> None:
         commits = self._commits
         self._timers.disarm()
-        await self._offers.stop(abandon_threads=abandon_threads)
+        self._offers.begin_no_more()
+        # Meanwhile: a plain activity that waits for what can't happen any more ends when it is told so.
+        end_of_code = asyncio.create_task(
+            self._offers.stop(abandon_threads=abandon_threads), name="activities-stop"
+        )
         commits.submit()
         while commits.under_way is not None and commits.writer.trouble is None:
             await asyncio.wait([commits.next_end()], timeout=0.1)
         await commits.writer.stop(give_up=True)
         commits.refuse_all()
+        await end_of_code
         if self._removals and not abandon_threads:
             await asyncio.wait(self._removals.values())
         self._running = False

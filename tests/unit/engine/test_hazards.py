@@ -720,3 +720,33 @@ async def test_a_timer_for_the_beginning_of_time_fires_at_once(
     async with engine:
         client = AsyncTaskHubClient(engine)
         assert await output_of(client, await client.schedule_new_orchestration(main)) == "fired"
+
+
+async def test_a_plain_activity_that_waits_for_an_orchestration_does_not_keep_the_engine_from_stopping(
+    path: Path,
+) -> None:
+    """DESIGN 2: it waits in its thread for what no turn is taken for any more, and is told so."""
+    loop, heard = asyncio.get_running_loop(), list[str]()
+
+    def asks(_: task.ActivityContext, __: Any) -> None:
+        waiting = client.wait_for_orchestration_completion("other", timeout=10 * LONG_S)
+        try:
+            asyncio.run_coroutine_threadsafe(waiting, loop).result()
+        except EngineStoppedError as error:
+            heard.append(str(error))
+
+    def main(ctx: Ctx, _: Any) -> Steps:
+        yield ctx.call_activity(asks)
+
+    engine = Engine(path)
+    for orchestrator in (main, one_event):
+        engine.add_orchestrator(orchestrator)
+    engine.add_activity(asks)
+    async with engine:
+        client = AsyncTaskHubClient(engine)
+        await client.schedule_new_orchestration(one_event, instance_id="other")
+        await client.schedule_new_orchestration(main)
+        await until(lambda: len(engine._commits.ends) == 1)
+        async with asyncio.timeout(LONG_S):
+            await engine.stop()
+    assert heard == ["the engine was stopped"]
