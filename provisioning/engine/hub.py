@@ -23,6 +23,7 @@ from typing import Any, Self, TypeVar
 from provisioning.engine.engine import Engine
 from provisioning.engine.errors import EngineStoppedError
 from provisioning.engine.options import EngineOptions
+from provisioning.engine.threads import loop_of_caller
 
 R = TypeVar("R")
 
@@ -240,6 +241,15 @@ class _RunningHub:
                 "activities run: use AsyncTaskHubClient in an asynchronous activity, or a plain activity"
             )
 
+    def refuse_own_activity(self) -> None:
+        """Raises EngineStoppedError in a plain activity of a hub that has to end first, and waits for it."""
+        caller = loop_of_caller()
+        ending: _RunningHub | None = self
+        while caller is not None and ending is not None:
+            if ending.closing and ending._loop is caller:
+                raise ending.stopped_error()
+            ending = ending._before
+
     def refuse_other_process(self) -> None:
         """Raises EngineStoppedError after a fork: the engine stayed behind."""
         if self.pid != os.getpid():
@@ -315,17 +325,23 @@ _left_behind: list[_RunningHub] = []
 
 
 def _acquire(hub: TaskHub) -> _RunningHub:
-    """The running hub of that file, or a new one that is opening. Raises ValueError for other options."""
+    """The running hub of that file, or a new one that is opening.
+
+    Raises ValueError for other options, and EngineStoppedError in an activity of a hub that ends.
+    """
     with _lock:
         running = _running.get(hub.path)
+        if running is not None:
+            running.refuse_own_activity()
         if running is not None and not running.closing:
             if hub.options is not None and hub.options != (running.hub.options or EngineOptions()):
                 raise ValueError(f"{hub!r} is open with other options: close it first, or give none")
             running.holds += 1
             return running
-        running = _running[hub.path] = _RunningHub(hub, before=running)
-        running.start()
-        return running
+        opening = _RunningHub(hub, before=running)
+        opening.start()
+        _running[hub.path] = opening  # not before it has a thread: there are none at the interpreter's end
+        return opening
 
 
 def _release(running: _RunningHub) -> bool:

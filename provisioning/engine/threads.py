@@ -14,6 +14,8 @@ from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
+_here = threading.local()
+
 
 class Pool(Protocol):
     """Runs functions off the loop, begun in the order of :meth:`run`. All methods are the loop's."""
@@ -81,6 +83,7 @@ class ThreadPool:
         await asyncio.shield(self._ended)
 
     def _work(self) -> None:
+        _here.loop = self._loop
         while (item := self._waiting.get()) is not None:
             work, done = item
             self._ends.append((done, work()))
@@ -114,3 +117,9 @@ class ThreadPool:
             return
         self._ended.set_result(None)
         self._ended = None
+
+
+def loop_of_caller() -> asyncio.AbstractEventLoop | None:
+    """The loop beside which the calling thread works, where it is one of a :class:`ThreadPool`."""
+    loop: asyncio.AbstractEventLoop | None = getattr(_here, "loop", None)
+    return loop

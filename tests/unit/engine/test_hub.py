@@ -345,6 +345,66 @@ def test_a_broken_engine_refuses_all_and_frees_the_file(path: Path, monkeypatch:
     client.close()
 
 
+def test_a_hub_that_gets_no_thread_leaves_nothing_behind(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S-HUB-9: as at the interpreter's end; who comes next does not wait for a hub that never opens."""
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with TaskHubClient(hub=path) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refused)
+            with pytest.raises(RuntimeError, match="new thread"):
+                client.get_orchestration_state("i")
+        assert client.get_orchestration_state("i") is None
+
+
+@pytest.mark.parametrize("opened_by_another", [False, True])
+def test_an_activity_of_a_broken_hub_does_not_wait_for_the_next_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch, opened_by_another: bool
+) -> None:
+    """S-HUB-9: the next one waits for the end of the broken one, and that for the end of the activity."""
+    stores: list[BreakingStore] = []
+
+    def breaking(path: Path) -> BreakingStore:
+        stores.append(BreakingStore(path))
+        return stores[-1]
+
+    monkeypatch.setattr(engine_module, "SqliteStore", breaking)
+    begun, broken = threading.Event(), threading.Event()
+    errors: list[BaseException] = []
+
+    def work(_: Any, __: Any) -> None:
+        begun.set()
+        broken.wait(LONG_S)
+        with TaskHubClient(hub=path) as own:
+            try:
+                own.get_orchestration_state("i")
+            except BaseException as error:
+                errors.append(error)
+
+    client, other = TaskHubClient(hub=path), TaskHubClient(hub=path)
+    worker = worker_of(path, one_activity, work=work)
+    worker.start()
+    client.schedule_new_orchestration(one_activity, instance_id="i")
+    assert begun.wait(LONG_S)
+    first = hub._running[path.resolve()]
+    stores[0].commit_error = RuntimeError("the disk is on fire")
+    with pytest.raises(EngineStoppedError, match="on fire"):
+        client.schedule_new_orchestration(one_activity)
+    wait_until(lambda: first.closing)
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(other.get_orchestration_state, "i") if opened_by_another else None
+        wait_until(lambda: opening is None or hub._running[path.resolve()] is not first)
+        broken.set()
+        worker.stop()
+        client.close()
+        assert opening is None or opening.result() is not None
+    other.close()
+    assert [type(error) for error in errors] == [EngineStoppedError]
+    assert "on fire" in str(errors[0])
+
+
 def test_an_orchestrator_that_takes_the_thread_down(path: Path) -> None:
     """S-HUB-9: a KeyboardInterrupt through the hub's loop ends the hub; nobody hangs, the file is free."""
 
