@@ -170,12 +170,16 @@ class Outcomes:
         if completion.status == Status.TERMINATED:
             recursive = any(e.kind == Kind.TERMINATED and e.ref == RECURSIVE for e in turn.events)
             if recursive:
-                for child in execution.outstanding(Kind.CHILD_CREATED):
-                    self._agenda.deliver_internal(
-                        child.ref or "", Message(Kind.TERMINATED, ref=RECURSIVE, data=completion.output)
-                    )
+                self._end_children(instance, execution, completion.output)
         if instance.parent is not None:
             self._report(instance, instance.parent, completion)
+
+    def _end_children(self, instance: Instance, execution: Execution, output: str | None) -> None:
+        for asked in execution.outstanding(Kind.CHILD_CREATED):
+            link = ParentLink(instance_id=instance.id, execution=execution.number, task_id=asked.task_id)
+            child = self._commits.look_up(asked.ref or "")
+            if child is not None and child.parent == link:  # else it was replaced, and the id is another's
+                self._agenda.deliver_internal(child.id, Message(Kind.TERMINATED, ref=RECURSIVE, data=output))
 
     def _report(self, instance: Instance, parent: ParentLink, completion: Completion) -> None:
         if completion.status == Status.COMPLETED:

@@ -20,7 +20,7 @@ from provisioning.engine import (
     OrchestrationNotFoundError,
     OrchestrationStatusError,
 )
-from provisioning.engine.records import to_datetime
+from provisioning.engine.records import RECURSIVE, Kind, Message, to_datetime
 from tests.unit.engine.driving import SECOND, START, Ctx, Steps
 from tests.unit.engine.operating import Bench, Status, ends_as, fails, status_of
 from tests.unit.engine.stores import DyingStore, ManualClock, abandon
@@ -181,6 +181,26 @@ async def test_a_child_that_is_replaced_fails_its_parents_task(path: Path, bench
         await client.wait_for_orchestration_start("c", timeout=LONG_S)
         await client.schedule_new_orchestration("echo", instance_id="c", input=1, reuse_id_policy=ANY)
         assert "'c' was terminated" in await fails(client, "p")
+        assert await output_of(client, "c") == 1
+
+
+async def test_the_end_of_a_parent_does_not_reach_what_has_its_childs_id(path: Path, bench: Bench) -> None:
+    """S-LIFE-5, S-ID-3: the child gives way while the recursive termination waits for its turn."""
+
+    def main(ctx: Ctx, _: Any) -> Steps:
+        return (yield ctx.call_sub_orchestrator("one_event", instance_id="c"))
+
+    bench.add(main)
+    async with bench.engine(path) as engine:
+        client = AsyncTaskHubClient(engine)
+        await client.schedule_new_orchestration(main, instance_id="p")
+        await client.wait_for_orchestration_start("c", timeout=LONG_S)
+        ending = engine.send("p", Message(Kind.TERMINATED, ref=RECURSIVE))
+        await engine.lifecycle.create(
+            instance_id="c", name="echo", input="1", replaceable=[Status.RUNNING.value]
+        )
+        await ending
+        await ends_as(client, "p", Status.TERMINATED)
         assert await output_of(client, "c") == 1
 
 
