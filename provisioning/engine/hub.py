@@ -125,6 +125,12 @@ class HubHold:
             self._leave(running)
             raise
 
+    def refuse_own_thread(self) -> None:
+        """Raises RuntimeError in the hub's own thread, where nothing may be waited for."""
+        running = self._running
+        if running is not None:
+            running.refuse_own_thread()
+
     def close(self) -> None:
         """Give up the share; where it was the last, returns when the hub is closed. Again: no effect."""
         running = self._give_up()

@@ -172,6 +172,7 @@ class TaskHubWorker(Registration):
         hold, offer = self._hold, self._offer
         if hold is None or offer is None:
             return
+        hold.refuse_own_thread()  # before the lock: whoever has it may be waiting for that thread
         if functions_of_caller() is self._functions:
             raise RuntimeError(
                 "stop() in one of the worker's own activities would wait for itself: stop it elsewhere"

@@ -7,6 +7,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
 from functools import partial
@@ -505,6 +506,33 @@ def test_stop_in_code_of_its_own_is_an_error(path: Path, client: TaskHubClient, 
         failure = state.failure_details.inner_failure or state.failure_details
         assert failure.error_type == "builtins.RuntimeError"
         assert "wait" in failure.message
+
+
+def test_stop_in_the_hubs_thread_does_not_wait_for_another_stop(path: Path, client: TaskHubClient) -> None:
+    """S-HUB-10: the other one waits for that thread."""
+    worker = TaskHubWorker(hub=path)
+    begun, stopping = threading.Event(), threading.Event()
+    errors: list[str] = []
+
+    async def work(_: Any, __: Any) -> None:
+        begun.set()
+        stopping.wait(LONG_S)
+        try:
+            worker.stop()
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    worker.add_orchestrator(one_activity)
+    worker.add_named_activity("work", work)
+    worker.start()
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(client.schedule_new_orchestration, one_activity)  # told only when that thread is free
+        assert begun.wait(LONG_S)
+        other = pool.submit(worker.stop)
+        wait_until(worker._lock.locked)
+        stopping.set()
+        other.result()
+    assert ["wait" in error for error in errors] == [True]
 
 
 # Names, versions, filters
