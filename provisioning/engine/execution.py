@@ -127,6 +127,9 @@ class Execution:
         """
         if self._last_id >= self.options.max_history_events and not self.replaying:
             raise HistoryTooLongError(self._last_id + 1, self.options.max_history_events)
+        return self._take_id()
+
+    def _take_id(self) -> int:
         self._last_id += 1
         return self._last_id
 
@@ -141,7 +144,8 @@ class Execution:
         """Ask for a timer that is due at ``due``, in pieces where that is far off."""
         # A time long past or far off is as good as any, and may not fit the store's integers.
         due = min(max(due, 0), LAST_DUE)
-        task_id = self.next_id()
+        # A timer that no code asks for has no code to raise in: the length of the history bounds those.
+        task_id = self.next_id() if timer is not None else self._take_id()
         action = Action(Kind.TIMER_CREATED, task_id, due=self._piece(due))
         action.ref = str(action.due)
         pending = Pending(action, timer, final_due=due, resumes=resumes)

@@ -105,3 +105,23 @@ def test_a_retry_that_waits_longer_than_a_piece() -> None:
     assert asked(driver.turn(driver.fired(3), after_s=10)) == [("TIMER_CREATED", 4, None)]
     assert asked(driver.turn(driver.fired(4), after_s=5)) == [("TASK_SCHEDULED", 1, "A")]
     assert output_of(driver.turn(driver.done(1, "done"))) == "done"
+
+
+@pytest.mark.parametrize("retries", [True, False])
+def test_a_timer_that_the_engine_needs_when_the_ids_are_used_up(retries: bool) -> None:
+    """S-TMR-3, S-RTY-1: timers cancelled at once use up ids, and leave nothing in the history."""
+    options = EngineOptions(max_history_events=10, maximum_timer_interval=timedelta(seconds=10))
+    retry = task.RetryPolicy(first_retry_interval=timedelta(seconds=5), max_number_of_attempts=2)
+    soon = timedelta(seconds=15)
+
+    def main(ctx: Ctx, _: Any) -> Steps:
+        asked: Any = ctx.call_activity("A", retry_policy=retry) if retries else ctx.create_timer(soon)
+        for _n in range(9):
+            ctx.create_timer(soon).cancel()
+        yield asked
+        return "done"
+
+    driver = Driver(main, options=options)
+    driver.start()
+    turn = driver.turn(driver.failed(1) if retries else driver.fired(1), after_s=10)
+    assert asked(turn) == [("TIMER_CREATED", 11, None)]
