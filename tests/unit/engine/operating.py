@@ -30,6 +30,11 @@ def echo(ctx: Ctx, value: Any) -> Any:
     return value
 
 
+def one_activity(ctx: Ctx, value: Any) -> Steps:
+    """Returns what the activity ``work`` makes of its input."""
+    return (yield ctx.call_activity("work", input=value))
+
+
 class Bench:
     """Builds engines whose activity ``work`` fails for ``broken`` labels and hangs for ``stuck`` ones.
 

@@ -33,16 +33,13 @@ from provisioning.engine import (
 from provisioning.engine import writer as writer_module
 from provisioning.engine.sqlite_store import SqliteStore
 from tests.unit.engine.driving import Ctx, Steps
+from tests.unit.engine.operating import echo
 from tests.unit.engine.stores import abandon
 from tests.unit.engine.waiting import LONG_S, output_of, until
 
 INSTANCES, ENDED = 40, 20
 EVENTS = 10
 NOBODY = 65534
-
-
-def echo(ctx: Ctx, value: str) -> str:
-    return value
 
 
 def one_event(ctx: Ctx, value: str) -> Steps:

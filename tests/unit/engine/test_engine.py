@@ -27,16 +27,9 @@ from provisioning.engine import (
 from provisioning.engine.clock import SteadyClock
 from provisioning.engine.records import to_datetime
 from tests.unit.engine.driving import SECOND, START, Ctx, Steps
+from tests.unit.engine.operating import echo, one_event
 from tests.unit.engine.stores import GatedStore, ManualClock, abandon
 from tests.unit.engine.waiting import LONG_S, ended, output_of, until
-
-
-def one_event(ctx: Ctx, _: Any) -> Steps:
-    return (yield ctx.wait_for_external_event("e"))
-
-
-def echo(ctx: Ctx, value: Any) -> Any:
-    return value
 
 
 def engine_of(path: Path, *functions: Any, activities: Any = (), **kwargs: Any) -> Engine:

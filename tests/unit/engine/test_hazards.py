@@ -22,25 +22,15 @@ from provisioning.engine.records import ActivityCall, Kind, Message, to_datetime
 from provisioning.engine.serialization import DEFAULT_DATA_CONVERTER
 from provisioning.engine.threads import ThreadPool
 from tests.unit.engine.driving import Ctx, Steps
+from tests.unit.engine.operating import one_event, rows_of
 from tests.unit.engine.stores import BreakingStore, GatedStore, ManualClock, abandon
 from tests.unit.engine.waiting import LONG_S, ended, output_of, until
-
-
-def rows(path: Path, table: str) -> int:
-    with sqlite3.connect(path) as connection:
-        count: int = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-    connection.close()
-    return count
 
 
 def two_events(ctx: Ctx, _: Any) -> Steps:
     first = yield ctx.wait_for_external_event("e")
     second = yield ctx.wait_for_external_event("e")
     return [first, second]
-
-
-def one_event(ctx: Ctx, _: Any) -> Steps:
-    return (yield ctx.wait_for_external_event("e"))
 
 
 async def test_an_event_taken_in_the_transaction_that_kept_it_is_not_kept(path: Path) -> None:
@@ -54,7 +44,7 @@ async def test_an_event_taken_in_the_transaction_that_kept_it_is_not_kept(path: 
     await asyncio.gather(creating, raising)
     await client.wait_for_orchestration_start("i", timeout=LONG_S)
     abandon(engine)
-    assert rows(path, "messages") == 0
+    assert rows_of(path, "messages") == 0
 
     again = Engine(path)
     again.add_orchestrator(two_events)
@@ -96,8 +86,8 @@ async def test_a_termination_before_the_start_is_not_behind_what_waits_for_it(pa
         await client.terminate_orchestration("i")
         assert (await ended(client, "i")).runtime_status == OrchestrationStatus.TERMINATED
         assert engine.statistics().turns == 1
-    assert rows(path, "history") == 2  # the termination and the end
-    assert rows(path, "messages") == 0
+    assert rows_of(path, "history") == 2  # the termination and the end
+    assert rows_of(path, "messages") == 0
 
 
 async def test_a_timer_of_the_earlier_execution_does_not_drop_that_of_the_next(
@@ -254,7 +244,7 @@ async def test_results_that_come_with_the_end_do_not_run_again(path: Path) -> No
         await until(lambda: len(ran) == 3)
         gate.set()
         assert await output_of(client, "i") in ("a", "b", "c")
-        await until(lambda: rows(path, "detached_activities") == 0)
+        await until(lambda: rows_of(path, "detached_activities") == 0)
     assert sorted(ran) == ["a", "b", "c"]
 
 
@@ -288,9 +278,9 @@ async def test_an_activity_left_behind_runs_after_a_crash_until_it_is_done(path:
     await client.schedule_new_orchestration(main, instance_id="i")
     assert await output_of(client, "i") == "quick"
     abandon(engine)
-    assert rows(path, "detached_activities") == 1
+    assert rows_of(path, "detached_activities") == 1
     async with make():
-        await until(lambda: rows(path, "detached_activities") == 0)
+        await until(lambda: rows_of(path, "detached_activities") == 0)
     async with make():
         pass
     assert ran == ["slow", "slow"]

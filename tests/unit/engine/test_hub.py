@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 from durabletask import task
-from durabletask.client import OrchestrationStatus
 
 from provisioning.engine import (
     DEFAULT_HUB_FILE,
@@ -35,37 +34,11 @@ from provisioning.engine import (
 )
 from provisioning.engine import engine as engine_module
 from provisioning.engine.commits import Commits
-from tests.unit.engine.driving import Ctx, Steps
+from tests.unit.engine.driving import Ctx
+from tests.unit.engine.hubs import output_of, worker_of
+from tests.unit.engine.operating import echo, one_activity, one_event
 from tests.unit.engine.stores import BreakingStore, GatedStore
 from tests.unit.engine.waiting import LONG_S, until, wait_until
-
-
-def echo(ctx: Ctx, value: Any) -> Any:
-    return value
-
-
-def one_event(ctx: Ctx, _: Any) -> Steps:
-    return (yield ctx.wait_for_external_event("e"))
-
-
-def one_activity(ctx: Ctx, value: Any) -> Steps:
-    return (yield ctx.call_activity("work", input=value))
-
-
-def worker_of(path: Path, *orchestrators: Any, work: Any = None) -> TaskHubWorker:
-    worker = TaskHubWorker(hub=path)
-    for orchestrator in orchestrators:
-        worker.add_orchestrator(orchestrator)
-    if work is not None:
-        worker.add_named_activity("work", work)
-    return worker
-
-
-def output_of(client: TaskHubClient, instance_id: str) -> Any:
-    state = client.wait_for_orchestration_completion(instance_id, timeout=LONG_S)
-    assert state is not None
-    assert state.runtime_status == OrchestrationStatus.COMPLETED, state
-    return state.get_output()
 
 
 def is_open(path: Path) -> bool:

@@ -39,6 +39,11 @@ def works(ctx: Ctx, label: str) -> Steps:
     return (yield ctx.call_activity("work", input=label))
 
 
+def parent_of_c(ctx: Ctx, _: Any) -> Steps:
+    """Waits for its child."""
+    return (yield ctx.call_sub_orchestrator("one_event", instance_id="c"))
+
+
 async def test_a_policy_names_the_statuses_that_may_be_replaced(path: Path, bench: Bench) -> None:
     """S-ID-3: an existing id is an error, also when the old one has ended; a reuse policy lists
     the statuses that may be replaced."""
@@ -171,13 +176,10 @@ async def test_a_start_that_was_due_does_not_begin_a_later_one(path: Path, bench
 async def test_a_child_that_is_replaced_fails_its_parents_task(path: Path, bench: Bench) -> None:
     """S-FAIL-13, S-ID-3: whoever waits for the one that gave way hears of its end."""
 
-    def main(ctx: Ctx, _: Any) -> Steps:
-        return (yield ctx.call_sub_orchestrator("one_event", instance_id="c"))
-
-    bench.add(main)
+    bench.add(parent_of_c)
     async with bench.engine(path) as engine:
         client = AsyncTaskHubClient(engine)
-        await client.schedule_new_orchestration(main, instance_id="p")
+        await client.schedule_new_orchestration(parent_of_c, instance_id="p")
         await client.wait_for_orchestration_start("c", timeout=LONG_S)
         await client.schedule_new_orchestration("echo", instance_id="c", input=1, reuse_id_policy=ANY)
         assert "'c' was terminated" in await fails(client, "p")
@@ -187,13 +189,10 @@ async def test_a_child_that_is_replaced_fails_its_parents_task(path: Path, bench
 async def test_the_end_of_a_parent_does_not_reach_what_has_its_childs_id(path: Path, bench: Bench) -> None:
     """S-LIFE-5, S-ID-3: the child gives way while the recursive termination waits for its turn."""
 
-    def main(ctx: Ctx, _: Any) -> Steps:
-        return (yield ctx.call_sub_orchestrator("one_event", instance_id="c"))
-
-    bench.add(main)
+    bench.add(parent_of_c)
     async with bench.engine(path) as engine:
         client = AsyncTaskHubClient(engine)
-        await client.schedule_new_orchestration(main, instance_id="p")
+        await client.schedule_new_orchestration(parent_of_c, instance_id="p")
         await client.wait_for_orchestration_start("c", timeout=LONG_S)
         ending = engine.send("p", Message(Kind.TERMINATED, ref=RECURSIVE))
         await engine.lifecycle.create(

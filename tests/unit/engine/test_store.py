@@ -30,13 +30,10 @@ from provisioning.engine.records import HistoryEvent, InstanceRow, Kind, Message
 from provisioning.engine.sqlite_store import APPLICATION_ID, FORMAT, SqliteStore
 from provisioning.engine.store import Batch, Store, StoredTimer
 from tests.simulation.store import Disk, MemoryStore, TwinStore
-from tests.unit.engine.driving import START, Ctx, Steps
+from tests.unit.engine.driving import START
+from tests.unit.engine.operating import one_event
 from tests.unit.engine.stores import FullDiskStore
 from tests.unit.engine.waiting import LONG_S, output_of, until
-
-
-def one_event(ctx: Ctx, _: Any) -> Steps:
-    return (yield ctx.wait_for_external_event("e"))
 
 
 def row(key: int, id: str, **changes: Any) -> InstanceRow:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from durabletask import task
-from durabletask.client import OrchestrationState, OrchestrationStatus
+from durabletask.client import OrchestrationStatus
 from durabletask.serialization import JsonDataConverter
 from durabletask.worker import (
     ConcurrencyOptions,
@@ -43,6 +43,8 @@ from provisioning.engine.records import Kind
 from provisioning.engine.serialization import DEFAULT_DATA_CONVERTER
 from tests.unit.engine import waiting
 from tests.unit.engine.driving import Ctx, Steps
+from tests.unit.engine.hubs import ended, output_of, worker_of
+from tests.unit.engine.operating import echo, one_activity, one_event
 from tests.unit.engine.stores import GatedStore
 from tests.unit.engine.waiting import LONG_S, until, wait_until
 
@@ -61,29 +63,6 @@ def client(path: Path) -> Iterator[TaskHubClient]:
         yield client
 
 
-def worker_of(
-    path: Path, *orchestrators: Any, activities: tuple[Any, ...] = (), **options: Any
-) -> TaskHubWorker:
-    worker = TaskHubWorker(hub=path, **options)
-    for orchestrator in orchestrators:
-        worker.add_orchestrator(orchestrator)
-    for activity in activities:
-        worker.add_activity(activity)
-    return worker
-
-
-def ended(client: TaskHubClient, instance_id: str) -> OrchestrationState:
-    state = client.wait_for_orchestration_completion(instance_id, timeout=LONG_S)
-    assert state is not None
-    return state
-
-
-def output_of(client: TaskHubClient, instance_id: str) -> Any:
-    state = ended(client, instance_id)
-    assert state.runtime_status == COMPLETED, state
-    return state.get_output()
-
-
 def status_of(client: TaskHubClient, instance_id: str) -> OrchestrationStatus:
     state = client.get_orchestration_state(instance_id)
     assert state is not None
@@ -95,18 +74,6 @@ def events_of(path: Path, kind: Kind) -> int:
     with closing(sqlite3.connect(path)) as connection:
         (count,) = connection.execute("SELECT count(*) FROM history WHERE kind = ?", (kind,)).fetchone()
         return int(count)
-
-
-def echo(ctx: Ctx, value: Any) -> Any:
-    return value
-
-
-def one_event(ctx: Ctx, _: Any) -> Steps:
-    return (yield ctx.wait_for_external_event("e"))
-
-
-def one_activity(ctx: Ctx, value: Any) -> Steps:
-    return (yield ctx.call_activity("work", input=value))
 
 
 # Registration
