@@ -293,6 +293,7 @@ class SqliteStore:
             found.update(one for (one,) in self._reader.execute(statement, values))
         return found
 
+    @_checked
     def last_event(self, key: int) -> tuple[int, int] | None:
         row = self._rows("last_event", key).fetchone()
         if row is None:

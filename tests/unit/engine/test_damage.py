@@ -13,6 +13,7 @@ import os
 import random
 import resource
 import shutil
+import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from provisioning.engine import (
 )
 from provisioning.engine import writer as writer_module
 from provisioning.engine.sqlite_store import SqliteStore
+from provisioning.engine.store import Store
 from tests.unit.engine.driving import Ctx, Steps
 from tests.unit.engine.operating import echo
 from tests.unit.engine.stores import abandon
@@ -325,3 +327,40 @@ async def test_a_directory_that_becomes_read_only_changes_nothing_for_an_open_fi
     allow(ours, 0o700)
     async with engine_on(path) as again:
         assert await output_of(AsyncTaskHubClient(again), "i") == "kept"
+
+
+READS: dict[str, tuple[Any, ...]] = {
+    "find": ("i",),
+    "existing": (["i"],),
+    "last_event": (1,),
+    "history": (1, 0),
+    "next_key": (),
+    "next_message_id": (),
+    "ready_starts": (),
+    "unfinished_activities": (),
+    "timers": (0, 1),
+    "messages": (),
+    "count_by_status": (),
+    "outlines": (0, 1),
+    "children": (1, 0, 1),
+    "detached": (1,),
+}
+
+
+@pytest.mark.parametrize("read", sorted(READS))
+def test_no_read_shows_an_error_of_sqlites(path: Path, read: str) -> None:
+    """DESIGN 2: whoever reads is told of the file, by its name; here its tables are gone."""
+    store = SqliteStore(path)
+    store.open()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        for (table,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
+            connection.execute(f"DROP TABLE {table}")
+    with pytest.raises(StateError, match=r"engine\.db can't be read"):
+        list(getattr(store, read)(*READS[read]))
+    store.close()
+
+
+def test_every_read_is_among_them() -> None:
+    """The list above: nothing was added to the store and left out here."""
+    reads = {name for name in vars(Store) if not name.startswith("_")} - {"open", "close", "commit"}
+    assert reads == set(READS)
