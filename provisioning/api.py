@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -23,6 +24,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broker.errors import ContractError
 
@@ -125,7 +127,36 @@ def create_api(backend: Backend) -> FastAPI:
 
     _add_error_handlers(app)
     app.middleware("http")(_guard)
+    app.add_middleware(_AnswersAtTheEnd)
     return app
+
+
+class _AnswersAtTheEnd:
+    """Answers calls that the server cuts off when it stops: they would end as a traceback, with no answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answering = False
+
+        async def sending(message: Message) -> None:
+            nonlocal answering
+            answering = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except asyncio.CancelledError:
+            if answering:
+                raise
+            refusal = problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "Stopping",
+                "The service stopped before it could answer: `muster up` starts it again, and `muster watch` "
+                "then shows whether a run has begun.",
+            )
+            await refusal(scope, receive, send)
 
 
 async def _guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:

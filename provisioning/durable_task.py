@@ -158,24 +158,27 @@ class DurableTaskClient:
     ) -> str:
         """Start one; where the backend is away it is tried for `START_PATIENCE_S`, and started once."""
         chosen = instance_id if instance_id is not None else uuid.uuid4().hex
-        loop = asyncio.get_running_loop()
-        deadline, delay_s, tried = loop.time() + START_PATIENCE_S, _FIRST_RETRY_S, False
-        while True:
-            try:
-                return await self._ask(
-                    chosen,
-                    self._client.schedule_new_orchestration(orchestrator, input=input, instance_id=chosen),
-                )
-            except OrchestrationAlreadyExistsError:
-                if tried:  # an earlier try was accepted, and only its answer was lost
-                    return chosen
-                raise
-            except EngineAwayError:
-                if loop.time() + delay_s >= deadline:
-                    raise
-            tried = True
-            await asyncio.sleep(delay_s)
-            delay_s *= 2
+        delay_s = _FIRST_RETRY_S
+        away: EngineAwayError | None = None
+        try:
+            async with asyncio.timeout(START_PATIENCE_S):
+                while True:
+                    call = self._client.schedule_new_orchestration(
+                        orchestrator, input=input, instance_id=chosen
+                    )
+                    try:
+                        return await self._ask(chosen, call)
+                    except OrchestrationAlreadyExistsError:
+                        if away is not None:  # an earlier try was accepted, and only its answer was lost
+                            return chosen
+                        raise
+                    except EngineAwayError as error:
+                        away = error
+                    await asyncio.sleep(delay_s)
+                    delay_s *= 2
+        except TimeoutError:
+            # Also in mid-call, to a backend that is there and does not answer.
+            raise away or self._reach.lost(f"no answer within {START_PATIENCE_S:g} s") from None
 
     async def get_orchestration_state(
         self, instance_id: str, *, fetch_payloads: bool = True

@@ -55,6 +55,8 @@ __all__ = ["Service", "prepare_state_directory", "run_service"]
 _LOG = logging.getLogger(__name__)
 
 _SERVER_START_TIMEOUT_S = 10.0
+_LAST_CALLS_S = 2
+"""For how long calls that are under way at the stop may go on; then they are answered that it stops."""
 
 Json = dict[str, Any]
 
@@ -251,7 +253,7 @@ class Service:
                 access_log=False,
                 lifespan="off",
                 ws="none",
-                timeout_graceful_shutdown=2,
+                timeout_graceful_shutdown=_LAST_CALLS_S,
             )
         )
         self._server_task = asyncio.create_task(self._server.serve(sockets=[listener]), name="api")

@@ -19,6 +19,8 @@ from provisioning.cli.documents import Device, DevicePage, Fleet, Json, Run
 from provisioning.cli.errors import ApiError, ServiceNotRunningError, UsageError
 
 REQUEST_TIMEOUT_S = 15.0
+PROVISION_TIMEOUT_S = 90.0
+"""The service waits for its engine and until the run has its devices, and says itself what is late."""
 PAGE_LIMIT = 1000
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 
@@ -112,7 +114,8 @@ class ServiceClient:
             "device_ids": None if device_ids is None else list(device_ids),
             "options": dict(options),
         }
-        return self._request("POST", "/api/provision", body)
+        timeout_s = max(self._timeout_s, PROVISION_TIMEOUT_S)
+        return self._request("POST", "/api/provision", body, timeout_s=timeout_s)
 
     def runs(self) -> list[Run]:
         return cast("list[Run]", self._request("GET", "/api/runs")["runs"])
@@ -145,20 +148,23 @@ class ServiceClient:
     def device(self, device_id: str) -> Device:
         return cast(Device, self._request("GET", f"/api/devices/{quote(device_id, safe='')}"))
 
-    def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Json:
+    def _request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
+    ) -> Json:
+        timeout_s = timeout_s or self._timeout_s
         headers = {"Accept": "application/json"}
         payload = None
         if body is not None:
             payload = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
         try:
             connection.request(method, path, body=payload, headers=headers)
             response = connection.getresponse()
             raw = response.read(MAX_RESPONSE_BYTES)
         except TimeoutError as error:
             raise ServiceNotRunningError(
-                f"the service at {self.url} did not answer within {self._timeout_s:g} s:"
+                f"the service at {self.url} did not answer within {timeout_s:g} s:"
                 " it is overloaded or stopped; look at its output, or try again",
                 url=self.url,
             ) from error

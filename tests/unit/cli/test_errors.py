@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from broker.local.ports import any_free_port
 from provisioning.cli.errors import MAX_MESSAGE_CHARS, one_line
+from provisioning.durable_task import START_PATIENCE_S
+from provisioning.runs import _CLAIM_TIMEOUT_S
 from tests.unit.cli.conftest import Muster
 from tests.unit.cli.fake_service import FakeService
 
@@ -53,6 +57,24 @@ def test_something_else_answers(
 ) -> None:
     monkeypatch.setattr(service, "_route", lambda *_: (200, ["not", "an", "object"]))
     assert "is no Muster service" in muster("devices").error_line
+
+
+def test_the_start_of_a_run_is_waited_for_longer_than_a_mere_answer(
+    service: FakeService, muster: Muster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.add_device("d1")
+    waits: dict[str, float] = {}
+
+    class Connection(http.client.HTTPConnection):
+        def request(self, method: str, url: str, **kwargs: Any) -> None:  # type: ignore[override]
+            assert isinstance(self.timeout, float)
+            waits[method] = self.timeout
+            super().request(method, url, **kwargs)
+
+    monkeypatch.setattr("provisioning.cli.client.http.client.HTTPConnection", Connection)
+    muster("devices")
+    assert muster("provision").exit_code == 0
+    assert waits["POST"] > START_PATIENCE_S + _CLAIM_TIMEOUT_S > waits["GET"]
 
 
 @pytest.mark.parametrize("name", ["registry.db", "engine.db"])

@@ -262,12 +262,18 @@ async def test_events_are_taken_with_a_key_that_the_backend_does_not_know(engine
         await engine.client.schedule_new_orchestration(event, instance_id="i")
 
 
+def rpc_error(code: grpc.StatusCode, details: str = "") -> Exception:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)
+
+
 class ScriptedClient:
     """The SDK's client whose calls end as the test says."""
 
     def __init__(self, *ends: Exception | str) -> None:
         self.ends = list(ends)
         self.ids: list[str] = []
+        #: Whether a call that never ends was cancelled.
+        self.cut_off = False
 
     async def schedule_new_orchestration(self, _orchestrator: Any, *, input: Any, instance_id: str) -> str:
         self.ids.append(instance_id)
@@ -280,6 +286,11 @@ class ScriptedClient:
         end = self.ends.pop(0)
         if isinstance(end, Exception):
             raise end
+        if end == "never":
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                self.cut_off = True
         return end
 
 
@@ -290,10 +301,6 @@ def scripted(*ends: Exception | str) -> tuple[Any, ScriptedClient]:
     return client, sdk
 
 
-def rpc_error(code: grpc.StatusCode, details: str = "") -> Exception:
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)
-
-
 async def test_a_start_whose_answer_was_lost_counts_once() -> None:
     client, sdk = scripted(rpc_error(UNAVAILABLE), rpc_error(grpc.StatusCode.ALREADY_EXISTS))
     started = await client.schedule_new_orchestration("one")
@@ -302,6 +309,20 @@ async def test_a_start_whose_answer_was_lost_counts_once() -> None:
     client, _ = scripted(rpc_error(grpc.StatusCode.ALREADY_EXISTS))
     with pytest.raises(OrchestrationAlreadyExistsError):
         await client.schedule_new_orchestration("one")
+
+
+@pytest.mark.parametrize("before", [(), (rpc_error(UNAVAILABLE),)], ids=["at once", "in a later try"])
+async def test_a_start_on_a_backend_that_never_answers_ends_with_the_patience(
+    monkeypatch: pytest.MonkeyPatch, before: tuple[Exception, ...]
+) -> None:
+    monkeypatch.setattr(durable_task, "START_PATIENCE_S", 0.05)
+    monkeypatch.setattr(durable_task, "_FIRST_RETRY_S", 0.0)
+    client, sdk = scripted(*before, "never")
+    with pytest.raises(EngineAwayError, match="he backend does not answer"):
+        await client.schedule_new_orchestration("one")
+    assert len(set(sdk.ids)) == 1
+    assert sdk.cut_off or before  # where a machine is slow it has no time for a second try
+    assert not client._reach.connected
 
 
 @pytest.mark.parametrize(

@@ -58,13 +58,14 @@ async def test_the_service_says_which_engine_it_runs_on(tmp_path: Path) -> None:
 async def test_it_starts_without_its_backend_says_so_and_works_when_it_comes(
     tmp_path: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("provisioning.durable_task.START_PATIENCE_S", 0.0)
     async with (
         Service(settings(tmp_path, remote(backend.port))) as service,
         httpx.AsyncClient(base_url=service.url, timeout=60) as api,
     ):
         await registered(service, "d1")
-        refused = await api.post("/api/provision", json={})
+        with monkeypatch.context() as impatient:
+            impatient.setattr("provisioning.durable_task.START_PATIENCE_S", 0.0)
+            refused = await api.post("/api/provision", json={})
         assert (refused.status_code, refused.json()["title"]) == (503, "Unavailable")
         assert f"{backend.endpoint} does not answer" in refused.json()["detail"]
         health = (await api.get("/api/health")).json()

@@ -306,6 +306,29 @@ async def test_two_calls_at_once_start_one_run(api: httpx.AsyncClient, service: 
     assert len((await api.get("/api/runs")).json()["runs"]) == 1
 
 
+async def test_a_call_that_is_under_way_when_the_service_stops_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("provisioning.service._LAST_CALLS_S", 0)
+    asked = asyncio.Event()
+
+    async def never_answer(*_args: object, **_kwargs: object) -> str:
+        asked.set()
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+    async with httpx.AsyncClient() as client:
+        async with Service(_settings(tmp_path)) as service:
+            await _registered(service, "d1")
+            monkeypatch.setattr(service._client, "schedule_new_orchestration", never_answer)
+            call = asyncio.create_task(client.post(f"{service.url}/api/provision", json={}))
+            await asked.wait()
+        answer = await call
+    assert (answer.status_code, answer.json()["title"]) == (503, "Stopping")
+    assert "muster up" in answer.json()["detail"]
+    assert "Traceback" not in caplog.text
+
+
 async def test_a_device_whose_package_can_not_be_stored_fails_by_the_runs_option_and_says_why(
     api: httpx.AsyncClient, service: Service, tmp_path: Path
 ) -> None:
