@@ -58,9 +58,7 @@ def _plain(value: Any) -> Any:
 
 
 def qualified_name(kind: type) -> str:
-    """``module.qualname``; a stored failure goes under the name of the SDK's error that it stands for."""
-    if issubclass(kind, StoredFailure):
-        kind = task.TaskFailedError
+    """``module.qualname``, as the SDK names error types."""
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
@@ -136,6 +134,12 @@ class StoredFailure(task.TaskFailedError):
     @property
     def details(self) -> task.FailureDetails:
         return self._stored_details
+
+
+# Whoever prints or stores its type sees the SDK's error, as on every other backend.
+StoredFailure.__module__ = task.TaskFailedError.__module__
+StoredFailure.__name__ = task.TaskFailedError.__name__
+StoredFailure.__qualname__ = task.TaskFailedError.__qualname__
 
 
 class ResultTask(task.CompletableTask[T]):

@@ -95,6 +95,25 @@ def test_inner_failures_are_at_most_ten_deep() -> None:
     assert depth <= failures.MAX_DEPTH + 1
 
 
+def test_what_an_orchestrator_catches_goes_by_the_name_of_the_sdk_s_error() -> None:
+    """S-FAIL-1: whoever prints its type, or its traceback, sees no other than on any backend."""
+
+    def main(ctx: Ctx, _: Any) -> Steps:
+        try:
+            yield ctx.call_activity("A")
+        except task.TaskFailedError as error:
+            return [type(error).__name__, type(error).__qualname__, type(error).__module__, repr(error)]
+
+    driver = Driver(main)
+    driver.start()
+    assert output_of(driver.turn(driver.failed(1, "bad"))) == [
+        "TaskFailedError",
+        "TaskFailedError",
+        "durabletask.task",
+        "TaskFailedError('i: Activity task #1 failed: bad')",
+    ]
+
+
 def test_a_failure_with_an_empty_message_is_a_failure() -> None:
     """S-FAIL-9: an exception with an empty message is still a failure."""
 
