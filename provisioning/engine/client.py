@@ -158,22 +158,26 @@ class AsyncTaskHubClient:
         """Start an orchestration, now or at ``start_at`` (naive UTC, or aware). Returns its instance id.
 
         An id that exists, ended or not, is refused unless ``reuse_id_policy`` allows its status. Raises
-        OrchestrationAlreadyExistsError, PayloadTooLargeError, and ValueError for text that is none.
+        OrchestrationAlreadyExistsError, PayloadTooLargeError, and TypeError or ValueError for what is no
+        text or time.
         """
         name = function_name(orchestrator)
         chosen = instance_id or uuid.uuid4().hex
         version = version or self.default_version
-        if not chosen.strip() or chosen.startswith("@"):
-            raise ValueError(f"an instance id may not be blank nor start with '@': {chosen!r}")
         for what, given in (("instance id", chosen), ("orchestrator's name", name), ("version", version)):
             check_text(f"the {what}", given)
+        if not chosen.strip() or chosen.startswith("@"):
+            raise ValueError(f"an instance id may not be blank nor start with '@': {chosen!r}")
+        for key, value in (tags or {}).items():
+            check_text("a tag's name", key)
+            check_text(f"the tag {key!r}", value)
         text = self._encode(f"the input of {name!r}", input)
         await self._engine.wait_room()
         await self._engine.lifecycle.create(
             instance_id=chosen,
             name=name,
             input=text,
-            start_at=None if start_at is None else to_microseconds(start_at),
+            start_at=_moment("start_at", start_at),
             version=version,
             tags=json.dumps(dict(tags)) if tags else None,
             replaceable=_replaceable(reuse_id_policy),
@@ -184,6 +188,7 @@ class AsyncTaskHubClient:
         self, instance_id: str, *, fetch_payloads: bool = True
     ) -> OrchestrationState | None:
         """The instance as it is on disk; None where there is none."""
+        check_text("the instance id", instance_id)
         row = self._engine.read(instance_id)
         return None if row is None else self._state(row, fetch_payloads)
 
@@ -217,8 +222,8 @@ class AsyncTaskHubClient:
         size = page_size if page_size is not None and page_size > 0 else _PAGE_SIZE
         which = InstanceFilter(
             statuses=ENDED & (_statuses(runtime_status) or ENDED),
-            ended_from=_optional_microseconds(completed_time_from),
-            ended_to=_optional_microseconds(completed_time_to),
+            ended_from=_moment("completed_time_from", completed_time_from),
+            ended_to=_moment("completed_time_to", completed_time_to),
         )
         ids: list[str] = []
         token: str | None = None
@@ -239,8 +244,8 @@ class AsyncTaskHubClient:
         query = orchestration_query or OrchestrationQuery()
         which = InstanceFilter(
             statuses=_statuses(query.runtime_status),
-            created_from=_optional_microseconds(query.created_time_from),
-            created_to=_optional_microseconds(query.created_time_to),
+            created_from=_moment("created_time_from", query.created_time_from),
+            created_to=_moment("created_time_to", query.created_time_to),
             id_prefix=query.instance_id_prefix or "",
         )
         rows = self._engine.queries.rows(which)
@@ -251,9 +256,9 @@ class AsyncTaskHubClient:
     ) -> OrchestrationState | None:
         """Wait until it has begun; an instance that does not exist yet is waited for.
 
-        Raises TimeoutError.
+        Raises TimeoutError, which says how it stands with the instance.
         """
-        async with _within(timeout, "start"):
+        async with self._within(timeout, instance_id, "start"):
             while True:
                 row = self._engine.read(instance_id)
                 if row is not None and row.status != Status.PENDING:
@@ -265,14 +270,30 @@ class AsyncTaskHubClient:
     ) -> OrchestrationState | None:
         """Wait until it has ended; an instance that does not exist yet is waited for.
 
-        Raises TimeoutError.
+        Raises TimeoutError, which says how it stands with the instance.
         """
-        async with _within(timeout, "complete"):
+        async with self._within(timeout, instance_id, "complete"):
             while True:  # one that has ended may run again by now: its parent may have replaced it
                 row = self._engine.read(instance_id)
                 if row is not None and row.status in ENDED:
                     return self._state(row, fetch_payloads)
                 await self._engine.wait_ended(instance_id)
+
+    @contextlib.asynccontextmanager
+    async def _within(self, timeout_s: float | None, instance_id: str, what: str) -> AsyncIterator[None]:
+        check_text("the instance id", instance_id)
+        try:
+            async with asyncio.timeout(timeout_s):
+                yield
+        except TimeoutError:
+            row = self._engine.read(instance_id)
+            standing = "there is none of that id" if row is None else f"it is {Status(row.status).name}"
+            if not self._engine.has_worker:
+                standing += ", and no worker has been started on the hub"
+            raise TimeoutError(
+                f"timed out after {timeout_s:g} s waiting for orchestration {instance_id!r} to {what}: "
+                f"{standing}"
+            ) from None
 
     async def raise_orchestration_event(
         self,
@@ -286,10 +307,10 @@ class AsyncTaskHubClient:
 
         Raises OrchestrationNotFoundError. Ended instances drop events silently.
         """
-        if not event_name.strip():
-            raise ValueError("the event's name is empty")
         for what, given in (("instance id", instance_id), ("name", event_name), ("key", idempotency_key)):
             check_text(f"the event's {what}", given)
+        if not event_name or not event_name.strip():
+            raise ValueError("the event's name is empty")
         text = self._encode(f"the data of event {event_name!r}", data)
         await self._engine.wait_room()
         await self._engine.send(
@@ -370,8 +391,8 @@ class AsyncTaskHubClient:
             raise ValueError("timeout must be greater than zero.")
         which = InstanceFilter(
             statuses=_statuses(runtime_status),
-            created_from=_optional_microseconds(created_time_from),
-            created_to=_optional_microseconds(created_time_to),
+            created_from=_moment("created_time_from", created_time_from),
+            created_to=_moment("created_time_to", created_time_to),
         )
         timeout_s = None if timeout is None else timeout.total_seconds()
         purged = await self._engine.lifecycle.purge_by(which, recursive=recursive, timeout_s=timeout_s)
@@ -432,8 +453,13 @@ def _statuses(given: Iterable[OrchestrationStatus] | None) -> frozenset[int] | N
     return frozenset(status.value for status in given) if given else None
 
 
-def _optional_microseconds(when: datetime | None) -> int | None:
-    return None if when is None else to_microseconds(when)
+def _moment(what: str, when: datetime | None) -> int | None:
+    """In microseconds. Raises TypeError for what is no datetime."""
+    if when is None:
+        return None
+    if not isinstance(when, datetime):
+        raise TypeError(f"{what} must be a datetime, not {type(when).__name__!r}")
+    return to_microseconds(when)
 
 
 def _parse_token(token: str | None) -> int:
@@ -444,12 +470,3 @@ def _parse_token(token: str | None) -> int:
     if not (separator and instance_id and key.isascii() and key.isdecimal()):
         raise ValueError(f"{token!r} is no continuation token of list_instance_ids: pass one as it was given")
     return int(key)
-
-
-@contextlib.asynccontextmanager
-async def _within(timeout_s: float, what: str) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(timeout_s):
-            yield
-    except TimeoutError:
-        raise TimeoutError(f"timed out waiting for the orchestration to {what}") from None

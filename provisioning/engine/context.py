@@ -112,8 +112,10 @@ class Context(task.OrchestrationContext):
         x = self._execution
         if isinstance(fire_at, timedelta):
             due = x.now + round(fire_at / timedelta(microseconds=1))
-        else:
+        elif isinstance(fire_at, datetime):
             due = to_microseconds(fire_at.astimezone(UTC) if fire_at.utcoffset() is not None else fire_at)
+        else:
+            raise TypeError(f"a timer is due at a datetime or after a timedelta, not {fire_at!r}")
         timer = task.TimerTask()
         pending = x.start_timer(timer, due)
         timer.set_cancel_handler(lambda: x.cancel_timer(pending))
@@ -181,6 +183,8 @@ class Context(task.OrchestrationContext):
     ) -> task.CancellableTask[Any]:
         x = self._execution
         wait: task.CancellableTask[Any] = task.CancellableTask()
+        if not isinstance(name, str):
+            raise TypeError(f"the event's name must be text, not {type(name).__name__!r}")
         folded = name.casefold()
         buffered = x.events.take(folded)
         if buffered is not None:

@@ -25,7 +25,7 @@ def damaged(path: Path, reason: str) -> StateFormatError:
     return StateFormatError(
         str(path),
         f"{path} can't be read as a state file ({reason}): "
-        "choose another state directory, or restore this file from a copy",
+        "choose another place for the state, or restore this file from a copy",
     )
 
 

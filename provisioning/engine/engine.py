@@ -284,6 +284,11 @@ class Engine(Registration):
 
     # Functions that come and go
 
+    @property
+    def has_worker(self) -> bool:
+        """Whether there are functions to run at all: on a hub no worker may have been started."""
+        return len(self._offers) > 0
+
     def add_offer(self, offer: Offer) -> None:
         """Run what the offer takes, what has waited for it first. Raises EngineStoppedError."""
         self._check_running()

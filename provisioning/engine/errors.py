@@ -36,7 +36,7 @@ class StateInUseError(StateError):
     def __init__(self, path: str, owner_pid: int | None) -> None:
         owner = f"process {owner_pid}" if owner_pid else "another process"
         super().__init__(
-            path, f"{path} is in use by {owner}: stop that one first, or choose another state file"
+            path, f"{path} is in use by {owner}: stop that one first, or choose another place for the state"
         )
         self.owner_pid = owner_pid
 

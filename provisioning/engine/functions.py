@@ -47,7 +47,7 @@ class Functions:
         if not name:
             raise ValueError(f"a non-empty {what} name is required")
         if name in table:
-            raise ValueError(f"a {what} named {name!r} is already registered")
+            raise ValueError(f"an {what} named {name!r} is already registered")
         table[name] = Function(
             name=name,
             call=call,
@@ -67,6 +67,7 @@ class Registration:
 
         Raises RuntimeError while it runs, ValueError for an empty or a taken name.
         """
+        self._may_register("orchestrators")
         return self.add_named_orchestrator(function_name(fn), fn)
 
     def add_named_orchestrator(self, name: str, fn: AnyFunction) -> str:
@@ -80,6 +81,7 @@ class Registration:
 
         Raises RuntimeError while it runs, ValueError for an empty or a taken name.
         """
+        self._may_register("activities")
         return self.add_named_activity(function_name(fn), fn)
 
     def add_named_activity(self, name: str, fn: AnyFunction) -> str:
@@ -93,8 +95,15 @@ class Registration:
 
 
 def function_name(function: AnyFunction | str) -> str:
-    """The name under which a function, or the name itself, is registered."""
-    return function if isinstance(function, str) else task.get_name(function)
+    """The name under which a function, or the name itself, is registered.
+
+    Raises ValueError for a lambda, and for what has no name.
+    """
+    if isinstance(function, str):
+        return function
+    if not hasattr(function, "__name__"):
+        raise ValueError(f"{function!r} has no name: give a function, or the name that one is registered by")
+    return task.get_name(function)
 
 
 def input_type_of(call: AnyFunction, converter: DataConverter) -> Any:

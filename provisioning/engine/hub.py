@@ -38,6 +38,8 @@ class TaskHub:
 
     Workers and clients take one, or just the path. Entered, it holds its hub open: workers may then come
     and go without the file being closed and opened each time.
+
+    Raises TypeError and ValueError for what is no path of a file.
     """
 
     def __init__(
@@ -47,6 +49,13 @@ class TaskHub:
         options: EngineOptions | None = None,
         logger: logging.Logger | None = None,
     ) -> None:
+        if not isinstance(path, str | Path):
+            raise TypeError(f"a hub is a TaskHub or the path of its file, not {path!r}")
+        if path in ("", ":memory:"):
+            raise ValueError(
+                f"a hub is a file, and {path!r} names none: give the path of one, in a temporary directory "
+                "where nothing need stay"
+            )
         #: Absolute, links followed: the identity of the hub.
         self.path = Path(path).resolve()
         self.options = options

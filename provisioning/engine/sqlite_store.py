@@ -109,10 +109,12 @@ class SqliteStore:
         except (OSError, sqlite3.OperationalError) as error:  # full, read-only, locked: the file may be sound
             self.close()
             reason = getattr(error, "strerror", None) or error
+            if (where := getattr(error, "filename", None)) and Path(where) != self.path:
+                reason = f"{reason}: {where}"  # its directory, or the lock beside it
             raise StateError(
                 str(self.path),
                 f"{self.path} can't be opened or written ({reason}): see that its disk has room, that it may "
-                "be written and that no other program holds it, or choose another state directory",
+                "be written and that no other program holds it, or choose another place for the state",
             ) from error
         except damage.TROUBLE as error:
             self.close()
@@ -160,13 +162,13 @@ class SqliteStore:
             raise StateFormatError(
                 str(self.path),
                 f"{self.path} is a database, but not a state file of Muster's engine: "
-                "choose another state directory",
+                "choose another place for the state",
             )
         if version > FORMAT:
             raise StateFormatError(
                 str(self.path),
                 f"{self.path} was written by a newer version of Muster (format {version}, this one reads "
-                f"up to {FORMAT}): update Muster, or choose another state directory",
+                f"up to {FORMAT}): update Muster, or choose another place for the state",
             )
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")

@@ -50,6 +50,9 @@ class TaskHubClient:
         )
         self._hold = HubHold(named)
 
+    def __repr__(self) -> str:
+        return f"TaskHubClient(hub={self._hold.hub!r})"
+
     @property
     def default_version(self) -> str | None:
         """Of orchestrations that are scheduled without one."""

@@ -98,7 +98,7 @@ def test_up_on_a_state_file_that_can_not_be_opened(state_dir: Path, name: str, k
     assert up.returncode == 1
     (line,) = (line for line in up.stderr.splitlines() if " WARNING " not in line)
     assert f"{state_dir / name} can't be opened" in line
-    assert "choose another state directory" in line
+    assert "that no other program holds it, or choose another" in line
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "localhost:80", "http://:99999", "http://[::1"])

@@ -348,3 +348,16 @@ def test_a_kept_event_that_the_converter_refuses_raises_where_it_is_taken() -> N
     driver = Driver(main, converter=Picky())
     driver.start()
     assert output_of(driver.turn(driver.event("e", "bad"), driver.event("go"))) == "bad data"
+
+
+def test_a_wait_for_what_is_no_name_is_an_error_in_the_code() -> None:
+    """S-EVT-1: names are text."""
+
+    def main(ctx: Ctx, name: Any) -> str:
+        try:
+            ctx.wait_for_external_event(name)
+        except TypeError as error:
+            return str(error)
+        return "no error"
+
+    assert output_of(Driver(main).start()) == "the event's name must be text, not 'NoneType'"

@@ -25,6 +25,22 @@ def test_aware_times_become_naive_utc() -> None:
     assert [a.due for a in turn.actions] == [START + 3600 * SECOND] * 2
 
 
+@pytest.mark.parametrize("due", ["tomorrow", 5, None])
+def test_what_is_no_time_is_an_error_in_the_code(due: Any) -> None:
+    """S-TMR-1: it says what is wanted."""
+
+    def main(ctx: Ctx, _: Any) -> str:
+        try:
+            ctx.create_timer(due)
+        except TypeError as error:
+            return str(error)
+        return "no error"
+
+    assert (
+        output_of(Driver(main).start()) == f"a timer is due at a datetime or after a timedelta, not {due!r}"
+    )
+
+
 def test_long_timers_are_made_of_several_each_with_its_id() -> None:
     """S-TMR-3: longer than the maximum interval: chunks, each with a new task id."""
 

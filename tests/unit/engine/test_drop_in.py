@@ -112,12 +112,19 @@ def test_the_worker_has_the_sdks_methods_with_its_signatures() -> None:
         assert_fits(present[name], wanted[name])
 
 
-def test_the_workers_options_are_the_sdks() -> None:
-    """S-HUB-7: all of the SDK's constructor, but what is about connections, payload stores and traces."""
+@pytest.mark.parametrize(
+    ("ours", "theirs", "more"),
+    [
+        (TaskHubWorker, TaskHubGrpcWorker, set()),
+        (TaskHubClient, TaskHubGrpcClient, {"logger", "log_handler", "log_formatter"}),
+        (AsyncTaskHubClient, AsyncTaskHubGrpcClient, {"logger", "log_handler", "log_formatter"}),
+    ],
+)
+def test_the_options_are_the_sdks(ours: type, theirs: type, more: set[str]) -> None:
+    """S-HUB-7: all of them but what is about connections, payload stores, traces, and the clients' logs."""
     wire = {"host_address", "metadata", "channel", "secure_channel", "interceptors", "channel_options"}
     elsewhere = {"resiliency_options", "payload_store", "emit_trace_spans"}
-    wanted = parameters(TaskHubGrpcWorker.__init__)
-    present = parameters(TaskHubWorker.__init__)
-    assert wanted.keys() - present.keys() == wire | elsewhere
+    wanted, present = parameters(theirs), parameters(ours)
+    assert wanted.keys() - present.keys() == wire | elsewhere | more
     shared = wanted.keys() & present.keys()
     assert {name: present[name] for name in shared} == {name: wanted[name] for name in shared}

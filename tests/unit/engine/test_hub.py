@@ -25,6 +25,7 @@ from provisioning.engine import (
     Engine,
     EngineOptions,
     EngineStoppedError,
+    StateError,
     StateFormatError,
     StateInUseError,
     TaskHub,
@@ -551,3 +552,80 @@ def test_the_file_is_free_when_its_owner_dies_and_a_fork_of_it_lives(path: Path)
         assert owner.wait() == 7
         with TaskHubClient(hub=path) as client:
             assert client.get_orchestration_state("i") is not None
+
+
+@pytest.mark.parametrize(
+    ("named", "error"),
+    [("", ValueError), (":memory:", ValueError), (5, TypeError), (b"hub.db", TypeError)],
+)
+@pytest.mark.parametrize("user", [TaskHubWorker, TaskHubClient, AsyncTaskHubClient, TaskHub])
+def test_what_names_no_file_is_refused_when_it_is_named(
+    user: Callable[..., object], named: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=f"a hub is .*{named!r}"):
+        user(named) if user is TaskHub else user(hub=named)
+
+
+@pytest.mark.parametrize("what", ["the hub", "its directory"])
+def test_a_place_that_can_not_hold_a_hub_is_named(tmp_path: Path, what: str) -> None:
+    place = tmp_path / "taken"
+    if what == "the hub":
+        place.mkdir()
+        path, reason = place, "Is a directory"
+    else:
+        place.touch()
+        path, reason = place / "hub.db", f"File exists: {place}"
+    with pytest.raises(StateError) as caught:
+        TaskHubWorker(hub=path).start()
+    assert f"{path} can't be opened or written ({reason})" in str(caught.value)
+
+
+def test_a_wait_that_is_too_long_says_how_it_stands_with_the_instance(path: Path) -> None:
+    """S-LIFE-11: and whether anybody is there to run it."""
+    with TaskHubClient(hub=path) as client, worker_of(path, one_event) as worker:
+        assert repr(client) == f"TaskHubClient(hub=TaskHub({str(path.resolve())!r}))"
+        client.schedule_new_orchestration(one_event, instance_id="i")
+        for wait, what in (
+            (client.wait_for_orchestration_start, "start"),
+            (client.wait_for_orchestration_completion, "complete"),
+        ):
+            for instance_id, standing in (("i", "it is PENDING"), ("other", "there is none of that id")):
+                with pytest.raises(TimeoutError) as caught:
+                    wait(instance_id, timeout=0)
+                assert str(caught.value) == (
+                    f"timed out after 0 s waiting for orchestration {instance_id!r} to {what}: {standing}, "
+                    "and no worker has been started on the hub"
+                )
+        worker.start()
+        client.wait_for_orchestration_start("i", timeout=LONG_S)
+        with pytest.raises(TimeoutError, match=r"to complete: it is RUNNING$"):
+            client.wait_for_orchestration_completion("i", timeout=0)
+
+
+def test_arguments_of_the_wrong_type_are_named(path: Path) -> None:
+    """S-DATA-1: what is no text or time is refused before anything is kept."""
+    wrong: Any = 5
+    day: Any = "tomorrow"
+    with TaskHubClient(hub=path) as client:
+        client.schedule_new_orchestration("one", instance_id="i")
+        wrong_calls: dict[str, Callable[[], object]] = {
+            "the instance id must be text": lambda: client.schedule_new_orchestration("x", instance_id=wrong),
+            "the version must be text": lambda: client.schedule_new_orchestration("x", version=wrong),
+            "the tag 'a' must be text": lambda: client.schedule_new_orchestration("x", tags={"a": wrong}),
+            "a tag's name must be text": lambda: client.schedule_new_orchestration("x", tags={wrong: "a"}),
+            "start_at must be a datetime": lambda: client.schedule_new_orchestration("x", start_at=day),
+            "the instance id must be text, not": lambda: client.get_orchestration_state(wrong),
+            "the instance id must": lambda: client.wait_for_orchestration_completion(wrong, timeout=LONG_S),
+            "the event's instance id must be text": lambda: client.raise_orchestration_event(wrong, "e"),
+            "the event's name must be text": lambda: client.raise_orchestration_event("i", wrong),
+            "completed_time_to must be a": lambda: client.list_instance_ids(completed_time_to=day),
+            "created_time_from must be a": lambda: client.purge_orchestrations_by(created_time_from=day),
+        }
+        for named, call in wrong_calls.items():
+            with pytest.raises(TypeError, match=named):
+                call()
+        with pytest.raises(ValueError, match="has no name: give a function"):
+            client.schedule_new_orchestration(wrong)
+        with pytest.raises(ValueError, match="the event's name is empty"):
+            client.raise_orchestration_event("i", None)  # type: ignore[arg-type]  # what is tested
+        assert [state.instance_id for state in client.get_all_orchestration_states()] == ["i"]

@@ -82,8 +82,12 @@ def events_of(path: Path, kind: Kind) -> int:
 def test_registration_is_over_while_it_runs(path: Path) -> None:
     """S-HUB-2: after start RuntimeError, a duplicate ValueError; stopped, it takes more."""
     with worker_of(path, echo) as worker:
-        with pytest.raises(ValueError, match="'echo' is already registered"):
+        with pytest.raises(ValueError, match="an orchestrator named 'echo' is already registered"):
             worker.add_orchestrator(echo)
+        nameless: list[Any] = [None, partial(print)]
+        for nobody in nameless:
+            with pytest.raises(ValueError, match="has no name: give a function"):
+                worker.add_orchestrator(nobody)
         with pytest.raises(ValueError, match="non-empty"):
             worker.add_named_activity("", echo)
         with pytest.raises(ValueError, match="no function"):
@@ -92,6 +96,7 @@ def test_registration_is_over_while_it_runs(path: Path) -> None:
         for late in (
             lambda: worker.add_orchestrator(one_event),
             lambda: worker.add_activity(echo),
+            lambda: worker.add_orchestrator(lambda ctx, _: None),
             lambda: worker.use_versioning(VersioningOptions()),
             lambda: worker.use_work_item_filters(),
         ):
