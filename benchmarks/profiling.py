@@ -28,28 +28,49 @@ _Code = tuple[str, int, str]
 """File, line and name of a function, as pstats has it; the file of what is written in C is ``~``."""
 
 _CORE = "turns: the core, with the SDK's tasks"
+_AROUND = "turns: what is around the core"
+_COMMITS = "commits: gathered and told"
+_CLIENTS = "clients and the engine's face"
+_READING = "reading the state file"
 _PARTS_OF_MODULES = {
-    "execution": _CORE,
+    "completion": _CORE,
     "context": _CORE,
-    "retries": _CORE,
+    "execution": _CORE,
+    "external_events": _CORE,
     "failures": _CORE,
     "functions": _CORE,
-    "turns": "turns: what is around the core",
-    "outcomes": "turns: what is around the core",
-    "agenda": "turns: what is around the core",
-    "instances": "turns: what is around the core",
-    "records": "turns: what is around the core",
-    "clock": "turns: what is around the core",
+    "nondeterminism": _CORE,
+    "retries": _CORE,
+    "agenda": _AROUND,
+    "clock": _AROUND,
+    "instances": _AROUND,
+    "outcomes": _AROUND,
+    "records": _AROUND,
+    "turns": _AROUND,
     "timers": "timers",
-    "commits": "commits: gathered and told",
-    "waiters": "commits: gathered and told",
-    "writer": "commits: gathered and told",
-    "store": "commits: gathered and told",
+    "commits": _COMMITS,
+    "health": _COMMITS,
+    "store": _COMMITS,
+    "waiters": _COMMITS,
+    "writer": _COMMITS,
     "activities": "activities",
-    "client": "clients and the engine's face",
-    "engine": "clients and the engine's face",
+    "offers": "activities",
+    "threads": "activities",
+    "client": _CLIENTS,
+    "engine": _CLIENTS,
+    "histories": _CLIENTS,
+    "hub": _CLIENTS,
+    "interpreter": _CLIENTS,
+    "lifecycle": _CLIENTS,
+    "options": _CLIENTS,
+    "queries": _CLIENTS,
+    "rewinds": _CLIENTS,
+    "sync_client": _CLIENTS,
+    "worker": _CLIENTS,
     "serialization": "serialisation",
-    "sqlite_store": "reading the state file",
+    "damage": _READING,
+    "sqlite_store": _READING,
+    "watched_store": _READING,
 }
 _PARTS_OF_PATHS = (
     (re.compile(r"/durabletask/serialization\.py$|/json/|^<frozen json"), "serialisation"),
@@ -59,7 +80,7 @@ _PARTS_OF_PATHS = (
 )
 _PARTS_OF_BUILTINS = (
     (re.compile(r"select\.\w*poll|select\.kqueue|kqueue' objects"), "waiting: for the disk, mostly"),
-    (re.compile(r"sqlite3\."), "reading the state file"),
+    (re.compile(r"sqlite3\."), _READING),
     (re.compile(r"_json"), "serialisation"),
 )
 

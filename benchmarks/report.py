@@ -38,7 +38,9 @@ ratio is the median of those of neighbouring runs. The aim is 0.9 against the se
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--engine-rounds", type=int, default=3)
     parser.add_argument("--large", action="store_true", help="a million waiting instances too")

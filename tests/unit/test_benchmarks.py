@@ -18,6 +18,7 @@ from benchmarks.peers.environment import PeerMissingError
 from benchmarks.suite import DISK, Plan
 from benchmarks.tables import as_markdown
 from benchmarks.workloads import CHAIN, LATENCY, SEED, WORKLOADS, percentiles
+from provisioning import engine as engine_package
 from provisioning.engine import EngineOptions
 
 
@@ -129,6 +130,11 @@ async def test_a_profile_says_by_part_where_the_time_goes(tmp_path: Path) -> Non
     text = await profiling.profile(20, tmp_path)
     for part in ("turns: the core", "serialisation", "the event loop", "`INSERT ", "`COMMIT`"):
         assert part in text
+
+
+def test_a_profile_has_a_part_for_each_module_of_the_engine() -> None:
+    modules = {path.stem for path in Path(engine_package.__file__).parent.glob("*.py")}
+    assert profiling._PARTS_OF_MODULES.keys() == modules - {"__init__", "errors"}
 
 
 def test_the_parts_of_a_profile_add_up_to_all_of_its_time() -> None:
