@@ -80,9 +80,11 @@ def connect(settings: EngineSettings) -> Sdk:
 
     Raises SettingsError where the packages for a task hub are missing.
     """
-    # The SDK tells of every try to connect; we say once that the backend is away.
+    # The SDK tells of every try to connect, and Azure's credentials of every token that they don't get, in
+    # a dozen lines each time; we say once that the backend is away, and why.
     logger = _LOG.getChild("sdk")
-    logger.setLevel(logging.NOTSET if _LOG.isEnabledFor(logging.INFO) else logging.ERROR)
+    for teller in (logger, logging.getLogger("azure.identity")):
+        teller.setLevel(logging.NOTSET if _LOG.isEnabledFor(logging.INFO) else logging.ERROR)
     channel_options = GrpcChannelOptions(
         max_receive_message_length=MAX_MESSAGE_BYTES,
         max_send_message_length=MAX_MESSAGE_BYTES,

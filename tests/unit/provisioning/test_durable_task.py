@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import AsyncIterator, Callable
 from concurrent import futures
@@ -361,6 +362,18 @@ def test_a_task_hub_without_its_packages_is_named_with_the_remedy(monkeypatch: p
     monkeypatch.setitem(sys.modules, "durabletask.azuremanaged.worker", None)
     with pytest.raises(SettingsError, match=r"MUSTER_ENGINE_TASKHUB.*pip install durabletask\.azuremanaged"):
         DurableTaskEngine(settings(1, task_hub="default"))
+
+
+@pytest.mark.parametrize("level", [logging.WARNING, logging.INFO])
+async def test_what_libraries_tell_of_each_try_is_for_those_who_want_to_know(
+    level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = ("azure.identity._credentials.chained", "provisioning.durable_task_sdk.sdk")
+    with caplog.at_level(level):
+        DurableTaskEngine(settings(1))
+        for name in told:
+            logging.getLogger(name).warning("no token, no connection, …")
+    assert [record.name for record in caplog.records] == [name for name in told if level == logging.INFO]
 
 
 class Listener(grpc.GenericRpcHandler):
