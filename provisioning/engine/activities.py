@@ -102,6 +102,11 @@ class ActivityRunner:
         """Activities that wait for a place or run."""
         return len(self._waiting_async) + self._running_async + len(self._unfinished_plain)
 
+    @property
+    def crowded(self) -> bool:
+        """Whether activities wait for a place: one more would wait too."""
+        return bool(self._waiting_async) or len(self._unfinished_plain) > self._options.max_sync_activities
+
     def submit(self, call: ActivityCall) -> None:
         """Run an activity; its end is told to ``done``, on the loop, never within this call."""
         if self._stopping:

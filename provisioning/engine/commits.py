@@ -19,6 +19,9 @@ from provisioning.engine.store import Store
 from provisioning.engine.waiters import Waiters, fulfil, refuse
 from provisioning.engine.writer import Writer
 
+_PLENTY = 1_000
+"""Rows that are worth a commit of their own, however soon it comes."""
+
 
 class Commits:
     """The transaction being gathered (``open``), the one at the writer, and the instances of both.
@@ -36,14 +39,19 @@ class Commits:
         *,
         step: Callable[[], None],
         begin_activity: Callable[[ActivityCall], None],
+        crowded: Callable[[], bool],
     ) -> None:
         self._store = store
         self._options = options
         self._health = health
         self._step = step
         self._begin_activity = begin_activity
+        self._crowded = crowded
         self._loop = asyncio.get_running_loop()
         self._step_scheduled = False
+        #: When the next commit may begin while it is crowded, on the loop's clock; who sees to it then.
+        self._not_before = 0.0
+        self._later: asyncio.TimerHandle | None = None
         self._ended: asyncio.Future[None] | None = None
         self._number = 1
         self._next_key = self._next_message = 0
@@ -165,10 +173,12 @@ class Commits:
             fulfil(ended)
 
     def submit(self) -> None:
-        """Hand what was gathered to the writer, if it is free."""
+        """Hand what was gathered to the writer, if it is free, and if that is not too soon."""
         transaction = self.open
         # After a failure nothing may follow: a batch is missing before it, or half of a turn is in it.
         if self.under_way is not None or self._health.failed is not None or not transaction:
+            return
+        if self._too_soon(transaction):
             return
         for instance, message in transaction.internal:
             if not message.consumed and not message.stored_id and instance.status not in ENDED:
@@ -187,6 +197,23 @@ class Commits:
         self.open = Transaction(self._number)
         self.under_way = transaction
         self.writer.submit(transaction.batch, self._on_committed)
+
+    def _too_soon(self, transaction: Transaction) -> bool:
+        """Whether to gather more first: what a commit would begin now would wait for a place all the same."""
+        if transaction.rows >= _PLENTY or self._health.stopping or not self._crowded():
+            wait_s = 0.0
+        else:
+            wait_s = self._not_before - self._loop.time()
+        if wait_s <= 0:
+            self._not_before = self._loop.time() + self._options.commit_distance.total_seconds()
+            return False
+        if self._later is None:
+            self._later = self._loop.call_later(wait_s, self._step_at_last)
+        return True
+
+    def _step_at_last(self) -> None:
+        self._later = None
+        self.schedule_step()
 
     def _on_committed(self, error: BaseException | None) -> None:
         transaction = self.under_way
@@ -258,6 +285,8 @@ class Commits:
 
     def close(self) -> None:
         """Let go of all instances, their generators closed."""
+        if self._later is not None:
+            self._later.cancel()
         for instance in self.instances.values():
             if instance.execution is not None:
                 instance.execution.release()

@@ -200,6 +200,7 @@ class Engine(Registration):
             Writer(self._store, self._make_pool("engine-writer", 1)),
             step=self._step,
             begin_activity=self._offers.submit,
+            crowded=lambda: self._offers.crowded,
         )
         self._agenda = Agenda(self._commits)
         self._timers = Timers(

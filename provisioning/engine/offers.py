@@ -88,6 +88,13 @@ class Offers:
             return self._only.runner.backlog
         return sum(taker.runner.backlog for taker in self._takers.values())
 
+    @property
+    def crowded(self) -> bool:
+        """Whether activities wait for a place with everyone who takes any."""
+        if self._only is not None:
+            return self._only.runner.crowded
+        return bool(self._takers) and all(taker.runner.crowded for taker in self._takers.values())
+
     def add(self, offer: Offer, runner: ActivityRunner) -> None:
         """Take up an offer: activities that it takes begin."""
         self._takers[offer] = _Taker(offer, runner)

@@ -20,6 +20,8 @@ class EngineOptions:
     """Idle instances kept in memory; beyond it the longest idle are dropped and come back by replay."""
     max_commit_rows: int = 20_000
     """Rows gathered for one transaction before turns wait for the disk."""
+    commit_distance: timedelta = timedelta(milliseconds=30)
+    """While activities wait for a place, commits begin at least so far apart; else at once."""
     max_turn_messages: int = 1_000
     """Messages that one turn takes; the rest wait for the next turn."""
     max_payload_bytes: int = 16 * 1024 * 1024
