@@ -200,7 +200,8 @@ class Commits:
 
     def _too_soon(self, transaction: Transaction) -> bool:
         """Whether to gather more first: what a commit would begin now would wait for a place all the same."""
-        if transaction.rows >= _PLENTY or self._health.stopping or not self._crowded():
+        plenty = min(_PLENTY, self._options.max_commit_rows)  # at the latter turns and callers wait for it
+        if transaction.rows >= plenty or self._health.stopping or not self._crowded():
             wait_s = 0.0
         else:
             wait_s = self._not_before - self._loop.time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,12 @@ def waits(ctx: Ctx, _: Any) -> Steps:
     return (yield ctx.wait_for_external_event("e"))
 
 
-def engine_on(path: Path, gate: asyncio.Event) -> Engine:
+def engine_on(path: Path, gate: asyncio.Event, max_commit_rows: int = 20_000) -> Engine:
     async def work(_: Any, __: Any) -> str:
         await gate.wait()
         return "worked"
 
-    engine = Engine(path, options=FAR)
+    engine = Engine(path, options=replace(FAR, max_commit_rows=max_commit_rows))
     engine.add_orchestrator(works)
     engine.add_orchestrator(waits)
     engine.add_named_activity("work", work)
@@ -90,3 +91,17 @@ async def test_much_is_committed_at_once(path: Path) -> None:
                 group.create_task(client.schedule_new_orchestration(waits, instance_id=f"many-{number}"))
         await raising
         gate.set()
+
+
+async def test_a_small_bound_on_the_batch_goes_before_the_distance(path: Path) -> None:
+    """Callers who are pushed back because a batch is full do not wait for the distance as well."""
+    gate = asyncio.Event()
+    engine = engine_on(path, gate, max_commit_rows=4)
+    async with engine:
+        client = AsyncTaskHubClient(engine)
+        raising = await crowd(client, engine)
+        async with asyncio.TaskGroup() as group:
+            for number in range(12):
+                group.create_task(client.schedule_new_orchestration(waits, instance_id=f"more-{number}"))
+            await raising
+            gate.set()
