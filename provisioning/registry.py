@@ -617,15 +617,16 @@ class Registry:
         self, run_id: str, counts: Mapping[DeviceState, int]
     ) -> dict[str, dict[int, float]]:
         provisioned = counts[DeviceState.PROVISIONED]
+        under_way = any(counts[state] for state in WORKING)
         known = self._percentiles.get(run_id)
         started = time.monotonic()
-        if known is not None and (known[0] > started or known[1] == provisioned):
+        # Older ones will do while there are more to come; the last word on a run is whole.
+        if known is not None and (known[1] == provisioned or (under_way and known[0] > started)):
             return known[2]
         percentiles: dict[str, dict[int, float]] = {}
         for kind, percent, seconds in await self._ask("run_percentiles", run_id):
             percentiles.setdefault(kind, {})[percent] = seconds
         ended = time.monotonic()
-        under_way = any(counts[state] for state in WORKING)
         fresh_until = ended + (ended - started) / _PERCENTILE_DUTY if under_way else ended
         if len(self._percentiles) > 100:
             self._percentiles.clear()
