@@ -140,7 +140,8 @@ class Package(Message):
 
     ``sha256`` is that of the whole package; ``signature`` is the base64 Ed25519 signature, by the
     key ``key_id``, over the 32 raw bytes of that hash. ``url`` is a SAS URL, valid until
-    ``expires_at``: it is left out of ``repr``.
+    ``expires_at``: it is left out of ``repr``. ``ack_timeout_s`` is how long the service waits for an answer
+    before it sends the package again.
     """
 
     instance_id: InstanceId
@@ -153,6 +154,7 @@ class Package(Message):
     signature: Ed25519Signature
     key_id: Label
     expires_at: Instant
+    ack_timeout_s: Annotated[float, Field(gt=0)] | None = None
 
 
 class Event(Message):

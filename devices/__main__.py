@@ -6,22 +6,25 @@ Exit status: 0 after an orderly end, 1 when devices crashed (a bug), 2 when it c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from broker.connection import BrokerAddress, BrokerAddressError
 from devices.arguments import FleetArguments, parse
-from devices.errors import DevicesError
+from devices.control import ControlServer
+from devices.credentials import Credentials
+from devices.dice import Trace
+from devices.errors import DevicesError, FleetStartError
 from devices.fleet import Fleet, FleetOptions
 from devices.limits import ensure_file_descriptors
-from devices.plan import plan
-from devices.statistics import FleetStatistics
+from devices.roster import Roster
 from devices.verify import Verifier
 
 _LOG = logging.getLogger("devices")
@@ -47,21 +50,29 @@ async def _run(arguments: FleetArguments) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    options = FleetOptions(connects_per_s=arguments.connects_per_s)
-    plans = tuple(plan(arguments.spec, arguments.shard))
-    ensure_file_descriptors(len(plans) + options.max_http_connections)
-    fleet = Fleet(
-        arguments.spec,
-        plans,
-        address=BrokerAddress.parse(arguments.broker_url),
-        verifier=Verifier.from_base64(arguments.trust),
-        options=options,
-    )
-    async with fleet:
-        await _watch(fleet, stop, arguments.stats_file)
-    last = fleet.statistics()
+    given = arguments.read()
+    options = FleetOptions(ramp_share=1 / arguments.shard[1])
+    roster = Roster(given.spec, given.changes, shard=arguments.shard)
+    ensure_file_descriptors(len(roster.entries) + options.max_http_connections)
+    address = BrokerAddress.parse(arguments.broker_url)
+    with _tracing(arguments.trace_file) as trace:
+        fleet = Fleet(
+            roster,
+            address=address,
+            verifier=Verifier.from_base64(arguments.trust),
+            credentials=Credentials.of(address, arguments.group_key_file),
+            options=options,
+            trace=trace,
+        )
+        async with fleet, contextlib.AsyncExitStack() as stack:
+            if arguments.control_file is not None:
+                await stack.enter_async_context(
+                    ControlServer(fleet, arguments.control_file, number=given.number)
+                )
+            await _watch(fleet, stop, arguments.stats_file)
+        last = fleet.statistics()
     _keep(last, arguments.stats_file)
-    return 1 if last.counts["crashed"] else 0
+    return 1 if last["crashed"] else 0
 
 
 async def _watch(fleet: Fleet, stop: asyncio.Event, stats_file: Path | None) -> None:
@@ -70,9 +81,9 @@ async def _watch(fleet: Fleet, stop: asyncio.Event, stats_file: Path | None) -> 
     while not stop.is_set():
         statistics = fleet.statistics()
         _keep(statistics, stats_file)
-        if not complete and statistics.ever_registered == statistics.devices:
+        if not complete and statistics["ever_registered"] == statistics["devices"]:
             complete = True
-            _LOG.info("%d devices registered after %.1f s", statistics.devices, statistics.uptime_s)
+            _LOG.info("%d devices registered after %.1f s", statistics["devices"], statistics["uptime_s"])
         try:
             async with asyncio.timeout(_STATISTICS_INTERVAL_S):
                 await stop.wait()
@@ -80,16 +91,34 @@ async def _watch(fleet: Fleet, stop: asyncio.Event, stats_file: Path | None) -> 
             continue
 
 
-def _keep(statistics: FleetStatistics, path: Path | None) -> None:
+def _keep(statistics: Mapping[str, Any], path: Path | None) -> None:
     """Write the file so that a reader sees the old one or the new one, never a part."""
     if path is None:
         return
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
-        fresh.write_text(json.dumps(statistics.as_json()) + "\n")
+        fresh.write_text(json.dumps(statistics) + "\n")
         fresh.replace(path)
     except OSError as error:
         _LOG.warning("can't write statistics to %s: %s", path, error)
+
+
+@contextlib.contextmanager
+def _tracing(path: Path | None) -> Iterator[Trace | None]:
+    """Write each random choice as a line; raises `FleetStartError`."""
+    if path is None:
+        yield None
+        return
+    try:
+        file = path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise FleetStartError(f"the trace can't be written to {path}: {error.strerror}") from error
+    with file:
+
+        def trace(device_id: str, what: str, nth: int, value: float) -> None:
+            file.write(json.dumps({"device": device_id, "what": what, "nth": nth, "value": value}) + "\n")
+
+        yield trace
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The command line of a fleet process, from both sides: who starts one and the process itself.
 
-Only the standard library is imported here, besides `devices.plan`.
+A fleet comes from a file (``--fleet``), or from flags where it is of one group. Only the standard library is
+imported here, besides modules that keep to it too.
 """
 
 from __future__ import annotations
@@ -12,43 +13,50 @@ from pathlib import Path
 from typing import Final
 
 from devices.errors import FleetSpecError
-from devices.plan import DEFAULT_BEHAVIOURS, FleetSpec, parse_behaviours, parse_shard
+from devices.fleet_file import FleetFile
+from devices.roster import parse_shard
+from devices.spec import DEFAULT_BEHAVIOURS, DEFAULT_DEVICES_PER_S, FleetSpec, RampSpec, parse_behaviours
 
-DEFAULT_CONNECTS_PER_S: Final = 500.0
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FleetArguments:
-    """Everything a fleet process is told: a spec, its shard of it, and where to go."""
+    """Everything a fleet process is told: a fleet, its shard of it, and where to go."""
 
-    spec: FleetSpec
+    fleet: Path | FleetSpec
     broker_url: str
     trust: Sequence[str]
     shard: tuple[int, int] = (1, 1)
-    connects_per_s: float = DEFAULT_CONNECTS_PER_S
+    group_key_file: Path | None = None
     stats_file: Path | None = None
+    control_file: Path | None = None
+    trace_file: Path | None = None
     log_level: str = "warning"
+
+    def read(self) -> FleetFile:
+        """The fleet; raises `FleetSpecError`."""
+        return FleetFile.read(self.fleet) if isinstance(self.fleet, Path) else FleetFile(spec=self.fleet)
 
 
 def to_argv(arguments: FleetArguments) -> list[str]:
-    """What follows ``python -m devices``; `parse` gives the same arguments back."""
-    spec = arguments.spec
+    """What follows ``python -m devices`` for a fleet from a file; `parse` gives the same arguments back."""
+    assert isinstance(arguments.fleet, Path)
     argv = [
+        f"--fleet={arguments.fleet}",
         f"--broker={arguments.broker_url}",
-        f"--count={spec.count}",
-        f"--seed={spec.seed}",
-        f"--behaviours={','.join(f'{name}={weight!r}' for name, weight in spec.behaviours.items())}",
-        f"--model={spec.model}",
-        f"--firmware-version={spec.firmware_version}",
-        f"--prefix={spec.prefix}",
         f"--shard={arguments.shard[0]}/{arguments.shard[1]}",
-        f"--connects-per-s={arguments.connects_per_s!r}",
         f"--log-level={arguments.log_level}",
     ]
     argv += [f"--trust={key}" for key in arguments.trust]
-    argv += [f"--tag={key}={value}" for key, value in spec.tags.items()]
-    if arguments.stats_file is not None:
-        argv.append(f"--stats-file={arguments.stats_file}")
+    for option, path in (
+        ("group-key-file", arguments.group_key_file),
+        ("stats-file", arguments.stats_file),
+        ("control-file", arguments.control_file),
+        ("trace-file", arguments.trace_file),
+    ):
+        if path is not None:
+            argv.append(f"--{option}={path}")
     return argv
 
 
@@ -59,21 +67,30 @@ def parse(argv: Sequence[str]) -> FleetArguments:
     """
     given = _parser().parse_args(argv)
     return FleetArguments(
-        spec=FleetSpec(
-            count=given.count,
-            seed=given.seed,
-            behaviours=DEFAULT_BEHAVIOURS if given.behaviours is None else parse_behaviours(given.behaviours),
-            model=given.model,
-            firmware_version=given.firmware_version,
-            tags=dict(_parse_tag(tag) for tag in given.tag),
-            prefix=given.prefix,
-        ),
+        fleet=given.fleet if given.fleet is not None else _from_flags(given),
         broker_url=given.broker,
         trust=tuple(given.trust),
         shard=parse_shard(given.shard),
-        connects_per_s=given.connects_per_s,
+        group_key_file=given.group_key_file,
         stats_file=given.stats_file,
+        control_file=given.control_file,
+        trace_file=given.trace_file,
         log_level=given.log_level,
+    )
+
+
+def _from_flags(given: argparse.Namespace) -> FleetSpec:
+    if given.count is None:
+        raise FleetSpecError("count", "it is missing", "give --count, or a fleet file by --fleet")
+    return FleetSpec.of(
+        seed=given.seed,
+        ramp=RampSpec(devices_per_s=given.connects_per_s),
+        count=given.count,
+        behaviours=DEFAULT_BEHAVIOURS if given.behaviours is None else parse_behaviours(given.behaviours),
+        model=given.model,
+        firmware_version=given.firmware_version,
+        tags=dict(_parse_tag(tag) for tag in given.tag),
+        prefix=given.prefix,
     )
 
 
@@ -85,7 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     option = parser.add_argument
     option("--broker", required=True, metavar="URL", help="mqtt://[user:password@]host[:port] or mqtts://…")
-    option("--count", required=True, type=int, help="devices in the whole fleet")
+    option("--fleet", type=Path, metavar="PATH", help="a fleet file (.toml), in the place of flags")
+    option("--count", type=int, help="devices in the whole fleet")
     option("--seed", type=int, default=1, help="the same seed gives the same fleet (default 1)")
     option("--behaviours", metavar="NAME=WEIGHT,…", help="how many behave how, as in healthy=0.9,slow=0.1")
     option(
@@ -100,11 +118,24 @@ def _parser() -> argparse.ArgumentParser:
     option("--tag", action="append", default=[], metavar="KEY=VALUE", help="a tag to register (repeatable)")
     option("--prefix", default="dev", help="device ids are PREFIX-00001 and so on")
     option("--shard", default="1/1", metavar="K/N", help="run only the K-th of N parts of the fleet")
-    option("--connects-per-s", type=float, default=DEFAULT_CONNECTS_PER_S, help="the ramp (default 500)")
+    option(
+        "--connects-per-s",
+        type=float,
+        default=DEFAULT_DEVICES_PER_S,
+        help="the ramp of the whole fleet (default 500)",
+    )
+    option(
+        "--group-key-file",
+        type=Path,
+        metavar="PATH",
+        help="log in as each device, with a key derived from this one (base64)",
+    )
     option(
         "--stats-file", type=Path, metavar="PATH", help="where to keep statistics as JSON, anew each second"
     )
-    option("--log-level", choices=("debug", "info", "warning", "error"), default="warning")
+    option("--control-file", type=Path, metavar="PATH", help="take changes, and write here where and how")
+    option("--trace-file", type=Path, metavar="PATH", help="write each random choice as a line of JSON")
+    option("--log-level", choices=LOG_LEVELS, default="warning")
     return parser
 
 

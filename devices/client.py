@@ -73,6 +73,10 @@ class DeviceClient(Client):
             except OSError as error:
                 _LOG.debug("already cut: %s", error)
 
+    def part(self) -> None:
+        """Say DISCONNECT and let the reader see the end; `finish` would not return before it has."""
+        self._client.disconnect()
+
     async def _misc_loop(self) -> None:
         # aiomqtt looks after the keepalive every second; for ten thousand idle devices that would be
         # ten thousand wake-ups a second, and keepalives are a minute long.

@@ -5,15 +5,17 @@
 - One download at a time, and the newest attempt wins.
 - What the service sends and the contract refuses is counted and dropped.
 
-Connecting, registering and repeating what may have been lost is `devices.link`'s.
+Its behaviours (`devices.behaviours`) are asked at each step. Connecting, registering and repeating what may
+have been lost is `devices.link`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from broker import topics
@@ -30,16 +32,23 @@ from broker.messages import (
     DownloadStarted,
     Event,
     Package,
+    PackageRejected,
     Register,
     device_id_of,
     parse_command,
     parse_package,
 )
-from devices.behaviours import Outage, Step, behaviour
+from devices.behaviours import Combined, Failure, Refusal, Step
+from devices.behaviours.base import Way
+from devices.behaviours.combined import Powerless
+from devices.controls import DeviceControls
+from devices.delays import Delays
+from devices.dice import Dice
 from devices.download import Download, Interrupted
 from devices.errors import DownloadError
 from devices.link import Link, Outgoing
-from devices.plan import DevicePlan
+from devices.roster import DevicePlan
+from devices.spec import Group
 from devices.surroundings import Surroundings
 
 _LOG = logging.getLogger(__name__)
@@ -51,65 +60,69 @@ _PROGRESS_AFTER_S: Final = 0.5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Answer:
-    """What the device answered to one message of the service."""
+    """What the device answered to one message of the service; None: nothing, and it stays at that."""
 
     asked: tuple[str, str, int]
-    outgoing: Outgoing
+    outgoing: Outgoing | None
 
 
 class Device:
-    """One emulated device; `run` until cancelled, `say_goodbye` before that for a graceful end."""
+    """One emulated device; `run` until cancelled, `say_goodbye` before that for a graceful end.
+
+    The public attributes but for those of a fleet's (`run`, `connected`, …) are for `DeviceControls`.
+    """
 
     __slots__ = (
         "_activation_answer",
-        "_around",
-        "_behaviour",
+        "_combined",
+        "_controls",
+        "_delays",
         "_download",
         "_firmware_version",
-        "_link",
-        "_model",
-        "_newest",
-        "_outage",
+        "_group",
+        "_hung",
         "_package_answer",
         "_plan",
-        "_tags",
+        "_side",
+        "_stored",
         "_verified",
         "_work",
         "_working_on",
+        "around",
+        "dice",
+        "link",
+        "package",
     )
 
-    def __init__(
-        self,
-        plan: DevicePlan,
-        around: Surroundings,
-        *,
-        model: str,
-        firmware_version: str,
-        tags: Mapping[str, str],
-    ) -> None:
+    def __init__(self, plan: DevicePlan, group: Group, combined: Combined, around: Surroundings) -> None:
+        """``combined`` is how it behaves, made with the dice of ``plan``'s seed."""
         self._plan = plan
-        self._around = around
-        self._model = model
-        self._firmware_version = firmware_version
-        self._tags = tags
-        self._behaviour = behaviour(plan.behaviour, plan.seed)
-        self._outage = self._behaviour.outage
-        self._link = Link(
+        self._group = group
+        self.around = around
+        self.dice = Dice(plan.seed, device_id=plan.device_id, trace=around.trace)
+        self._firmware_version = group.firmware_version
+        self._hung = False
+        self.link = Link(
             plan.device_id,
             plan.seed,
             around,
             describe=self._describe,
             on_registered=self._on_registered,
-            on_message=self._take,
+            on_message=self._arrive,
         )
-        # The newest package message; the content that was verified; the download or activation under way.
-        self._newest: Package | None = None
+        # The newest package message; the content that was verified; the download or activation under way,
+        # and a download that a reboot has cut off.
+        self.package: Package | None = None
         self._verified: Package | None = None
         self._download: Download | None = None
+        self._stored: Download | None = None
         self._work: asyncio.Task[None] | None = None
         self._working_on: tuple[str, str, int] | None = None
         self._package_answer: _Answer | None = None
         self._activation_answer: _Answer | None = None
+        # What goes on beside the work: behaviours' own lives, answers that are late.
+        self._side: set[asyncio.Task[None]] | None = None
+        self._take_on(combined)
 
     @property
     def device_id(self) -> str:
@@ -119,41 +132,96 @@ class Device:
     @property
     def connected(self) -> bool:
         """Whether the broker has accepted the connection and it has not been lost since."""
-        return self._link.connected
+        return self.link.connected
 
     @property
     def registered(self) -> bool:
         """Whether it has ever registered."""
-        return self._link.registered
+        return self.link.registered
 
     @property
     def downloading(self) -> bool:
         """Whether a download is under way."""
         return self._download is not None
 
+    @property
+    def busy(self) -> bool:
+        """Whether a download or an activation is under way."""
+        return self._work is not None
+
     async def run(self) -> None:
         """Live, for ever, until cancelled."""
+        self._start_lives()
         try:
-            await self._link.run()
+            await self.link.run()
         finally:
             self._stop_work()
+            self._stop_lives()
 
     async def say_goodbye(self) -> None:
         """Stop working and say ``offline``; then `run` is to be cancelled."""
         self._stop_work()
-        await self._link.say_goodbye()
+        self._stop_lives()
+        await self.link.say_goodbye()
+
+    def behave(self, combined: Combined) -> None:
+        """Behave otherwise from now on; a device that hangs answers again. What is under way goes on."""
+        self._stop_lives()
+        self._hung = False
+        self._take_on(combined)
+        self._start_lives()
+        if self.connected:
+            self._on_registered()
+
+    def lose_power(self, seconds: float, *, keep_download: bool) -> bool:
+        """Forget everything and be back after ``seconds``; True when it was the work under way that asked."""
+        self.around.counters.reboots += 1
+        mine = self._work is not None and asyncio.current_task() is self._work
+        self._stored = self._download if keep_download else None
+        self._stop_work(spare_caller=mine)
+        self.package = self._verified = None
+        self._package_answer = self._activation_answer = None
+        if self._delays is not None:
+            self._delays.forget()
+        self.link.reboot(seconds)
+        return mine
+
+    def hang(self) -> bool:
+        """Answer nothing any more; True when it was the work under way that asked."""
+        self.around.counters.hangs += 1
+        self._hung = True
+        mine = self._work is not None and asyncio.current_task() is self._work
+        self._stop_work(spare_caller=mine)
+        self.link.forget_unanswered()
+        return mine
+
+    def publish_raw(self, kind: str, payload: bytes) -> None:
+        """Publish whatever a behaviour likes below the device's own topics."""
+        self.link.tell(Outgoing(topic=f"devices/{self.device_id}/{kind}", payload=payload))
 
     def _describe(self) -> Register:
-        return Register(model=self._model, firmware_version=self._firmware_version, tags=dict(self._tags))
+        group = self._group
+        return Register(model=group.model, firmware_version=self._firmware_version, tags=dict(group.tags))
 
     def _on_registered(self) -> None:
-        if (outage := self._take_outage(Step.REGISTERED)) is not None:
-            self._leave(outage)
+        if self._combined.interferes:
+            self._beside(self._at(Step.REGISTERED))
+
+    def _take_on(self, combined: Combined) -> None:
+        self._combined = combined
+        self._controls = DeviceControls(self)
+        self._delays = Delays(combined, self.dice, speed=self.around.speed) if combined.delays else None
 
     # -- what the service says ------------------------------------------------------------------------
 
+    def _arrive(self, topic_text: str, payload: bytes) -> None:
+        if self._delays is None:
+            self._take(topic_text, payload)
+        else:
+            self._delays.later("in", lambda: self._take(topic_text, payload))
+
     def _take(self, topic_text: str, payload: bytes) -> None:
-        counters = self._around.counters
+        counters = self.around.counters
         try:
             topic = topics.parse(topic_text)
             message: Package | Command
@@ -165,13 +233,13 @@ class Device:
                 raise BadIdError(message.instance_id, f"it is not about {self.device_id}")
         except ContractError as error:
             counters.malformed += 1
-            self._around.report(f"{self.device_id} dropped a message: {error}")
+            self.around.report(f"{self.device_id} dropped a message: {error}")
             return
         if isinstance(message, Package):
             counters.packages += 1
         else:
             counters.commands += 1
-        if not self._behaviour.answers:
+        if self._hung:
             counters.ignored += 1
             return
         match message:
@@ -187,27 +255,27 @@ class Device:
         if self._package_answer is not None and self._package_answer.asked == asked:
             self._repeat(self._package_answer)
             return
-        newest = self._newest
+        newest = self.package
         if (
             newest is not None
             and newest.instance_id == package.instance_id
             and (newest.attempt > package.attempt or _asked(newest) == asked)
         ):
-            self._around.counters.duplicates += 1
+            self.around.counters.duplicates += 1
             return
-        self._newest = package
-        self._link.forget_unanswered()
+        self.package = package
+        self.link.forget_unanswered()
         if self._download is not None and _same_content(self._download.package, package):
             # A newer attempt at what is coming already: its bytes count, its URL and number are used.
-            self._around.counters.duplicates += 1
+            self.around.counters.duplicates += 1
             self._download.package = package
         elif self._verified is not None and _same_content(self._verified, package):
-            self._around.counters.duplicates += 1
+            self.around.counters.duplicates += 1
             self._stop_work()
-            self._acknowledge(package)
+            self._acknowledge(package, self.around.true_clock())
         else:
             if self._download is not None:
-                self._around.counters.downloads_replaced += 1
+                self.around.counters.downloads_replaced += 1
             self._begin(package)
 
     def _on_activate(self, command: Activate) -> None:
@@ -215,99 +283,134 @@ class Device:
         if self._activation_answer is not None and self._activation_answer.asked == asked:
             self._repeat(self._activation_answer)
         elif self._working_on == asked and self._download is None:
-            self._around.counters.duplicates += 1
-        elif self._outage is not None and self._outage.step is Step.ACTIVATING:
-            self._link.forget_unanswered()
-            self._start(lambda: self._activate_later(command), asked)
+            self.around.counters.duplicates += 1
+        elif self._combined.interferes:
+            self.link.forget_unanswered()
+            self._start(lambda: self._activate_by_steps(command), asked)
         else:
             self._activate(command)
 
     def _on_cancel(self, command: Cancel) -> None:
-        if self._newest is not None and self._newest.instance_id == command.instance_id:
+        if self.package is not None and self.package.instance_id == command.instance_id:
             self._stop_work()
-            self._link.forget_unanswered()
+            self.link.forget_unanswered()
 
     # -- what the device does about it ----------------------------------------------------------------
 
     def _begin(self, package: Package) -> None:
         """Download ``package``, instead of whatever was being done."""
-        outage = self._outage
-        download = Download(
-            package,
-            seed=self._plan.seed,
-            clock=self._around.clock,
-            limits=self._around.limits,
-            on_progress=self._progress_reporter(),
-            rate_bytes_per_s=self._behaviour.bandwidth_bytes_per_s,
-            interrupt_at=outage.at_fraction if outage and outage.step is Step.DOWNLOADING else None,
-        )
-        self._start(lambda: self._obtain(download), _asked(package))
+        download, self._stored = self._stored, None
+        if download is not None and _same_content(download.package, package):
+            # What had arrived before the device lost its power.
+            download.package = package
+        else:
+            download = self._new_download(package)
+        began_s = self.around.true_clock()
+        self._start(lambda: self._obtain(download, began_s), _asked(package))
         self._download = download
 
-    async def _obtain(self, download: Download) -> None:
-        around = self._around
+    def _new_download(self, package: Package) -> Download:
+        around, combined = self.around, self._combined
+        caps = [cap for cap in (combined.rate_bytes_per_s, self._group.bandwidth_bytes_per_s) if cap]
+        return Download(
+            package,
+            seed=self._plan.seed,
+            clock=around.true_clock,
+            limits=around.limits,
+            on_progress=self._progress_reporter(),
+            rate_bytes_per_s=min(caps) * around.speed if caps else None,
+            combined=combined,
+            delay=self._late if combined.delays else None,
+        )
+
+    async def _late(self, way: Way) -> None:
+        if (delay_s := self._combined.delay_s(way, self.dice)) > 0:
+            await self.around.sleep(delay_s)
+
+    async def _at(self, step: Step, attempt: int = 0, *, share: float | None = None) -> None:
+        if self._combined.interferes:
+            self._controls.attempt = attempt
+            await self._combined.at(step, self._controls, share=share)
+
+    async def _obtain(self, download: Download, began_s: float) -> None:
+        around = self.around
+        counters = around.counters
+        before = (download.retries, download.restarts, download.fetched_bytes)
         try:
-            await self._maybe_leave(Step.NOTIFIED)
-            around.counters.downloads_started += 1
+            await self._at(Step.NOTIFIED, download.package.attempt)
+            counters.downloads_started += 1
             self._tell(DownloadStarted(**_about(download.package), size_bytes=download.package.size_bytes))
             while True:
                 try:
                     await download.run(around.http)
                     break
-                except Interrupted:
-                    await self._maybe_leave(Step.DOWNLOADING)
-            around.verifier.verify(download.package)
-            await self._maybe_leave(Step.DOWNLOADED)
-        except DownloadError as error:
-            around.counters.downloads_failed += 1
-            failed = DownloadFailed(
-                **_about(download.package), at=around.now(), reason=error.reason, detail=error.detail
-            )
-            self._package_answer = self._answer(_asked(download.package), failed)
+                except Interrupted as pause:
+                    await self._at(Step.DOWNLOADING, download.package.attempt, share=pause.share)
+            verifier = around.verifier if self._combined.trusts else around.distrustful
+            verifier.verify(download.package)
+            await self._at(Step.DOWNLOADED, download.package.attempt)
+        except Refusal as refusal:
+            counters.rejections += 1
+            self._give_up(PackageRejected, download.package, refusal.reason, refusal.detail)
+        except (DownloadError, Failure) as error:
+            counters.downloads_failed += 1
+            counters.hash_failures += error.reason == "hash-mismatch"
+            self._give_up(DownloadFailed, download.package, error.reason, error.detail)
         else:
-            around.counters.downloads_completed += 1
-            self._acknowledge(download.package)
+            counters.downloads_completed += 1
+            around.latencies.download.observe(around.true_clock() - began_s)
+            self._acknowledge(download.package, began_s)
         finally:
-            around.counters.download_retries += download.retries
-            around.counters.download_restarts += download.restarts
-            around.counters.downloaded_bytes += download.received_bytes
+            counters.download_retries += download.retries - before[0]
+            counters.download_restarts += download.restarts - before[1]
+            counters.downloaded_bytes += download.fetched_bytes - before[2]
             if self._download is download:
                 self._download = None
 
-    async def _activate_later(self, command: Activate) -> None:
-        await self._maybe_leave(Step.ACTIVATING)
+    def _give_up(
+        self, kind: type[DownloadFailed | PackageRejected], package: Package, reason: str, detail: str
+    ) -> None:
+        event = kind(**_about(package), at=self._now(), reason=reason, detail=detail)
+        self._package_answer = self._answer(_asked(package), event)
+
+    async def _activate_by_steps(self, command: Activate) -> None:
+        try:
+            await self._at(Step.ACTIVATING, command.attempt)
+        except (Failure, Refusal) as failure:
+            self._fail_activation(command, failure.reason, failure.detail)
+            return
         self._activate(command)
+        await self._at(Step.ACTIVATED, command.attempt)
 
     def _activate(self, command: Activate) -> None:
-        around, verified = self._around, self._verified
-        about = _about(command)
-        event: Event
+        verified = self._verified
         if verified is None or verified.package_id != command.package_id:
-            around.counters.activations_failed += 1
-            event = ActivationFailed(
-                **about,
-                at=around.now(),
-                reason="package-not-present",
-                detail="this package was not downloaded by this device",
+            self._fail_activation(
+                command, "package-not-present", "this package was not downloaded by this device"
             )
-        else:
-            around.counters.activations += 1
-            self._firmware_version = command.release
-            event = ActivationCompleted(**about, at=around.now(), firmware_version=command.release)
+            return
+        self.around.counters.activations += 1
+        self._firmware_version = command.release
+        event = ActivationCompleted(**_about(command), at=self._now(), firmware_version=command.release)
         self._activation_answer = self._answer(_asked(command), event)
 
-    def _acknowledge(self, package: Package) -> None:
+    def _fail_activation(self, command: Activate, reason: str, detail: str) -> None:
+        self.around.counters.activations_failed += 1
+        event = ActivationFailed(**_about(command), at=self._now(), reason=reason, detail=detail)
+        self._activation_answer = self._answer(_asked(command), event)
+
+    def _acknowledge(self, package: Package, began_s: float) -> None:
         self._verified = package
         # Whatever was activated before: what is asked from now on is about this acknowledgement.
         self._activation_answer = None
         ack = DownloadCompletedAck(
-            **_about(package), at=self._around.now(), size_bytes=package.size_bytes, sha256=package.sha256
+            **_about(package), at=self._now(), size_bytes=package.size_bytes, sha256=package.sha256
         )
-        self._package_answer = self._answer(_asked(package), ack)
+        self._package_answer = self._answer(_asked(package), ack, since_s=began_s)
 
     def _progress_reporter(self) -> Callable[[int], None]:
         """Telemetry at 25, 50 and 75 % of downloads that take long enough for anyone to look."""
-        began_s, due = self._around.clock(), list(_PROGRESS_SHARES)
+        began_s, due = self.around.true_clock(), list(_PROGRESS_SHARES)
 
         def report(received_bytes: int) -> None:
             package = self._download.package if self._download is not None else None
@@ -315,7 +418,8 @@ class Device:
                 return
             while due and received_bytes >= due[0] * package.size_bytes:
                 due.pop(0)
-            if received_bytes < package.size_bytes and self._around.clock() - began_s >= _PROGRESS_AFTER_S:
+            long = self.around.true_clock() - began_s >= _PROGRESS_AFTER_S
+            if received_bytes < package.size_bytes and long:
                 progress = DownloadProgress(
                     **_about(package), received_bytes=received_bytes, size_bytes=package.size_bytes
                 )
@@ -323,64 +427,98 @@ class Device:
 
         return report
 
+    # -- tasks ----------------------------------------------------------------------------------------
+
     def _start(self, work: Callable[[], Coroutine[Any, Any, None]], asked: tuple[str, str, int]) -> None:
         """Do ``work`` in a task, instead of whatever was being done."""
         self._stop_work()
         self._working_on = asked
-        self._work = asyncio.create_task(self._guard(work), name=f"work of {self.device_id}")
+        self._work = asyncio.create_task(self._guard(work()), name=f"work of {self.device_id}")
 
-    async def _guard(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
         mine = asyncio.current_task()
         try:
-            await work()
+            await work
+        except Powerless:
+            return
         except Exception:
             # A bug in one device must not end the fleet, and must not hide either.
-            self._around.counters.crashed += 1
+            self.around.counters.crashed += 1
             _LOG.exception("%s: its work crashed: this is a bug", self.device_id)
         finally:
             if self._work is mine:
                 self._work = self._working_on = None
 
-    def _stop_work(self) -> None:
-        if self._work is not None:
+    def _stop_work(self, *, spare_caller: bool = False) -> None:
+        if self._work is not None and not spare_caller:
             self._work.cancel()
         self._work = self._working_on = self._download = None
 
-    # -- outages --------------------------------------------------------------------------------------
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let ``work`` go on beside all else, until it ends or the device does."""
+        if self._side is None:
+            self._side = set()
+        task = asyncio.create_task(self._guard(work), name=f"beside {self.device_id}")
+        self._side.add(task)
+        task.add_done_callback(self._side.discard)
 
-    def _take_outage(self, step: Step) -> Outage | None:
-        """The planned outage, if it is due at ``step``: it happens once."""
-        outage = self._outage
-        if outage is None or outage.step is not step:
-            return None
-        self._outage = None
-        return outage
+    def _start_lives(self) -> None:
+        for life in self._combined.lives(self._controls):
+            self._beside(life)
 
-    async def _maybe_leave(self, step: Step) -> None:
-        """Where an outage is planned for ``step``: lose the network, and go on when it is back."""
-        if (outage := self._take_outage(step)) is not None:
-            self._leave(outage)
-            await asyncio.sleep(outage.duration_s)
-
-    def _leave(self, outage: Outage) -> None:
-        self._around.counters.planned_outages += 1
-        self._link.leave(outage.duration_s)
+    def _stop_lives(self) -> None:
+        for task in tuple(self._side or ()):
+            task.cancel()
+        if self._delays is not None:
+            self._delays.forget()
 
     # -- publishing -----------------------------------------------------------------------------------
 
-    def _answer(self, asked: tuple[str, str, int], event: Event) -> _Answer:
-        """Publish a durable event, again and again, until the service has moved on."""
-        answer = _Answer(asked=asked, outgoing=Outgoing.of(self.device_id, event))
-        self._link.answer(answer.outgoing)
-        return answer
+    def _now(self) -> datetime:
+        """What its clock says."""
+        now, skew_s = self.around.now(), self._combined.clock_skew_s
+        return now + timedelta(seconds=skew_s) if skew_s else now
+
+    def _answer(self, asked: tuple[str, str, int], event: Event, *, since_s: float | None = None) -> _Answer:
+        """Publish a durable event, again and again, until the service has moved on.
+
+        ``since_s`` is when the message came that it acknowledges.
+        """
+        if not self._combined.answers:
+            outgoing = Outgoing.of(self.device_id, event, since_s=since_s)
+            self._publish(self.link.answer, outgoing)
+            return _Answer(asked=asked, outgoing=outgoing)
+        said: Outgoing | None = None
+        for sending in self._combined.outgoing(event, self._controls):
+            outgoing = Outgoing.of(self.device_id, sending.event, since_s=since_s)
+            if sending.after_s > 0:
+                self._beside(self._say_later(outgoing, sending.after_s))
+            elif said is None:
+                said = outgoing
+                self._publish(self.link.answer, outgoing)
+            else:
+                self._publish(self.link.tell, outgoing)
+        return _Answer(asked=asked, outgoing=said)
+
+    async def _say_later(self, outgoing: Outgoing, after_s: float) -> None:
+        await self.around.sleep(after_s)
+        if not self._hung:
+            self._publish(self.link.repeat, outgoing)
 
     def _repeat(self, answer: _Answer) -> None:
         """Answer a message that came again with the same bytes as before."""
-        self._around.counters.duplicates += 1
-        self._link.repeat(answer.outgoing)
+        self.around.counters.duplicates += 1
+        if answer.outgoing is not None:
+            self._publish(self.link.repeat, answer.outgoing)
 
     def _tell(self, event: Event) -> None:
-        self._link.tell(Outgoing.of(self.device_id, event))
+        self._publish(self.link.tell, Outgoing.of(self.device_id, event))
+
+    def _publish(self, how: Callable[[Outgoing], None], outgoing: Outgoing) -> None:
+        if self._delays is None:
+            how(outgoing)
+        else:
+            self._delays.later("out", lambda: how(outgoing))
 
 
 def _asked(message: Package | Activate) -> tuple[str, str, int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -19,6 +19,8 @@ import aiohttp
 from yarl import URL
 
 from broker.messages import Package
+from devices.behaviours import HEALTHY, Combined
+from devices.behaviours.base import Way
 from devices.errors import DownloadError
 from devices.pacing import backoff_s
 
@@ -44,8 +46,12 @@ class DownloadLimits:
     max_tries_without_progress: int = 30
 
 
-class Interrupted(Exception):  # noqa: N818 (no error: the device's own network went away as planned)
-    """The download was interrupted as the device's behaviour asked; ``run`` again to go on."""
+class Interrupted(Exception):  # noqa: N818 (no error: the device's behaviour has a say here)
+    """The download has come to ``share``, as the device's behaviour asked; ``run`` again to go on."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__(share)
+        self.share = share
 
 
 class _RetryableError(Exception):
@@ -61,18 +67,22 @@ class Download:
     """Fetches one package. Single use: after `run` has returned, or has raised `DownloadError`, it is over.
 
     ``package`` is the newest offer of the same content: a later attempt brings a fresh URL, which
-    the next request uses, without a byte being fetched twice.
+    the next request uses, without a byte being fetched twice. ``fetched_bytes`` counts what came over the
+    network, ``received_bytes`` how far it is.
     """
 
     __slots__ = (
         "_clock",
+        "_combined",
+        "_delay",
         "_hash",
-        "_interrupt_at",
         "_limits",
         "_on_progress",
         "_parts",
+        "_pauses",
         "_rate_bytes_per_s",
         "_seed",
+        "fetched_bytes",
         "package",
         "received_bytes",
         "restarts",
@@ -87,12 +97,17 @@ class Download:
         clock: Callable[[], float],
         limits: DownloadLimits,
         on_progress: Callable[[int], None],
-        rate_bytes_per_s: int | None = None,
-        interrupt_at: float | None = None,
+        rate_bytes_per_s: float | None = None,
+        combined: Combined = HEALTHY,
+        delay: Callable[[Way], Awaitable[None]] | None = None,
     ) -> None:
-        """``interrupt_at`` is the fraction of the package at which `Interrupted` is raised, once."""
+        """``combined`` says where it pauses, what it asks for and what it makes of what comes.
+
+        ``delay`` waits for as long as a request, or a chunk, is late.
+        """
         self.package = package
         self.received_bytes = 0
+        self.fetched_bytes = 0
         self.retries = 0
         self.restarts = 0
         self._seed = seed
@@ -100,7 +115,9 @@ class Download:
         self._limits = limits
         self._on_progress = on_progress
         self._rate_bytes_per_s = rate_bytes_per_s
-        self._interrupt_at = interrupt_at
+        self._combined = combined
+        self._delay = delay
+        self._pauses = combined.pauses()
         self._hash = hashlib.sha256()
         self._parts = 0
 
@@ -109,7 +126,7 @@ class Download:
 
         Raises `DownloadError` when this attempt is over: ``expired-url``, ``http-error``, ``bad-url``,
         ``server-error``, ``unreachable``, ``timeout``, ``truncated``, ``size-mismatch`` or
-        ``hash-mismatch``; raises `Interrupted` where the behaviour asked for it.
+        ``hash-mismatch``; raises `Interrupted` where the behaviour asked for it, once for each share.
         """
         try:
             async with asyncio.timeout(self._limits.total_timeout_s):
@@ -131,7 +148,7 @@ class Download:
         while self.received_bytes < self.package.size_bytes:
             before, package = self.received_bytes, self.package
             try:
-                await self._fetch_rest(http, package.url)
+                await self._fetch_rest(http, self._combined.url(package))
                 continue
             except DownloadError:
                 # A newer offer of the same content came while this one's URL went stale: use that.
@@ -157,6 +174,8 @@ class Download:
 
     async def _fetch_rest(self, http: aiohttp.ClientSession, url: str) -> None:
         headers = {"Range": f"bytes={self.received_bytes}-"} if self.received_bytes else {}
+        if self._delay is not None:
+            await self._delay("request")
         try:
             # encoded=True: a SAS signature is over the URL as it is; quoting it again would break it.
             async with http.get(URL(url, encoded=True), headers=headers, allow_redirects=False) as response:
@@ -206,15 +225,19 @@ class Download:
         self._parts += 1
         body = response.content
         while chunk := await (body.readany() if chunk_bytes is None else body.read(chunk_bytes)):
+            if self._delay is not None:
+                await self._delay("chunk")
             taken += len(chunk)
+            self.fetched_bytes += len(chunk)
+            if self._combined.damages:
+                chunk = self._combined.received(chunk, self.received_bytes, self.package)
             self.received_bytes += len(chunk)
             if self.received_bytes > size_bytes:
                 self._wrong_size(self.received_bytes)
             self._hash.update(chunk)
             self._on_progress(self.received_bytes)
-            if self._interrupt_at is not None and self.received_bytes >= self._interrupt_at * size_bytes:
-                self._interrupt_at = None
-                raise Interrupted
+            if self._pauses and self.received_bytes >= self._pauses[0] * size_bytes:
+                raise Interrupted(self._pauses.pop(0))
             if self._rate_bytes_per_s is not None:
                 ahead_s = taken / self._rate_bytes_per_s - (self._clock() - started_s)
                 if ahead_s > 0:
@@ -223,8 +246,8 @@ class Download:
     def _chunk_bytes(self) -> int | None:
         """How much to read at a time; None: whatever has come, which is cheapest."""
         if self._rate_bytes_per_s is not None:
-            return max(_MIN_CHUNK_BYTES, self._rate_bytes_per_s // _CHUNKS_PER_SECOND)
-        if self._interrupt_at is not None:
+            return max(_MIN_CHUNK_BYTES, int(self._rate_bytes_per_s) // _CHUNKS_PER_SECOND)
+        if self._pauses:
             return max(_MIN_CHUNK_BYTES, self.package.size_bytes // _CHUNKS_PER_PACKAGE)
         return None
 

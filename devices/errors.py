@@ -17,10 +17,14 @@ class FleetSpecError(DevicesError, ValueError):
     """A fleet that can't be; ``key`` is the part of the spec at fault, ``remedy`` what to give instead."""
 
     def __init__(self, key: str, problem: str, remedy: str) -> None:
-        super().__init__(f"{key}: {problem}; {remedy}")
+        super().__init__(f"{key}: {problem}; {remedy}" if key else f"{problem}; {remedy}")
         self.key = key
         self.problem = problem
         self.remedy = remedy
+
+    def below(self, parent: str) -> FleetSpecError:
+        """The same error, its key seen from further out."""
+        return FleetSpecError(f"{parent}.{self.key}" if self.key else parent, self.problem, self.remedy)
 
 
 class FleetStartError(DevicesError):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import socket
 from collections.abc import Callable
@@ -45,11 +46,14 @@ class Outgoing:
 
     topic: str
     payload: bytes
+    since_s: float | None = None
+    """For an acknowledgement: when the message came that it is about, by the true clock."""
 
     @classmethod
-    def of(cls, device_id: str, event: Event) -> Outgoing:
+    def of(cls, device_id: str, event: Event, *, since_s: float | None = None) -> Outgoing:
         """``event`` as ``device_id`` publishes it."""
-        return cls(topic=topics.event(device_id, type(event).__name__), payload=event.to_json())
+        topic = topics.event(device_id, type(event).__name__)
+        return cls(topic=topic, payload=event.to_json(), since_s=since_s)
 
 
 class Link:
@@ -67,9 +71,11 @@ class Link:
         "_device_id",
         "_failures",
         "_fresh",
+        "_hurry_s",
         "_on_message",
         "_on_registered",
         "_pending",
+        "_resting",
         "_seed",
         "_unanswered",
         "registered",
@@ -91,7 +97,10 @@ class Link:
         self._describe = describe
         self._on_registered = on_registered
         self._on_message = on_message
+        # By the fleet's clock; when the connection was last lost on purpose, how soon it is to be back.
         self._away_until_s = 0.0
+        self._hurry_s: float | None = None
+        self._resting: asyncio.Future[None] | None = None
         self._failures = 0
         # What the next registration says: a token while nothing is remembered that was said before.
         self._fresh: str | None = secrets.token_hex(8)
@@ -109,16 +118,19 @@ class Link:
         """Connect, serve, reconnect with jittered backoff; for ever, until cancelled."""
         around = self._around
         while True:
-            await around.ramp.wait_turn()
-            began_s = around.clock()
+            await self._wait_turn()
+            if (away_s := self._away_until_s - around.clock()) > 0:
+                await self._rest(away_s)
+                continue
+            began_s = around.true_clock()
             try:
-                await self._connect_and_serve()
+                await self._connect_and_serve(began_s)
             except MqttError as error:
                 _LOG.debug("%s: %s", self._device_id, error)
-            if around.clock() - began_s > _STABLE_AFTER_S:
+            if around.true_clock() - began_s > _STABLE_AFTER_S:
                 self._failures = 0
             self._failures += 1
-            await asyncio.sleep(self._reconnect_delay_s())
+            await self._rest(self._reconnect_delay_s())
 
     async def say_goodbye(self) -> None:
         """Publish ``offline`` as a device does that is switched off in order; never raises `MqttError`."""
@@ -136,10 +148,38 @@ class Link:
                 self._around.counters.publish_failures += 1
 
     def leave(self, duration_s: float) -> None:
-        """Lose the network, without a goodbye, for ``duration_s``."""
+        """Lose the network, without a goodbye, for ``duration_s``; `math.inf`: until `come_back`."""
         self._away_until_s = self._around.clock() + duration_s
         self._failures = 0
         if self._client is not None:
+            self._client.sever()
+
+    def come_back(self) -> None:
+        """The network is there again; where it was not away nothing changes."""
+        self._away_until_s = 0.0
+        if self._resting is not None and not self._resting.done():
+            self._resting.set_result(None)
+
+    async def doze(self, duration_s: float) -> None:
+        """Say goodbye, disconnect in order, and connect again after ``duration_s``."""
+        if (client := self._client) is None:
+            return
+        await self.say_goodbye()
+        self._away_until_s = self._around.clock() + duration_s
+        self._failures = 0
+        client.part()
+
+    def reboot(self, duration_s: float) -> None:
+        """Forget what was said, lose the connection without a goodbye, be back after ``duration_s``."""
+        self._fresh = secrets.token_hex(8)
+        self._unanswered = None
+        self.leave(duration_s)
+
+    def storm(self, within_s: float) -> None:
+        """Lose the connection and be back ``within_s``, past the ramp and without backoff."""
+        if self._client is not None:
+            self._hurry_s = within_s
+            self._failures = 0
             self._client.sever()
 
     def answer(self, outgoing: Outgoing) -> None:
@@ -162,7 +202,7 @@ class Link:
         """Something newer has come from the service: the last durable event has arrived."""
         self._unanswered = None
 
-    async def _connect_and_serve(self) -> None:
+    async def _connect_and_serve(self, began_s: float) -> None:
         counters = self._around.counters
         client = self._new_client()
         try:
@@ -172,12 +212,16 @@ class Link:
             self._around.report(f"can't connect to {self._around.address.url}: {error}")
             raise
         counters.connects += 1
+        counters.reconnects += self.registered
         self._client = client
-        announcing = asyncio.create_task(self._announce(client))
+        announcing = asyncio.create_task(self._announce(client, began_s))
         try:
             # Reading begins at once: the iterator is also what notices that the connection is lost.
             async for message in client.messages:
-                self._on_message(message.topic.value, message.payload)
+                topic = message.topic.value
+                counters.messages_in += 1
+                counters.bytes_in += len(topic) + len(message.payload)
+                self._on_message(topic, message.payload)
         finally:
             self._client = None
             counters.disconnects += 1
@@ -189,12 +233,13 @@ class Link:
 
     def _new_client(self) -> DeviceClient:
         address, options = self._around.address, self._around.link
+        username, password = self._around.credentials.for_device(self._device_id)
         return DeviceClient(
             address.host,
             address.port,
             identifier=self._device_id,
-            username=address.username,
-            password=address.password,
+            username=username,
+            password=password,
             tls_context=self._around.tls,
             clean_session=False,
             # Spread, so that the pings of ten thousand idle devices don't come together.
@@ -210,7 +255,7 @@ class Link:
             ),
         )
 
-    async def _announce(self, client: DeviceClient) -> None:
+    async def _announce(self, client: DeviceClient, began_s: float) -> None:
         """Subscribe, say ``online``, register, repeat what may have been lost."""
         around, device_id = self._around, self._device_id
         try:
@@ -226,20 +271,46 @@ class Link:
             if not client.session_present and self._fresh is None:
                 self._fresh = secrets.token_hex(8)
             register = self._describe().model_copy(update={"fresh": self._fresh})
-            await client.publish(topics.register(device_id), register.to_json(), qos=topics.QOS)
+            topic, payload = topics.register(device_id), register.to_json()
+            await client.publish(topic, payload, qos=topics.QOS)
+            around.counters.messages_out += 1
+            around.counters.bytes_out += len(topic) + len(payload)
             self._fresh = None
         except MqttError:
             around.counters.publish_failures += 1
             client.sever()
             return
         around.counters.registrations += 1
+        around.latencies.connect.observe(around.true_clock() - began_s)
         self.registered = True
         if self._unanswered is not None:
             around.counters.events_repeated += 1
             self._send(self._unanswered, needed=True)
         self._on_registered()
 
+    async def _wait_turn(self) -> None:
+        """The ramp's, except for what comes back in a storm."""
+        hurry_s, self._hurry_s = self._hurry_s, None
+        if hurry_s is None:
+            await self._around.ramp.wait_turn()
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait by the fleet's clock, or until `come_back`."""
+        loop = asyncio.get_running_loop()
+        self._resting = resting = loop.create_future()
+        handle = None
+        if seconds != math.inf:
+            handle = loop.call_later(seconds / self._around.speed, _wake, resting)
+        try:
+            await resting
+        finally:
+            self._resting = None
+            if handle is not None:
+                handle.cancel()
+
     def _reconnect_delay_s(self) -> float:
+        if self._hurry_s is not None:
+            return self._hurry_s
         options = self._around.link
         delay_s = backoff_s(
             seed=self._seed,
@@ -275,5 +346,15 @@ class Link:
             if needed and client is self._client:
                 # No PUBACK in all that time: this connection is no good. The next repeats the event.
                 client.sever()
-        else:
-            self._around.counters.events_published += 1
+            return
+        counters = self._around.counters
+        counters.events_published += 1
+        counters.messages_out += 1
+        counters.bytes_out += len(outgoing.topic) + len(outgoing.payload)
+        if outgoing.since_s is not None:
+            self._around.latencies.ack.observe(self._around.true_clock() - outgoing.since_s)
+
+
+def _wake(resting: asyncio.Future[None]) -> None:
+    if not resting.done():
+        resting.set_result(None)

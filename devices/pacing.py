@@ -6,31 +6,41 @@ import asyncio
 from collections.abc import Callable
 from random import Random
 
-from devices.errors import FleetSpecError
+from devices.spec import RampSpec
 
 
 class Ramp:
-    """Lets ``rate_per_s`` callers through each second, in order of their coming.
+    """Lets callers through one by one, in order of their coming, by the stages of a `RampSpec`.
 
     It paces reconnects as well as first connections: after a broker's restart ten thousand devices
-    must not knock at once.
+    must not knock at once. ``share`` is the part of the fleet that passes here: so many of its devices a
+    second may connect.
     """
 
-    def __init__(self, rate_per_s: float, clock: Callable[[], float]) -> None:
-        if not 0 < rate_per_s <= 100_000:
-            raise FleetSpecError(
-                "connects_per_s", f"{rate_per_s} is out of range", "give a number up to 100,000"
-            )
-        self._interval_s = 1 / rate_per_s
+    def __init__(
+        self, spec: RampSpec, clock: Callable[[], float], *, share: float = 1.0, seed: int = 0
+    ) -> None:
         self._clock = clock
+        self._jitter_s = spec.jitter_s
+        self._random = Random(seed)
+        began_s = clock()
+        # Ends of the stages, and the time between two slots until then.
+        self._stages: list[tuple[float, float]] = []
+        for stage in spec.stages:
+            began_s += stage.for_s
+            self._stages.append((began_s, 1 / (stage.devices_per_s * share)))
+        self._interval_s = 1 / (spec.devices_per_s * share)
         self._next_slot_s = 0.0
 
     def take_slot(self) -> float:
         """Reserve the next slot; returns the seconds until it begins."""
         now = self._clock()
         slot = max(now, self._next_slot_s)
-        self._next_slot_s = slot + self._interval_s
-        return slot - now
+        while self._stages and slot >= self._stages[0][0]:
+            self._stages.pop(0)
+        self._next_slot_s = slot + (self._stages[0][1] if self._stages else self._interval_s)
+        jitter_s = self._random.uniform(0.0, self._jitter_s) if self._jitter_s else 0.0
+        return slot - now + jitter_s
 
     async def wait_turn(self) -> None:
         """Wait for a slot."""

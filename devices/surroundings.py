@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from collections.abc import Callable
@@ -11,9 +12,12 @@ from datetime import UTC, datetime
 import aiohttp
 
 from broker.connection import BrokerAddress
+from devices.behaviours.combined import Complaint
+from devices.credentials import Credentials
+from devices.dice import Trace
 from devices.download import DownloadLimits
 from devices.pacing import Ramp
-from devices.statistics import Counters
+from devices.statistics import Counters, Latencies
 from devices.verify import Verifier
 
 _LOG = logging.getLogger(__name__)
@@ -38,10 +42,20 @@ class Surroundings:
     address: BrokerAddress
     http: aiohttp.ClientSession
     verifier: Verifier
+    distrustful: Verifier
+    """Of devices that were given the wrong key."""
     counters: Counters
+    latencies: Latencies
     ramp: Ramp
-    clock: Callable[[], float]
+    true_clock: Callable[[], float]
     """Monotonic seconds: the event loop's."""
+    complain: Complaint
+    """Told of behaviours that fail."""
+    credentials: Credentials
+    speed: float = 1.0
+    """How many times as fast as true time the fleet's clock goes."""
+    trace: Trace | None = None
+    """Told of each random choice."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     """Wall-clock time that goes into messages."""
     report: Callable[[str], None] = _LOG.warning
@@ -49,3 +63,11 @@ class Surroundings:
     tls: ssl.SSLContext | None = None
     link: LinkOptions = field(default_factory=LinkOptions)
     limits: DownloadLimits = field(default_factory=DownloadLimits)
+
+    def clock(self) -> float:
+        """Seconds of the fleet's clock, by which devices wait for what is up to them."""
+        return self.true_clock() * self.speed
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait by the fleet's clock."""
+        await asyncio.sleep(seconds / self.speed)

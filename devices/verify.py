@@ -6,7 +6,7 @@ import base64
 from collections.abc import Iterable
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from broker.messages import Package
 from devices.errors import DownloadError, FleetStartError
@@ -26,6 +26,11 @@ class Verifier:
     def from_base64(cls, texts: Iterable[str]) -> Verifier:
         """From raw public keys in base64; raises `FleetStartError` for what is none."""
         return cls(_public_key(text) for text in texts)
+
+    @classmethod
+    def distrustful(cls) -> Verifier:
+        """One that was given a wrong key: nobody has signed anything with it."""
+        return cls((Ed25519PrivateKey.generate().public_key(),))
 
     def verify(self, package: Package) -> None:
         """Raise `DownloadError` (``bad-signature``) unless a trusted key signed ``package.sha256``."""

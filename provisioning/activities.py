@@ -112,6 +112,7 @@ class Activities:
                     **request["package"],
                     "instance_id": request["instance_id"],
                     "attempt": request["attempt"],
+                    "ack_timeout_s": request.get("ack_timeout_s"),
                 }
             )
         )

@@ -201,7 +201,12 @@ class _Device:
 
     def _notify(self, package: Json) -> Flow:
         self._begin("notifying", DeviceState.PACKAGING)
-        yield from self._call(SEND_PACKAGE_URL_TO_DEVICE, package=package)
+        yield from self._send(package)
+
+    def _send(self, package: Json) -> Flow:
+        return self._call(
+            SEND_PACKAGE_URL_TO_DEVICE, package=package, ack_timeout_s=self._options.ack_timeout_s
+        )
 
     def _wait_for_download(self, package: Json) -> Flow:
         """True when the right package was acknowledged; else the state says how the attempt ended."""
@@ -213,7 +218,7 @@ class _Device:
             )
             if name == DEVICE_RETURNED:
                 # The same attempt: a device that has heard of it all the same answers once more.
-                yield from self._call(SEND_PACKAGE_URL_TO_DEVICE, package=package)
+                yield from self._send(package)
                 continue
             if name is None:
                 self.end(

@@ -1,0 +1,42 @@
+"""How devices behave: small classes that combine, chosen by weight for each group of devices.
+
+Write your own by deriving from `Behaviour`, and name it in a fleet file (docs/FLEET.md has an example).
+"""
+
+from devices.behaviours.base import (
+    ALWAYS,
+    OUTCOMES,
+    STEPS,
+    Behaviour,
+    Controls,
+    Failure,
+    Outcome,
+    Refusal,
+    Sending,
+    Spoils,
+    Step,
+    strikes,
+)
+from devices.behaviours.catalogue import BUILT_IN, Catalogue, expand, parameters_of
+from devices.behaviours.combined import HEALTHY, Combined
+
+__all__ = [
+    "ALWAYS",
+    "BUILT_IN",
+    "HEALTHY",
+    "OUTCOMES",
+    "STEPS",
+    "Behaviour",
+    "Catalogue",
+    "Combined",
+    "Controls",
+    "Failure",
+    "Outcome",
+    "Refusal",
+    "Sending",
+    "Spoils",
+    "Step",
+    "expand",
+    "parameters_of",
+    "strikes",
+]

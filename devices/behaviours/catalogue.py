@@ -1,0 +1,300 @@
+"""Which behaviours there are by name: the built-in ones, and those that a fleet file defines.
+
+A definition names what it is (``is``: a built-in behaviour, or ``module:Class`` or ``file.py:Class`` of the
+user's own) and sets parameters. Names combine by ``+``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from devices.behaviours.answers import (
+    ClockSkew,
+    DuplicateAck,
+    Hangs,
+    LateAck,
+    LostAck,
+    Malformed,
+    NeverAnswers,
+    Rejects,
+    WrongAck,
+)
+from devices.behaviours.base import Behaviour, Outcome
+from devices.behaviours.combined import HEALTHY, Combined, Complaint
+from devices.behaviours.downloads import BadSignature, Corrupt, ExpiredUrl, OutOfStorage, Reboot, Truncated
+from devices.behaviours.network import Flaky, Healthy, Lossy, Offline, Sleepy, Slow
+from devices.dice import Dice
+from devices.errors import FleetSpecError
+
+Parameter = int | float | str | bool
+MAX_DEFINITIONS: Final = 1_000
+MAX_COMBINED: Final = 8
+
+NAME_PATTERN: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definition:
+    """A behaviour by name: its class, and the parameters that are not the class's own."""
+
+    cls: type[Behaviour]
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+
+    def make(self) -> Behaviour:
+        """A new one; not prepared yet."""
+        return self.cls(**self.parameters)
+
+    @property
+    def summary(self) -> str:
+        """The first line of the class's documentation."""
+        return (self.cls.__doc__ or "").strip().partition("\n")[0]
+
+
+BUILT_IN: Final[Mapping[str, Definition]] = MappingProxyType(
+    {
+        "healthy": Definition(cls=Healthy),
+        "slow": Definition(cls=Slow),
+        "lossy": Definition(cls=Lossy),
+        "flaky": Definition(cls=Flaky),
+        "offline": Definition(cls=Offline),
+        "sleepy": Definition(cls=Sleepy),
+        "reboot": Definition(cls=Reboot),
+        "reboot-afresh": Definition(cls=Reboot, parameters={"keep_download": False}),
+        "corrupt": Definition(cls=Corrupt),
+        "truncated": Definition(cls=Truncated),
+        "out-of-storage": Definition(cls=OutOfStorage),
+        "bad-signature": Definition(cls=BadSignature),
+        "expired-url": Definition(cls=ExpiredUrl),
+        "rejects": Definition(cls=Rejects),
+        "never-answers": Definition(cls=NeverAnswers),
+        "hangs": Definition(cls=Hangs),
+        "duplicate-ack": Definition(cls=DuplicateAck),
+        "late-ack": Definition(cls=LateAck),
+        "lost-ack": Definition(cls=LostAck),
+        "wrong-ack": Definition(cls=WrongAck),
+        "malformed": Definition(cls=Malformed),
+        "clock-skew": Definition(cls=ClockSkew),
+    }
+)
+
+
+def parameters_of(cls: type[Behaviour]) -> dict[str, Parameter]:
+    """The parameters of a class with their defaults."""
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(cls)
+        if field.init and isinstance(field.default, int | float | str | bool)
+    }
+
+
+class Catalogue:
+    """The behaviours that one fleet knows by name."""
+
+    def __init__(self, definitions: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        """Built-in ones and ``definitions``; loads the code of the user's own.
+
+        Raises `FleetSpecError` for a definition that can't be, naming its key.
+        """
+        self._known: dict[str, Definition] = dict(BUILT_IN)
+        if definitions is not None and len(definitions) > MAX_DEFINITIONS:
+            raise FleetSpecError(
+                "behaviours", f"{len(definitions)} definitions", f"give at most {MAX_DEFINITIONS:,}"
+            )
+        for name, definition in (definitions or {}).items():
+            self._known[name] = self._define(name, definition)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names."""
+        return tuple(self._known)
+
+    def definition(self, name: str) -> Definition:
+        """What ``name`` stands for; KeyError where there is none."""
+        return self._known[name]
+
+    def check(self, name: str, *, key: str) -> str:
+        """Return ``name`` if it is a behaviour or several joined by '+'; `FleetSpecError` about ``key``."""
+        parts = name.split("+")
+        for part in parts:
+            if part not in self._known:
+                raise FleetSpecError(key, f"unknown behaviour {part!r}", self._instead_of(part))
+        if len(set(parts)) != len(parts):
+            raise FleetSpecError(key, f"{name!r} names one twice", "name each behaviour once")
+        if len(parts) > MAX_COMBINED:
+            raise FleetSpecError(
+                key, f"{name!r} combines {len(parts)} behaviours", f"combine at most {MAX_COMBINED}"
+            )
+        return name
+
+    def make(self, name: str, dice: Dice, complain: Complaint) -> Combined:
+        """The behaviour called ``name`` of one device; ``complain`` is told where it fails."""
+        if name == "healthy":
+            return HEALTHY
+        behaviours = []
+        for part in name.split("+"):
+            behaviour = self._known[part].make()
+            try:
+                behaviour.prepare(dice)
+            except Exception as error:
+                complain(behaviour, "prepare", error)
+            behaviours.append(behaviour)
+        return Combined(behaviours, complain)
+
+    def expected_outcome(self, name: str, seed: int, *, max_attempts: int) -> Outcome:
+        """How the service should end the device with that seed."""
+        return self.make(name, Dice(seed), _pass_over).expected_outcome(max_attempts=max_attempts)
+
+    def _instead_of(self, name: str) -> str:
+        close = difflib.get_close_matches(name, self._known, n=1)
+        if close:
+            return f"did you mean {close[0]!r}? `muster fleet behaviours` lists all"
+        return f"use {', '.join(self._known)}, or several joined by '+'"
+
+    def _define(self, name: str, definition: Mapping[str, Any]) -> Definition:
+        key = f"behaviours.{name}"
+        if not NAME_PATTERN.fullmatch(name):
+            raise FleetSpecError(key, f"{name!r} is no name", "use lower-case letters, digits and hyphens")
+        if name in BUILT_IN:
+            raise FleetSpecError(key, "a built-in behaviour has that name", "choose another name")
+        if not isinstance(definition, Mapping):
+            raise FleetSpecError(key, "it is no table", f'write [behaviours.{name}] with is = "slow"')
+        source = definition.get("is")
+        if not isinstance(source, str) or not source:
+            raise FleetSpecError(
+                f"{key}.is",
+                "it does not say what it is",
+                'give a built-in one (is = "slow") or a class of your own (is = "my_devices.py:Stubborn")',
+            )
+        if ":" in source:
+            base = Definition(cls=load_class(source, key=f"{key}.is"))
+        elif source in BUILT_IN:
+            base = BUILT_IN[source]
+        else:
+            raise FleetSpecError(f"{key}.is", f"unknown behaviour {source!r}", self._instead_of(source))
+        given = {parameter: value for parameter, value in definition.items() if parameter != "is"}
+        made = Definition(cls=base.cls, parameters={**base.parameters, **_checked(base.cls, given, key)})
+        try:
+            made.make()
+        except ValueError as error:
+            problem = str(error)
+            parameter = next((p for p in given if problem.startswith(p)), None)
+            raise FleetSpecError(
+                f"{key}.{parameter}" if parameter else key, problem, "see `muster fleet behaviours`"
+            ) from error
+        except Exception as error:
+            raise FleetSpecError(
+                key, f"{source} can't be made ({type(error).__name__}: {error})", "mend its class"
+            ) from error
+        return made
+
+
+def expand(weights: Mapping[str, float], names: Iterable[str] = tuple(BUILT_IN)) -> dict[str, float]:
+    """``all`` as a name stands for each of ``names``, which share its weight."""
+    if "all" not in weights:
+        return dict(weights)
+    names = list(names)
+    expanded = {name: weight for name, weight in weights.items() if name != "all"}
+    for name in names:
+        expanded[name] = expanded.get(name, 0.0) + weights["all"] / len(names)
+    return expanded
+
+
+def load_class(source: str, *, key: str) -> type[Behaviour]:
+    """The class that ``module:Class`` or ``path/file.py:Class`` names.
+
+    A file is run, so it must belong to the user and be writable by nobody else.
+    """
+    place, _, class_name = source.rpartition(":")
+    try:
+        module = _load_file(Path(place), key) if place.endswith(".py") else importlib.import_module(place)
+        found = getattr(module, class_name, None)
+    except FleetSpecError:
+        raise
+    except Exception as error:
+        raise FleetSpecError(
+            key,
+            f"{place!r} can't be loaded ({type(error).__name__}: {error})",
+            "mend the module, or its name",
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Behaviour)):
+        raise FleetSpecError(
+            key,
+            f"{place!r} has no behaviour {class_name!r}",
+            "name a class that is derived from devices.behaviours.Behaviour",
+        )
+    if not dataclasses.is_dataclass(found):
+        raise FleetSpecError(
+            key, f"{class_name} is no dataclass", "decorate it with @dataclass(kw_only=True)"
+        )
+    return found
+
+
+def _load_file(path: Path, key: str) -> Any:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise FleetSpecError(
+            key, f"{path} can't be read ({error.strerror})", "give the path of a Python file"
+        ) from None
+    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & stat.S_IWOTH:
+        raise FleetSpecError(
+            key,
+            f"{path} belongs to another user, or anybody may write to it",
+            "only code of your own is run: take it over (chown), and `chmod o-w` it",
+        )
+    path = path.resolve()
+    # The same file is the same module, so that its classes are loaded once.
+    name = f"muster_behaviours_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _checked(cls: type[Behaviour], given: Mapping[str, Any], key: str) -> dict[str, Parameter]:
+    """``given`` as the class takes it; each value of its parameter's type."""
+    known = parameters_of(cls)
+    checked: dict[str, Parameter] = {}
+    for name, value in given.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            remedy = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known) or 'none'}"
+            raise FleetSpecError(f"{key}.{name}", "there is no such parameter", remedy)
+        wanted = type(known[name])
+        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not wanted:
+            raise FleetSpecError(
+                f"{key}.{name}", f"{value!r} is no {_KINDS[wanted]}", f"give one, such as {known[name]!r}"
+            )
+        checked[name] = value
+    return checked
+
+
+_KINDS: Final[Mapping[type, str]] = MappingProxyType(
+    {int: "whole number", float: "number", str: "text", bool: "true or false"}
+)
+
+
+def _pass_over(behaviour: Behaviour, method: str, error: Exception) -> None:
+    """What fails here fails in the device again, and is told of there."""
