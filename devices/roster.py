@@ -293,18 +293,23 @@ def record(changes: Sequence[Change], change: Change) -> tuple[Change, ...]:
     family = _FAMILIES.get(change.do)
     kept = [
         earlier
-        for earlier in changes
+        for index, earlier in enumerate(changes)
         if family is None
         or _FAMILIES.get(earlier.do) != family
-        or not (change.which.everything or earlier.which == change.which)
-        # Whom it was about depends on what was before.
-        or (earlier.which.behaviour is not None and not change.which.everything)
+        or not _covers(change.which, earlier.which)
+        # Who is selected by behaviour depends on what they were told before.
+        or (family == "behaviour" and any(c.which.behaviour is not None for c in changes[index + 1 :]))
     ]
     if len(kept) >= MAX_CHANGES:
         raise FleetSpecError(
             "changes", f"{MAX_CHANGES:,} were made to this fleet", "stop it and launch it as it should be"
         )
     return (*kept, change)
+
+
+def _covers(later: Selection, earlier: Selection) -> bool:
+    """Whether all of ``earlier`` are in ``later``, whatever happened in between."""
+    return later.everything or (later == earlier and later.behaviour is None)
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -216,14 +216,21 @@ class FleetSpec:
 
     @classmethod
     def of(
-        cls, *, seed: int = 1, ramp: RampSpec | None = None, speed: float = 1.0, **group: Any
+        cls,
+        *,
+        seed: int = 1,
+        ramp: RampSpec | None = None,
+        speed: float = 1.0,
+        definitions: Mapping[str, Mapping[str, Any]] | None = None,
+        **group: Any,
     ) -> FleetSpec:
-        """A fleet of one group; ``group`` has the fields of `Group`."""
+        """A fleet of one group, which has ``group``; ``definitions`` are its own behaviours."""
         return cls(
             groups=(Group(**group),),
             seed=seed,
             ramp=ramp if ramp is not None else RampSpec(),
             speed=speed,
+            behaviours=definitions or {},
         )
 
     @property

@@ -235,9 +235,9 @@ def load_class(source: str, *, key: str) -> type[Behaviour]:
             f"{place!r} has no behaviour {class_name!r}",
             "name a class that is derived from devices.behaviours.Behaviour",
         )
-    if not dataclasses.is_dataclass(found):
+    if "__dataclass_fields__" not in vars(found) and vars(found).get("__annotations__"):
         raise FleetSpecError(
-            key, f"{class_name} is no dataclass", "decorate it with @dataclass(kw_only=True)"
+            key, f"{class_name} has fields and is no dataclass", "decorate it with @dataclass(kw_only=True)"
         )
     return found
 
@@ -256,7 +256,7 @@ def _load_file(path: Path, key: str) -> Any:
             "only code of your own is run: take it over (chown), and `chmod o-w` it",
         )
     path = path.resolve()
-    # The same file is the same module, so that its classes are loaded once.
+    # Loaded anew each time: the service goes on while its user mends the file.
     name = f"muster_behaviours_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

@@ -6,7 +6,6 @@ device goes on as if that behaviour had nothing to say.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -155,8 +154,6 @@ class Combined:
             await behaviour.live(device)
         except (Verdict, Powerless):
             return
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
             self._complain(behaviour, "live", error)
 

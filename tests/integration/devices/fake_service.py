@@ -34,6 +34,8 @@ from broker.messages import (
     parse_presence,
     parse_register,
 )
+from devices.behaviours import Behaviour, Combined, Step
+from devices.behaviours.network import Offline
 
 PACKAGE_BYTES = 64 * 1024
 RELEASE = "demo-1.0.0"
@@ -274,6 +276,15 @@ class FakeService:
 def package_content(seed: int = 1, size_bytes: int = PACKAGE_BYTES) -> bytes:
     """Bytes of a package; the same for the same seed."""
     return Random(seed).randbytes(size_bytes)
+
+
+def pausing_at(share: float) -> Combined:
+    """A behaviour that interrupts a download there."""
+
+    def complain(behaviour: Behaviour, method: str, error: Exception) -> None:
+        raise AssertionError(method) from error
+
+    return Combined([Offline(step=Step.DOWNLOADING, at_fraction=share)], complain)
 
 
 async def eventually(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:

@@ -16,10 +16,11 @@ from azure.storage.blob import BlobSasPermissions, generate_blob_sas
 from azure.storage.blob.aio import BlobServiceClient
 
 from broker.messages import Package
+from devices.behaviours import HEALTHY
 from devices.download import Download, DownloadLimits, Interrupted
 from devices.errors import DownloadError
 from provisioning.azurite import ACCOUNT, ACCOUNT_KEY, LocalAzurite, start_azurite
-from tests.integration.devices.fake_service import eventually, package_content
+from tests.integration.devices.fake_service import eventually, package_content, pausing_at
 
 pytestmark = pytest.mark.real
 
@@ -71,7 +72,7 @@ def download(wanted: Package, *, interrupt_at: float | None = None) -> Download:
         clock=asyncio.get_running_loop().time,
         limits=DownloadLimits(first_backoff_s=0.05, max_backoff_s=0.2, stall_timeout_s=30),
         on_progress=lambda _: None,
-        interrupt_at=interrupt_at,
+        combined=HEALTHY if interrupt_at is None else pausing_at(interrupt_at),
     )
 
 

@@ -16,7 +16,7 @@ from broker.messages import Package
 from devices.download import Download, DownloadLimits, Interrupted
 from devices.errors import DownloadError
 from tests.conftest import free_port
-from tests.integration.devices.fake_service import BlobServer, eventually, package_content
+from tests.integration.devices.fake_service import BlobServer, eventually, package_content, pausing_at
 
 CONTENT = package_content()
 QUICK = DownloadLimits(
@@ -180,7 +180,7 @@ async def test_storage_that_stays_away_fails_within_the_bound(http: aiohttp.Clie
 async def test_an_interruption_closes_the_connection_and_the_rest_comes_by_range(
     blobs: BlobServer, http: aiohttp.ClientSession
 ) -> None:
-    one = download(package(f"{blobs.url}/a"), interrupt_at=0.5)
+    one = download(package(f"{blobs.url}/a"), combined=pausing_at(0.5))
     with pytest.raises(Interrupted):
         await one.run(http)
     assert len(CONTENT) // 2 <= one.received_bytes < len(CONTENT)

@@ -29,10 +29,12 @@ from broker.messages import (
     Package,
 )
 from devices.arguments import FleetArguments, to_argv
-from devices.behaviours import Step, behaviour
+from devices.behaviours import STEPS, Step
 from devices.download import DownloadLimits
 from devices.fleet import Fleet, FleetOptions
-from devices.plan import FleetSpec, plan
+from devices.fleet_file import FleetFile
+from devices.roster import Roster, plan
+from devices.spec import FleetSpec
 from devices.surroundings import LinkOptions
 from devices.verify import Verifier
 from tests.integration.devices.fake_service import (
@@ -46,7 +48,6 @@ from tests.integration.devices.fake_service import (
 pytestmark = pytest.mark.real
 
 OPTIONS = FleetOptions(
-    connects_per_s=500,
     link=LinkOptions(first_backoff_s=0.1, max_backoff_s=0.5),
     limits=DownloadLimits(first_backoff_s=0.02, max_backoff_s=0.1, stall_timeout_s=10),
 )
@@ -79,24 +80,29 @@ async def fleet_of(
     **spec_fields: Any,
 ) -> AsyncIterator[Fleet]:
     """A running fleet of healthy devices, unless ``spec_fields`` say otherwise."""
-    spec = FleetSpec(count=count, prefix=prefix, **({"behaviours": {"healthy": 1}} | spec_fields))
+    spec = FleetSpec.of(count=count, prefix=prefix, **({"behaviours": {"healthy": 1}} | spec_fields))
     verifier = Verifier.from_base64([service.trust])
     address = BrokerAddress.parse(broker.url)
-    async with Fleet(spec, plan(spec), address=address, verifier=verifier, options=options) as fleet:
+    async with Fleet(Roster(spec), address=address, verifier=verifier, options=options) as fleet:
         yield fleet
 
 
 async def test_a_mixed_fleet_ends_as_its_plan_says(each_broker: LocalBroker, unique: str) -> None:
     weights = {"healthy": 10, "slow": 3, "offline": 5, "never-answers": 2}
-    planned = list(plan(FleetSpec(count=20, prefix=unique, behaviours=weights)))
-    expected = {device.device_id for device in planned if device.expected_outcome == "provisioned"}
+    roster = Roster(FleetSpec.of(count=20, prefix=unique, behaviours=weights))
+    planned = [entry.plan for entry in roster.entries.values()]
+    expected = {
+        device_id
+        for device_id, entry in roster.entries.items()
+        if roster.expected_outcome(entry, max_attempts=3) == "provisioned"
+    }
     silent = {device.device_id for device in planned} - expected
     assert (len(expected), len(silent)) == (18, 2)
     async with service_on(each_broker, unique) as service:
         async with fleet_of(service, each_broker, unique, count=20, behaviours=weights) as fleet:
             await service.until(lambda: set(service.provisioned) == expected)
-            await eventually(lambda: fleet.statistics().counts["ignored"] == 2)
-            counts = fleet.statistics().counts
+            await eventually(lambda: fleet.statistics()["ignored"] == 2)
+            counts = fleet.statistics()
         # Everyone said goodbye in order.
         await service.until(lambda: all(states[-1] == "offline" for states in service.presence.values()))
     assert set(service.provisioned.values()) == {RELEASE}
@@ -114,22 +120,15 @@ async def test_a_mixed_fleet_ends_as_its_plan_says(each_broker: LocalBroker, uni
     assert set(service.presence) == expected | silent
 
 
-@pytest.mark.parametrize("step", list(Step))
+@pytest.mark.parametrize("step", STEPS[:-1])
 async def test_a_device_that_drops_off_at_any_step_comes_back_and_goes_on(
     service: FakeService, any_broker: LocalBroker, unique: str, step: Step
 ) -> None:
-    seeds = (
-        seed
-        for seed in range(1000)
-        for device in plan(FleetSpec(count=1, seed=seed, prefix=unique, behaviours={"offline": 1}))
-        if (outage := behaviour("offline", device.seed).outage) is not None
-        and outage.step is step
-        and outage.duration_s < 1.5
-    )
     device_id = f"{unique}-00001"
-    async with fleet_of(service, any_broker, unique, behaviours={"offline": 1}, seed=next(seeds)) as fleet:
+    definitions = {"off": {"is": "offline", "step": str(step), "for_s": 0.5}}
+    async with fleet_of(service, any_broker, unique, behaviours={"off": 1}, definitions=definitions) as fleet:
         await service.until(lambda: device_id in service.provisioned)
-        counts = fleet.statistics().counts
+        counts = fleet.statistics()
         # Its will spoke for it while it was away.
         assert service.presence[device_id][:3] == ["online", "offline", "online"]
     assert counts["planned_outages"] == 1
@@ -158,14 +157,14 @@ async def test_a_package_seen_again_is_answered_without_a_second_download(
         await service.until(lambda: len(service.events(device_id, DownloadCompletedAck)) == 3)
         # The first attempt once more, late: the service has moved on, so has the device.
         await service.send(device_id, service.package_for(device_id, attempt=1))
-        await eventually(lambda: fleet.statistics().counts["duplicates"] == 3)
+        await eventually(lambda: fleet.statistics()["duplicates"] == 3)
         await service.send(device_id, service.package_for(device_id, attempt=2))
         await service.until(lambda: len(service.events(device_id, DownloadCompletedAck)) == 4)
         await service.activate(device_id)
         await service.activate(device_id)
         await service.until(lambda: device_id in service.provisioned)
-        await eventually(lambda: fleet.statistics().counts["duplicates"] == 5)
-        assert fleet.statistics().counts["activations"] == 1
+        await eventually(lambda: fleet.statistics()["duplicates"] == 5)
+        assert fleet.statistics()["activations"] == 1
     acks = [heard for heard in service.heard if isinstance(heard.event, DownloadCompletedAck)]
     assert [heard.event.attempt for heard in acks] == [1, 1, 2, 2]
     assert acks[0].payload == acks[1].payload
@@ -184,8 +183,8 @@ async def test_the_newest_package_wins_and_no_two_downloads_run_at_once(
         await eventually(lambda: len(service.blobs.requests) == 1)
         await service.send(device_id, service.package_for(device_id, package_id="new", path="new", attempt=2))
         await eventually(lambda: len(service.blobs.requests) == 2)
-        assert fleet.statistics().downloading == 1
-        assert fleet.statistics().counts["downloads_replaced"] == 1
+        assert fleet.statistics()["downloading"] == 1
+        assert fleet.statistics()["downloads_replaced"] == 1
         service.blobs.gate.set()
         await service.until(lambda: device_id in service.provisioned)
     assert [event.package_id for event in service.events(device_id, DownloadCompletedAck)] == ["new"]
@@ -199,7 +198,7 @@ async def test_a_second_attempt_at_what_is_coming_already_keeps_its_bytes(
     async with fleet_of(service, any_broker, unique) as fleet:
         await eventually(lambda: len(service.blobs.requests) == 1)
         await service.send(device_id, service.package_for(device_id, attempt=2))
-        await eventually(lambda: fleet.statistics().counts["duplicates"] == 1)
+        await eventually(lambda: fleet.statistics()["duplicates"] == 1)
         service.blobs.gate.set()
         await service.until(lambda: device_id in service.provisioned)
     assert [event.attempt for event in service.events(device_id, DownloadCompletedAck)] == [2]
@@ -251,7 +250,7 @@ async def test_what_the_contract_refuses_is_counted_and_dropped(
         await service.publish(topics.command(device_id, "Activate"), b"\xff" * 100)
         await service.send(device_id, service.package_for(device_id))
         await service.until(lambda: device_id in service.provisioned)
-        assert fleet.statistics().counts["malformed"] == 4
+        assert fleet.statistics()["malformed"] == 4
 
 
 async def test_activating_what_was_never_downloaded_fails_until_it_is(
@@ -275,10 +274,10 @@ async def test_a_cancelled_download_stops_and_says_no_more(
     device_id = f"{unique}-00001"
     service.blobs.gate = asyncio.Event()
     async with fleet_of(service, any_broker, unique) as fleet:
-        await eventually(lambda: fleet.statistics().downloading == 1)
+        await eventually(lambda: fleet.statistics()["downloading"] == 1)
         cancel = Cancel(instance_id=service.packages[device_id].instance_id, reason="operator")
         await service.publish(topics.command(device_id, "Cancel"), cancel.to_json())
-        await eventually(lambda: fleet.statistics().downloading == 0)
+        await eventually(lambda: fleet.statistics()["downloading"] == 0)
         service.blobs.gate.set()
     assert {type(event) for event in service.events(device_id)} <= {DownloadStarted}
 
@@ -287,7 +286,7 @@ async def test_after_a_broker_restart_devices_register_again_and_repeat_what_was
     tmp_path: Path, each_broker: LocalBroker, unique: str
 ) -> None:
     kind = each_broker.kind
-    ids = {device.device_id for device in plan(FleetSpec(count=10, prefix=unique))}
+    ids = {device.device_id for device in plan(FleetSpec.of(count=10, prefix=unique))}
     async with (
         await start_broker(state_dir=tmp_path, kind=kind, port=0) as broker,
         service_on(broker, unique) as service,
@@ -299,8 +298,8 @@ async def test_after_a_broker_restart_devices_register_again_and_repeat_what_was
         service.heard.clear()
         service.registrations.clear()
         await broker.stop()
-        await eventually(lambda: fleet.statistics().connected == 0)
-        await eventually(lambda: fleet.statistics().counts["connect_failures"] >= 10)
+        await eventually(lambda: fleet.statistics()["connected"] == 0)
+        await eventually(lambda: fleet.statistics()["connect_failures"] >= 10)
         async with await start_broker(state_dir=tmp_path, kind=kind, port=broker.port):
             await service.until(lambda: set(service.registrations) == ids)
             await service.until(lambda: acks_of(service).keys() == ids)
@@ -340,9 +339,9 @@ async def test_a_download_that_ends_while_the_broker_is_away_is_acknowledged_whe
         async with fleet_of(service, broker, unique) as fleet:
             await eventually(lambda: len(service.blobs.requests) == 1)
             await broker.stop()
-            await eventually(lambda: fleet.statistics().connected == 0)
+            await eventually(lambda: fleet.statistics()["connected"] == 0)
             service.blobs.gate.set()
-            await eventually(lambda: fleet.statistics().counts["downloads_completed"] == 1)
+            await eventually(lambda: fleet.statistics()["downloads_completed"] == 1)
             async with await start_broker(state_dir=tmp_path, kind=kind, port=broker.port):
                 await service.until(lambda: bool(service.provisioned))
                 assert len(service.blobs.requests) == 1
@@ -368,12 +367,12 @@ async def test_a_broker_that_hangs_is_left_and_found_again(
             try:
                 service.blobs.gate.set()
                 # Its acknowledgement gets no PUBACK, its new connections no CONNACK.
-                await eventually(lambda: fleet.statistics().counts["publish_failures"] >= 1)
-                await eventually(lambda: fleet.statistics().counts["connect_failures"] >= 2)
+                await eventually(lambda: fleet.statistics()["publish_failures"] >= 1)
+                await eventually(lambda: fleet.statistics()["connect_failures"] >= 2)
             finally:
                 os.kill(broker.process.pid, signal.SIGCONT)
             await service.until(lambda: bool(service.provisioned))
-            await eventually(lambda: fleet.statistics().connected == 1)
+            await eventually(lambda: fleet.statistics()["connected"] == 1)
 
 
 async def test_a_bug_in_one_devices_work_is_counted_and_ends_nothing_else(
@@ -386,20 +385,22 @@ async def test_a_bug_in_one_devices_work_is_counted_and_ends_nothing_else(
     monkeypatch.setattr(Verifier, "verify", verify)
     async with fleet_of(service, any_broker, unique, count=2) as fleet:
         await service.until(lambda: f"{unique}-00002" in service.provisioned)
-        await eventually(lambda: fleet.statistics().counts["crashed"] == 1)
-        assert fleet.statistics().connected == 2
+        await eventually(lambda: fleet.statistics()["crashed"] == 1)
+        assert fleet.statistics()["connected"] == 2
 
 
 async def test_a_fleet_process_says_goodbye_on_sigterm(
     service: FakeService, any_broker: LocalBroker, unique: str, tmp_path: Path
 ) -> None:
-    spec = FleetSpec(count=6, prefix=unique, behaviours={"healthy": 1})
+    fleet_file = tmp_path / "six.fleet"
+    spec = FleetSpec.of(count=6, prefix=unique, behaviours={"healthy": 1})
+    fleet_file.write_text(json.dumps(FleetFile(spec=spec).to_document()))
     statistics_file = tmp_path / "fleet.json"
     processes = []
     try:
         for shard in ((1, 2), (2, 2)):
             arguments = FleetArguments(
-                spec=spec,
+                fleet=fleet_file,
                 broker_url=any_broker.url,
                 trust=(service.trust,),
                 shard=shard,
@@ -433,7 +434,7 @@ async def test_a_fleet_process_says_goodbye_on_sigterm(
         ({"--trust": "AAAA"}, "trust key 'AAAA' is no Ed25519 public key"),
         ({"--broker": "http://x"}, "mqtt://host:port"),
         ({"--shard": "2/1"}, "shard: 2/1 can't be"),
-        ({"--connects-per-s": "0"}, "connects_per_s: 0.0 is out of range"),
+        ({"--connects-per-s": "0"}, "devices_per_s: 0.0 is out of range"),
     ],
 )
 async def test_a_fleet_that_cannot_start_says_why_in_one_line(change: dict[str, str], words: str) -> None:

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from broker.connection import BrokerAddress
 from devices import fleet
-from devices.plan import FleetSpec, plan
+from devices.roster import Roster
+from devices.spec import FleetSpec
 from devices.verify import Verifier
 
 
@@ -38,15 +39,13 @@ class DeafDevice:
 async def test_a_lost_cancellation_does_not_hold_the_end_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet, "Device", DeafDevice)
     raw = Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-    spec = FleetSpec(count=3)
     running = fleet.Fleet(
-        spec,
-        plan(spec),
+        Roster(FleetSpec.of(count=3, behaviours={"healthy": 1})),
         address=BrokerAddress.parse("mqtt://127.0.0.1:1"),
         verifier=Verifier.from_base64([base64.b64encode(raw).decode()]),
     )
     async with asyncio.timeout(fleet.FleetOptions().stop_timeout_s / 2):
         async with running:
-            for device in running.devices:
+            for device in running.devices.values():
                 assert isinstance(device, DeafDevice)
                 await device.started.wait()

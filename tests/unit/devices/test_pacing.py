@@ -6,21 +6,40 @@ import pytest
 
 from devices.errors import FleetSpecError
 from devices.pacing import Ramp, backoff_s
+from devices.spec import RampSpec, Stage
 
 
 def test_the_ramp_gives_slots_at_its_rate_and_saves_none_up() -> None:
     now_s = [100.0]
-    ramp = Ramp(10, lambda: now_s[0])
+    ramp = Ramp(RampSpec(devices_per_s=10), lambda: now_s[0])
     assert [round(ramp.take_slot(), 3) for _ in range(4)] == [0.0, 0.1, 0.2, 0.3]
     now_s[0] += 60
     # A minute of rest does not allow a burst of six hundred.
     assert [round(ramp.take_slot(), 3) for _ in range(3)] == [0.0, 0.1, 0.2]
 
 
+def test_the_ramp_goes_by_its_stages_and_a_process_has_its_share_of_them() -> None:
+    now_s = [50.0]
+    spec = RampSpec(
+        devices_per_s=100, stages=(Stage(devices_per_s=1, for_s=2), Stage(devices_per_s=10, for_s=0.5))
+    )
+    ramp = Ramp(spec, lambda: now_s[0])
+    assert [round(ramp.take_slot(), 3) for _ in range(10)] == [0, 1, 2, 2.1, 2.2, 2.3, 2.4, 2.5, 2.51, 2.52]
+    half = Ramp(spec, lambda: now_s[0], share=0.5)
+    assert [round(half.take_slot(), 3) for _ in range(6)] == [0, 2, 2.2, 2.4, 2.6, 2.62]
+
+
+def test_jitter_puts_off_each_connection_by_the_seed() -> None:
+    spec = RampSpec(devices_per_s=1000, jitter_s=5)
+    delays = [Ramp(spec, lambda: 0.0, seed=seed).take_slot() for seed in (1, 1, 2)]
+    assert delays[0] == delays[1] != delays[2]
+    assert all(0 <= delay <= 5 for delay in delays)
+
+
 @pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf")])
 def test_a_ramp_needs_a_rate(rate: float) -> None:
-    with pytest.raises(FleetSpecError, match="connects_per_s"):
-        Ramp(rate, lambda: 0.0)
+    with pytest.raises(FleetSpecError, match="devices_per_s"):
+        RampSpec(devices_per_s=rate)
 
 
 def test_backoff_grows_to_its_limit_and_differs_between_devices() -> None:
