@@ -43,7 +43,7 @@ class Reboot(Behaviour):
         self.at_fraction = self.at_fraction or dice.uniform("reboot at share", *_SHARES)
 
     def pauses(self) -> Sequence[float]:
-        return (self.at_fraction,)
+        return () if self._done else (self.at_fraction,)
 
     async def at(self, step: Step, device: Controls) -> None:
         if step is Step.DOWNLOADING and not self._done:

@@ -116,7 +116,7 @@ class Offline(Behaviour):
         self.at_fraction = self.at_fraction or dice.uniform("offline at share", *_SHARES)
 
     def pauses(self) -> Sequence[float]:
-        return (self.at_fraction,) if self.step == Step.DOWNLOADING else ()
+        return (self.at_fraction,) if self.step == Step.DOWNLOADING and not self._done else ()
 
     async def at(self, step: Step, device: Controls) -> None:
         if step == self.step and not self._done:

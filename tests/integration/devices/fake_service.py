@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from broker import topics
 from broker.connection import BrokerAddress
+from broker.errors import ContractError
 from broker.messages import (
     Activate,
     ActivationCompleted,
@@ -49,6 +50,7 @@ class BlobServer:
     faults: dict[str, list[str]] = field(default_factory=dict)
     """Per path, what to do wrong, one per request: ``503``, ``truncate``, ``corrupt``, …"""
     requests: list[tuple[str, str | None]] = field(default_factory=list)
+    queries: list[str] = field(default_factory=list)
     active: dict[str, int] = field(default_factory=dict)
     most_at_once: int = 0
     gate: asyncio.Event | None = None
@@ -73,6 +75,7 @@ class BlobServer:
     async def _get(self, request: web.Request) -> web.StreamResponse:
         path = request.path
         self.requests.append((path, request.headers.get("Range")))
+        self.queries.append(request.query_string)
         self.active[path] = self.active.get(path, 0) + 1
         self.most_at_once = max(self.most_at_once, self.active[path])
         try:
@@ -135,6 +138,10 @@ class FakeService:
         #: What each registration said of its being fresh.
         self.fresh: list[str | None] = []
         self.presence: dict[str, list[str]] = {}
+        #: When each device said itself that it goes offline; None: its will said so.
+        self.offline_at: dict[str, datetime | None] = {}
+        #: What the contract refuses, as topic and payload.
+        self.rubbish: list[tuple[str, bytes]] = []
         self.heard: list[Heard] = []
         self.provisioned: dict[str, str] = {}
         self.answer_registrations = True
@@ -167,6 +174,11 @@ class FakeService:
                 f"events heard: {names}, provisioned: {len(self.provisioned)}"
             )
             raise AssertionError(message) from None
+
+    def returned(self) -> set[str]:
+        """The devices that have come back and remember nothing."""
+        fresh = [device_id for device_id, token in zip(self.registrations, self.fresh, strict=True) if token]
+        return {device_id for device_id in fresh if fresh.count(device_id) > 1}
 
     def events(self, device_id: str, kind: type[Event] | None = None) -> list[Event]:
         """What a device has said, in order."""
@@ -240,7 +252,10 @@ class FakeService:
                         await client.subscribe(topic, qos=1)
                     await self._set_client(client)
                     async for message in client.messages:
-                        await self._take(topics.parse(message.topic.value), bytes(message.payload))
+                        try:
+                            await self._take(topics.parse(message.topic.value), bytes(message.payload))
+                        except ContractError:
+                            await self._refuse(message.topic.value, bytes(message.payload))
             except aiomqtt.MqttError:
                 await self._set_client(None)
                 await asyncio.sleep(0.1)
@@ -250,15 +265,24 @@ class FakeService:
         async with self._changed:
             self._changed.notify_all()
 
+    async def _refuse(self, topic: str, payload: bytes) -> None:
+        if f"/{self._prefix}" in topic:
+            self.rubbish.append((topic, payload))
+            async with self._changed:
+                self._changed.notify_all()
+
     async def _take(self, topic: topics.Topic, payload: bytes) -> None:
         device_id = topic.device_id
         if not device_id.startswith(self._prefix):
             return
         if topic.kind == "presence":
-            state = parse_presence(topic, payload).state
-            self.presence.setdefault(device_id, []).append(state)
+            presence = parse_presence(topic, payload)
+            self.presence.setdefault(device_id, []).append(presence.state)
+            if presence.state == "offline":
+                self.offline_at[device_id] = presence.at
         elif topic.kind == "register":
-            self.fresh.append(parse_register(topic, payload).fresh)
+            fresh = parse_register(topic, payload).fresh
+            self.fresh.append(fresh)
             self.registrations.append(device_id)
             if self.answer_registrations and device_id not in self.packages:
                 await self.send(device_id, self.package_for(device_id))

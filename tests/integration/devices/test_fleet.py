@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import pytest_asyncio
 from aiomqtt import Client
 
 from broker import topics
-from broker.connection import BrokerAddress
 from broker.local import LocalBroker, start_broker
 from broker.messages import (
     ActivationFailed,
@@ -30,61 +28,22 @@ from broker.messages import (
 )
 from devices.arguments import FleetArguments, to_argv
 from devices.behaviours import STEPS, Step
-from devices.download import DownloadLimits
-from devices.fleet import Fleet, FleetOptions
+from devices.fleet import FleetOptions
 from devices.fleet_file import FleetFile
 from devices.roster import Roster, plan
 from devices.spec import FleetSpec
 from devices.surroundings import LinkOptions
 from devices.verify import Verifier
-from tests.integration.devices.fake_service import (
-    RELEASE,
-    BlobServer,
-    FakeService,
-    eventually,
-    package_content,
-)
+from tests.integration.devices.fake_service import RELEASE, FakeService, eventually
+from tests.integration.devices.fleets import fleet_of, service_on
 
 pytestmark = pytest.mark.real
-
-OPTIONS = FleetOptions(
-    link=LinkOptions(first_backoff_s=0.1, max_backoff_s=0.5),
-    limits=DownloadLimits(first_backoff_s=0.02, max_backoff_s=0.1, stall_timeout_s=10),
-)
-
-
-@asynccontextmanager
-async def service_on(broker: LocalBroker, prefix: str) -> AsyncIterator[FakeService]:
-    """A fake service, with a blob server of its own, for the devices called ``prefix``-…"""
-    async with (
-        BlobServer(content=package_content()).serve() as blobs,
-        FakeService(broker.url, prefix, blobs) as fake,
-    ):
-        yield fake
 
 
 @pytest_asyncio.fixture
 async def service(any_broker: LocalBroker, unique: str) -> AsyncIterator[FakeService]:
     async with service_on(any_broker, unique) as fake:
         yield fake
-
-
-@asynccontextmanager
-async def fleet_of(
-    service: FakeService,
-    broker: LocalBroker,
-    prefix: str,
-    *,
-    count: int = 1,
-    options: FleetOptions = OPTIONS,
-    **spec_fields: Any,
-) -> AsyncIterator[Fleet]:
-    """A running fleet of healthy devices, unless ``spec_fields`` say otherwise."""
-    spec = FleetSpec.of(count=count, prefix=prefix, **({"behaviours": {"healthy": 1}} | spec_fields))
-    verifier = Verifier.from_base64([service.trust])
-    address = BrokerAddress.parse(broker.url)
-    async with Fleet(Roster(spec), address=address, verifier=verifier, options=options) as fleet:
-        yield fleet
 
 
 async def test_a_mixed_fleet_ends_as_its_plan_says(each_broker: LocalBroker, unique: str) -> None:

@@ -289,8 +289,10 @@ def test_a_fleet_process_reads_back_what_its_parent_wrote() -> None:
 
 def test_a_fleet_of_one_group_is_given_by_flags() -> None:
     given = parse(
-        "--broker=mqtt://x --trust=A --count=12 --seed=9 --behaviours=healthy=1 --tag=site=a=b --prefix=x "
-        "--connects-per-s=33.5".split()
+        [
+            *("--broker=mqtt://x", "--trust=A", "--count=12", "--seed=9", "--behaviours=healthy=1"),
+            *("--tag=site=a=b", "--prefix=x", "--connects-per-s=33.5"),
+        ]
     )
     assert given.read().spec == FleetSpec.of(
         count=12,
