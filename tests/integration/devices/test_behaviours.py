@@ -166,7 +166,9 @@ async def test_a_spoilt_download_fails_by_its_reason_and_the_next_attempt_succee
 async def test_a_device_with_the_wrong_key_trusts_no_package(
     service: FakeService, any_broker: LocalBroker, unique: str, device_id: str
 ) -> None:
+    service.answer_registrations = False
     async with fleet_of(service, any_broker, unique, behaviours={"bad-signature": 1}):
+        await service.until(lambda: bool(service.registrations))
         for attempt in (1, 2):
             await service.send(device_id, service.package_for(device_id, attempt=attempt))
             await service.until(partial(failures, service, device_id, attempt))
@@ -328,6 +330,7 @@ async def test_ones_own_behaviour_runs_as_the_built_in_ones_do(
     async with fleet_of(
         service, any_broker, unique, behaviours={"picky": 1}, definitions=definitions
     ) as fleet:
+        await service.until(lambda: bool(service.registrations))
         for attempt in (1, 2):
             await service.send(device_id, service.package_for(device_id, attempt=attempt))
             await service.until(partial(failures, service, device_id, attempt))
