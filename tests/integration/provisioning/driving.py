@@ -71,7 +71,7 @@ class Api:
 
         await wait_until(what, asked)
 
-    async def wait_ended(self, run_id: str) -> Json:
+    async def wait_ended(self, run_id: str, *, timeout_s: float = WAIT_S) -> Json:
         """Wait until a run has ended, and return it."""
         run: Json = {}
 
@@ -80,7 +80,7 @@ class Api:
             run = await self.get(f"/api/runs/{run_id}")
             return bool(run["status"] != "running")
 
-        await wait_until(f"run {run_id} has ended", check)
+        await wait_until(f"run {run_id} has ended", check, timeout_s=timeout_s)
         return run
 
 
