@@ -101,6 +101,7 @@ async def test_a_fleet_holds_no_more_after_half_an_hour_than_after_a_third_of_it
     assert counted["crashed"] == 0
     third = len(samples) // 3
     early, late = samples[third : 2 * third], samples[2 * third :]
-    for held, allowance in (("tasks", 20), ("objects", 2_000), ("rss_bytes", 2 * 1024 * 1024)):
+    # A task that is kept for each late answer, say, is two thousand objects here.
+    for held, allowance in (("tasks", 10), ("objects", 800), ("rss_bytes", 1.5 * 1024 * 1024)):
         before, after = (median(sample[held] for sample in part) for part in (early, late))
-        assert after <= before * 1.02 + allowance, f"{held}: {before:,} and then {after:,}"
+        assert after <= before + allowance, f"{held}: {before:,} and then {after:,}"
