@@ -19,7 +19,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final
 
-from devices.behaviours import Catalogue, expand
+from devices.behaviours import Catalogue, expand, split
 from devices.errors import FleetSpecError
 
 MAX_DEVICES: Final = 100_000
@@ -305,15 +305,17 @@ class FleetSpec:
 
 
 def parse_behaviours(text: str) -> dict[str, float]:
-    """Weights from ``"healthy=0.9,slow=0.1"``; a name alone weighs 1, ``all`` is every built-in behaviour.
+    """Weights from ``"healthy=0.9,hangs(after=notified)=0.1"``; a name alone weighs 1.
+
+    ``all`` is every built-in behaviour, in equal parts.
 
     Raises `FleetSpecError`.
     """
     weights: dict[str, float] = {}
-    for item in text.split(","):
-        name, equals, number = item.strip().partition("=")
+    for item in split(text, ","):
+        name, *number = split(item.strip(), "=")
         try:
-            weight = float(number) if equals else 1.0
+            weight = float("".join(number)) if number else 1.0
         except ValueError:
             raise FleetSpecError(
                 "behaviours",

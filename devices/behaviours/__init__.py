@@ -17,7 +17,7 @@ from devices.behaviours.base import (
     Step,
     strikes,
 )
-from devices.behaviours.catalogue import BUILT_IN, Catalogue, expand, parameters_of
+from devices.behaviours.catalogue import BUILT_IN, Catalogue, expand, parameters_of, split
 from devices.behaviours.combined import HEALTHY, Combined
 
 __all__ = [
@@ -38,5 +38,6 @@ __all__ = [
     "Step",
     "expand",
     "parameters_of",
+    "split",
     "strikes",
 ]

@@ -1,7 +1,8 @@
 """Which behaviours there are by name: the built-in ones, and those that a fleet file defines.
 
 A definition names what it is (``is``: a built-in behaviour, or ``module:Class`` or ``file.py:Class`` of the
-user's own) and sets parameters. Names combine by ``+``.
+user's own) and sets parameters. Parameters may follow a name, too: ``hangs(after=notified)``. Names combine
+by ``+``.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ MAX_DEFINITIONS: Final = 1_000
 MAX_COMBINED: Final = 8
 
 NAME_PATTERN: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_WITH_PARAMETERS: Final = re.compile(r"([^()]+)\(([^()]*)\)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +111,8 @@ class Catalogue:
         Raises `FleetSpecError` for a definition that can't be, naming its key.
         """
         self._known: dict[str, Definition] = dict(BUILT_IN)
+        # Names with parameters that were looked up before, as each device looks its own up.
+        self._with_parameters: dict[str, Definition] = {}
         if definitions is not None and len(definitions) > MAX_DEFINITIONS:
             raise FleetSpecError(
                 "behaviours", f"{len(definitions)} definitions", f"give at most {MAX_DEFINITIONS:,}"
@@ -127,10 +131,9 @@ class Catalogue:
 
     def check(self, name: str, *, key: str) -> str:
         """Return ``name`` if it is a behaviour or several joined by '+'; `FleetSpecError` about ``key``."""
-        parts = name.split("+")
+        parts = split(name, "+")
         for part in parts:
-            if part not in self._known:
-                raise FleetSpecError(key, f"unknown behaviour {part!r}", self._instead_of(part))
+            self._find(part, key)
         if len(set(parts)) != len(parts):
             raise FleetSpecError(key, f"{name!r} names one twice", "name each behaviour once")
         if len(parts) > MAX_COMBINED:
@@ -144,8 +147,8 @@ class Catalogue:
         if name == "healthy":
             return HEALTHY
         behaviours = []
-        for part in name.split("+"):
-            behaviour = self._known[part].make()
+        for part in split(name, "+"):
+            behaviour = self._find(part, "behaviours").make()
             try:
                 behaviour.prepare(dice)
             except Exception as error:
@@ -156,6 +159,23 @@ class Catalogue:
     def expected_outcome(self, name: str, seed: int, *, max_attempts: int) -> Outcome:
         """How the service should end the device with that seed."""
         return self.make(name, Dice(seed), _pass_over).expected_outcome(max_attempts=max_attempts)
+
+    def _find(self, part: str, key: str) -> Definition:
+        """What one name stands for, with the parameters that may follow it; raises `FleetSpecError`."""
+        if (definition := self._known.get(part) or self._with_parameters.get(part)) is not None:
+            return definition
+        found = _WITH_PARAMETERS.fullmatch(part)
+        if found is None or found[1] not in self._known:
+            name = part if found is None else found[1]
+            raise FleetSpecError(key, f"unknown behaviour {name!r}", self._instead_of(name))
+        base = self._known[found[1]]
+        known = parameters_of(base.cls)
+        given: dict[str, Any] = {}
+        for item in found[2].split(","):
+            name, _, text = (word.strip() for word in item.partition("="))
+            given[name] = _read(text, known[name]) if name in known else text
+        self._with_parameters[part] = _made(base, given, key, part)
+        return self._with_parameters[part]
 
     def _instead_of(self, name: str) -> str:
         close = difflib.get_close_matches(name, self._known, n=1)
@@ -185,20 +205,19 @@ class Catalogue:
         else:
             raise FleetSpecError(f"{key}.is", f"unknown behaviour {source!r}", self._instead_of(source))
         given = {parameter: value for parameter, value in definition.items() if parameter != "is"}
-        made = Definition(cls=base.cls, parameters={**base.parameters, **_checked(base.cls, given, key)})
-        try:
-            made.make()
-        except ValueError as error:
-            problem = str(error)
-            parameter = next((p for p in given if problem.startswith(p)), None)
-            raise FleetSpecError(
-                f"{key}.{parameter}" if parameter else key, problem, "see `muster fleet behaviours`"
-            ) from error
-        except Exception as error:
-            raise FleetSpecError(
-                key, f"{source} can't be made ({type(error).__name__}: {error})", "mend its class"
-            ) from error
-        return made
+        return _made(base, given, key, source)
+
+
+def split(text: str, separator: str) -> list[str]:
+    """``text`` at each ``separator`` outside of parentheses."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == separator and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 def expand(weights: Mapping[str, float], names: Iterable[str] = tuple(BUILT_IN)) -> dict[str, float]:
@@ -269,6 +288,34 @@ def _load_file(path: Path, key: str) -> Any:
         del sys.modules[name]
         raise
     return module
+
+
+def _made(base: Definition, given: Mapping[str, Any], key: str, source: str) -> Definition:
+    """``base`` with further parameters, tried out; raises `FleetSpecError`."""
+    made = Definition(cls=base.cls, parameters={**base.parameters, **_checked(base.cls, given, key)})
+    try:
+        made.make()
+    except ValueError as error:
+        problem = str(error)
+        parameter = next((p for p in given if problem.startswith(p)), None)
+        raise FleetSpecError(
+            f"{key}.{parameter}" if parameter else key, problem, "see `muster fleet behaviours`"
+        ) from error
+    except Exception as error:
+        raise FleetSpecError(
+            key, f"{source} can't be made ({type(error).__name__}: {error})", "mend its class"
+        ) from error
+    return made
+
+
+def _read(text: str, default: Parameter) -> Any:
+    """A parameter's value as its text says it; the text itself where it is of another kind."""
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}.get(text, text)
+        return type(default)(text)
+    except ValueError:
+        return text
 
 
 def _checked(cls: type[Behaviour], given: Mapping[str, Any], key: str) -> dict[str, Parameter]:

@@ -24,6 +24,7 @@ from devices.behaviours.answers import LateAck, LostAck
 from devices.behaviours.base import outcome_of
 from devices.behaviours.network import Lossy, Slow
 from devices.dice import Dice, device_seed, share_of
+from devices.errors import FleetSpecError
 from devices.statistics import COUNTERS, GAUGES, Counters, Histogram, Latencies, document, merge
 
 
@@ -106,6 +107,27 @@ def test_combined_behaviours_add_up() -> None:
     assert combined.delay_s("chunk", Dice(1)) == 0
     assert combined.delays
     assert not combined.interferes
+
+
+def test_parameters_may_follow_a_name() -> None:
+    combined = Catalogue().make(
+        "reboot(keep_download=false,boot_s=3)+hangs(after=activating)", Dice(1), never
+    )
+    reboot, hangs = combined.behaviours
+    assert "keep_download=False, boot_s=3.0" in repr(reboot)
+    assert "after='activating'" in repr(hangs)
+    for name, words in (
+        ("hangs(after=x)", r"behaviours.after: after must be one of"),
+        (
+            "hangs(before=notified)",
+            "behaviours.before: there is no such parameter",
+        ),
+        ("reboot(keep_download=maybe)", r"behaviours.keep_download: 'maybe' is no true or false"),
+        ("slow(bandwidth_bytes_per_s=1.5)", r"'1.5' is no whole number"),
+        ("slwo(x=1)", r"unknown behaviour 'slwo'; did you mean 'slow'"),
+    ):
+        with pytest.raises(FleetSpecError, match=words):
+            Catalogue().check(name, key="behaviours")
 
 
 def test_healthy_devices_share_one_that_has_no_say_in_anything() -> None:

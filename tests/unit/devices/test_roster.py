@@ -318,10 +318,24 @@ def test_planning_loads_nothing_heavy() -> None:
 def test_behaviours_are_read_from_text() -> None:
     assert parse_behaviours("healthy=0.9, slow=0.1") == {"healthy": 0.9, "slow": 0.1}
     assert parse_behaviours("offline") == {"offline": 1.0}
+    assert parse_behaviours("slow(bandwidth_bytes_per_s=9)+lossy(loss=0,jitter_s=1)=2,healthy=1") == {
+        "slow(bandwidth_bytes_per_s=9)+lossy(loss=0,jitter_s=1)": 2.0,
+        "healthy": 1.0,
+    }
     assert parse_behaviours("all").keys() == BUILT_IN.keys()
     weights = parse_behaviours("healthy=0.5,all=0.5")
     assert weights["healthy"] > 0.5
     assert sum(weights.values()) == pytest.approx(1)
-    for text in ("healthy=x", "healthy=1,healthy=1", "", "=1", "helthy"):
+    for text in (
+        "healthy=x",
+        "healthy=1,healthy=1",
+        "",
+        "=1",
+        "helthy",
+        "slow(",
+        "slow()",
+        "slow(x=1)",
+        "lossy(loss=7)",
+    ):
         with pytest.raises(FleetSpecError):
             parse_behaviours(text)
