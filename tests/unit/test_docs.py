@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from devices.behaviours import Behaviour
+from devices.behaviours.__main__ import markdown
+from devices.spec import FleetSpec, Group, RampSpec
 from provisioning import states
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 ARCHITECTURE = (DOCS / "ARCHITECTURE.md").read_text("utf-8")
+FLEET = (DOCS / "FLEET.md").read_text("utf-8")
 
 
 def section(text: str, name: str) -> str:
@@ -40,6 +45,21 @@ def test_every_module_has_its_line_in_the_table_of_owners() -> None:
             assert known or module.name in ("__init__.py", "__main__.py"), f"{path} has no line"
 
 
+def test_the_table_of_behaviours_is_made_from_the_code() -> None:
+    assert section(FLEET, "behaviours") == markdown(), "run: python -m devices.behaviours"
+
+
+def test_every_key_of_a_fleet_file_is_told() -> None:
+    told = set(re.findall(r"`([\w.]+)`", section(FLEET, "keys")))
+    keys = {field.name for field in (*fields(FleetSpec), *fields(Group))} - {"groups", "ramp"}
+    assert keys | {f"ramp.{field.name}" for field in fields(RampSpec)} <= told
+
+
+def test_every_method_of_a_behaviour_is_told() -> None:
+    told = set(re.findall(r"`(\w+)\(", section(FLEET, "methods")))
+    assert told == {name for name, value in vars(Behaviour).items() if callable(value) and name[0] != "_"}
+
+
 def headings(document: Path) -> set[str]:
     """The anchors of its headings, as GitHub makes them."""
     found = re.findall(r"^#+ (.*)$", document.read_text("utf-8"), re.MULTILINE)
@@ -48,7 +68,10 @@ def headings(document: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "docs/ENGINE.md", "docs/SEMANTICS.md"],
+    [
+        *("README.md", "CONTRIBUTING.md"),
+        *("docs/ARCHITECTURE.md", "docs/ENGINE.md", "docs/FLEET.md", "docs/SEMANTICS.md"),
+    ],
 )
 def test_links_within_the_repository_lead_somewhere(name: str) -> None:
     document = ROOT / name
