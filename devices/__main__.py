@@ -53,7 +53,7 @@ async def _run(arguments: FleetArguments) -> int:
     given = arguments.read()
     options = FleetOptions(ramp_share=1 / arguments.shard[1])
     roster = Roster(given.spec, given.changes, shard=arguments.shard)
-    ensure_file_descriptors(len(roster.entries) + options.max_http_connections)
+    ensure_file_descriptors(len(roster.entries) + min(len(roster.entries), options.max_http_connections))
     address = BrokerAddress.parse(arguments.broker_url)
     with _tracing(arguments.trace_file) as trace:
         fleet = Fleet(

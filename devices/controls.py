@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from broker.messages import Package
 from devices.behaviours.combined import Powerless
@@ -10,6 +10,8 @@ from devices.dice import Dice
 
 if TYPE_CHECKING:
     from devices.device import Device
+
+_LOOK_AGAIN_S: Final = 0.1
 
 
 class DeviceControls:
@@ -40,6 +42,10 @@ class DeviceControls:
     @property
     def connected(self) -> bool:
         return self._device.connected
+
+    async def wait_connected(self) -> None:
+        while not self._device.connected:
+            await self._device.around.sleep(_LOOK_AGAIN_S)
 
     def true_s(self, seconds: float) -> float:
         return seconds * self._device.around.speed

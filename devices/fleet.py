@@ -7,7 +7,7 @@ import logging
 import math
 import ssl
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from types import TracebackType
@@ -40,8 +40,8 @@ _RATE_OVER_S: Final = 5.0
 class FleetOptions:
     """How a process runs its devices."""
 
-    max_http_connections: int = 256
-    """Downloads at once; further ones wait for a connection."""
+    max_http_connections: int = 2_000
+    """Downloads at once; further ones wait for a connection. Slow ones hold theirs for long."""
     stop_timeout_s: float = 15.0
     """How long the goodbyes may take at the end."""
     max_goodbyes_at_once: int = 500
@@ -162,7 +162,7 @@ class Fleet:
                     self._spawn(self._switch_off(device_id, turn))
                 case "kill" if device is not None:
                     device.link.leave(math.inf)
-                    self._spawn(self._cut_off(device_id))
+                    self._spawn(_end(self._forget(device_id)[1]))
                 case "offline" if device is not None:
                     device.link.leave(math.inf if change.for_s is None else change.for_s)
                 case "online" if device is not None:
@@ -219,17 +219,21 @@ class Fleet:
             self._live(device, after=self._tasks.get(device_id)), name=device_id
         )
 
-    async def _switch_off(self, device_id: str, turn: asyncio.Semaphore) -> None:
-        device, task = self._devices.pop(device_id), self._tasks[device_id]
-        async with turn:
-            await device.say_goodbye()
-            await _end(task)
+    def _switch_off(self, device_id: str, turn: asyncio.Semaphore) -> Coroutine[Any, Any, None]:
+        """Gone from the fleet at once; the coroutine says goodbye for it."""
+        device, task = self._forget(device_id)
 
-    async def _cut_off(self, device_id: str) -> None:
-        self._devices.pop(device_id)
-        await _end(self._tasks[device_id])
+        async def leave() -> None:
+            async with turn:
+                await device.say_goodbye()
+                await _end(task)
 
-    def _spawn(self, leaving: Any) -> None:
+        return leave()
+
+    def _forget(self, device_id: str) -> tuple[Device, asyncio.Task[None]]:
+        return self._devices.pop(device_id), self._tasks[device_id]
+
+    def _spawn(self, leaving: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(leaving)
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)

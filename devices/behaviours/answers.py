@@ -178,6 +178,7 @@ class Malformed(Behaviour):
             ("events/DownloadProgress", b" " * _OVERSIZED_BYTES),
         ):
             await device.sleep(device.dice.uniform("rubbish", 0.5 * self.every_s, 1.5 * self.every_s))
+            await device.wait_connected()
             device.publish(kind, payload)
 
 

@@ -119,6 +119,10 @@ class Controls(Protocol):
         """Whether it is connected to the broker."""
         ...
 
+    async def wait_connected(self) -> None:
+        """Wait until it is connected to the broker."""
+        ...
+
     def true_s(self, seconds: float) -> float:
         """``seconds`` of the service's clock as seconds of the fleet's."""
         ...

@@ -409,6 +409,18 @@ async def test_part_of_a_fleet_is_stopped_with_a_goodbye_or_killed_without(
         assert None not in service.fresh
 
 
+async def test_a_device_that_is_stopped_and_started_in_one_breath_is_there_again(
+    service: FakeService, any_broker: LocalBroker, unique: str
+) -> None:
+    async with fleet_of(service, any_broker, unique, count=5) as fleet:
+        await service.until(lambda: len(service.provisioned) == 5)
+        for do in ("stop", "start", "kill", "start"):
+            fleet.apply(Change.from_document({"do": do}))
+        await eventually(lambda: fleet.statistics()["connected"] == 5)
+        assert fleet.statistics()["running"] == 5
+    await service.until(lambda: all(states[-1] == "offline" for states in service.presence.values()))
+
+
 async def test_a_group_is_taken_offline_and_back(
     service: FakeService, any_broker: LocalBroker, unique: str
 ) -> None:
