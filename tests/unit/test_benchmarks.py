@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import child, embedded, memory, profiling, report, startup, suite
+from benchmarks import child, connections, embedded, fleet, memory, profiling, report, startup, suite
 from benchmarks.contestants import MUSTER, PEERS, Contestant, Program
 from benchmarks.figures import Results
 from benchmarks.peers.environment import PeerMissingError
@@ -150,3 +150,36 @@ def test_the_parts_of_a_profile_add_up_to_all_of_its_time() -> None:
 
 def test_percentiles_are_samples() -> None:
     assert percentiles([i / 1_000 for i in range(100, 0, -1)]) == {"p50_ms": 50, "p95_ms": 95, "p99_ms": 99}
+
+
+@pytest.mark.real
+def test_the_fleets_benchmark_measures_idling_and_connecting_and_holds_them_against_the_aims(
+    tmp_path: Path,
+) -> None:
+    lines: list[str] = []
+    plan = fleet.Plan(devices=20, rounds=2, idle_s=0.5, idle_processes=(2,), directory=tmp_path)
+    results = fleet.measure(plan, lines.append)
+    text = fleet.as_markdown(results)
+    assert re.search(r"2 processes \| [\d,]+ KB \([\d,]+ KB\) \| [\d.]+ % \|", text)
+    assert re.search(
+        r"Muster's devices.* \| [\d,]+ \([\d,]+ to [\d,]+\) \| [\d,]+ \([\d,]+ to [\d,]+\) \|", text
+    )
+    assert all(ratio > 0 for ratio in fleet.as_ratios(results).values())
+    assert json.loads(json.dumps(fleet.as_json(results)))["beside"][0]["size"] == 20
+    # Contestants take turns: whoever was last in a round is first in the next.
+    turns = [line.split()[0] for line in lines if " connecting: " in line]
+    assert turns == [*fleet.NAMES, *reversed(fleet.NAMES)]
+
+
+def test_the_fleets_rates_are_held_against_the_bare_ones_of_the_same_round() -> None:
+    results = Results()
+    for contestant, name, rates in (
+        (connections.CONNECT, connections.CONNECTS, (1_000.0, 4_000.0)),
+        (connections.CONTRACT, connections.REGISTRATIONS, (500.0, 2_000.0)),
+    ):
+        figure = results.figure(results.beside, contestant, fleet.CONNECTING, 10)
+        figure.rounds.extend([{name: rate}] for rate in rates)
+    devices = results.figure(results.beside, connections.DEVICES, fleet.CONNECTING, 10)
+    for rate in (500.0, 4_000.0):
+        devices.rounds.append([{connections.CONNECTS: rate, connections.REGISTRATIONS: rate}])
+    assert fleet.as_ratios(results) == {connections.CONNECTS: 0.75, connections.REGISTRATIONS: 1.5}
