@@ -3,6 +3,7 @@
 DevicesError
 ├── FleetSpecError      a fleet that can't be: names the key and the remedy
 ├── FleetStartError     a fleet that can't start here: bad trust key, too few file descriptors
+├── ConnectionLostError a connection to the broker that has ended, or never was one: says why
 └── DownloadError       one attempt at a package has failed; ``reason`` goes to the service
 """
 
@@ -29,6 +30,10 @@ class FleetSpecError(DevicesError, ValueError):
 
 class FleetStartError(DevicesError):
     """A fleet that can't start here; the message says what to change."""
+
+
+class ConnectionLostError(DevicesError):
+    """A connection to the broker has ended, or never was one; the message says why. Another one may hold."""
 
 
 class DownloadError(DevicesError):

@@ -5,8 +5,8 @@ It keeps the contract's rules of connecting: stable client id, persistent sessio
 nothing of what was said before), and then publishes again, byte for byte, the last durable
 event that the service has not moved on from: the service applies the same bytes once.
 
-Publishing never blocks the device's work: each publish is a small task of its own, ordered by paho's
-queue; if the connection breaks before the PUBACK, that repetition makes up for it.
+Publishing never blocks the device's work: what is published leaves in order, and if the connection breaks
+before the PUBACK, that repetition makes up for it.
 """
 
 from __future__ import annotations
@@ -15,29 +15,26 @@ import asyncio
 import logging
 import math
 import secrets
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
-
-from aiomqtt import MqttError, Will
-from paho.mqtt.reasoncodes import ReasonCode
 
 from broker import topics
 from broker.messages import Event, Presence, Register
+from devices import packets
 from devices.client import DeviceClient
+from devices.errors import ConnectionLostError
 from devices.pacing import backoff_s
 from devices.surroundings import Surroundings
 
 _LOG = logging.getLogger(__name__)
 
-_MAX_INCOMING: Final = 32
 _MAX_PENDING_PUBLISHES: Final = 16
 # A connection that held so long was a good one: the backoff begins anew after it.
 _STABLE_AFTER_S: Final = 5.0
 _KEEPALIVE_SPREAD_S: Final = 15
-# A PUBACK and an event often follow each other: Nagle would hold the second for 40 ms.
-_NO_DELAY: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
+_WILL: Final = Presence(state="offline").to_json()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +71,6 @@ class Link:
         "_hurry_s",
         "_on_message",
         "_on_registered",
-        "_pending",
         "_resting",
         "_seed",
         "_unanswered",
@@ -105,14 +101,13 @@ class Link:
         # What the next registration says: a token while nothing is remembered that was said before.
         self._fresh: str | None = secrets.token_hex(8)
         self._client: DeviceClient | None = None
-        self._pending: set[asyncio.Task[None]] | None = None
         self._unanswered: Outgoing | None = None
         self.registered = False
 
     @property
     def connected(self) -> bool:
         """Whether the broker has accepted the connection and it has not been lost since."""
-        return self._client is not None
+        return self._client is not None and self._client.connected
 
     async def run(self) -> None:
         """Connect, serve, reconnect with jittered backoff; for ever, until cancelled."""
@@ -125,7 +120,7 @@ class Link:
             began_s = around.true_clock()
             try:
                 await self._connect_and_serve(began_s)
-            except MqttError as error:
+            except ConnectionLostError as error:
                 _LOG.debug("%s: %s", self._device_id, error)
             if around.true_clock() - began_s > _STABLE_AFTER_S:
                 self._failures = 0
@@ -133,17 +128,13 @@ class Link:
             await self._rest(self._reconnect_delay_s())
 
     async def say_goodbye(self) -> None:
-        """Publish ``offline`` as a device does that is switched off in order; never raises `MqttError`."""
+        """Publish ``offline`` as a device does that is switched off in order, if the broker is there."""
         if (client := self._client) is not None:
+            offline = Presence(state="offline", at=self._around.now())
             try:
-                await client.publish(
-                    topics.presence(self._device_id),
-                    Presence(state="offline", at=self._around.now()).to_json(),
-                    qos=topics.QOS,
-                    retain=True,
-                    timeout=self._around.link.goodbye_timeout_s,
-                )
-            except MqttError:
+                async with asyncio.timeout(self._around.link.goodbye_timeout_s):
+                    await client.publish(topics.presence(self._device_id), offline.to_json(), retain=True)
+            except (ConnectionLostError, TimeoutError):
                 # The broker is away: its will says the same.
                 self._around.counters.publish_failures += 1
 
@@ -167,7 +158,7 @@ class Link:
         await self.say_goodbye()
         self._away_until_s = self._around.clock() + duration_s
         self._failures = 0
-        client.part()
+        client.finish()
 
     def reboot(self, duration_s: float) -> None:
         """Forget what was said, lose the connection without a goodbye, be back after ``duration_s``."""
@@ -203,82 +194,77 @@ class Link:
         self._unanswered = None
 
     async def _connect_and_serve(self, began_s: float) -> None:
-        counters = self._around.counters
+        around, counters = self._around, self._around.counters
         client = self._new_client()
         try:
-            await client.open()
-        except MqttError as error:
+            async with around.opening:
+                await client.open(around.address, tls=around.tls, timeout_s=around.link.connect_timeout_s)
+        except ConnectionLostError as error:
             counters.connect_failures += 1
-            self._around.report(f"can't connect to {self._around.address.url}: {error}")
+            around.report(f"can't connect to {around.address.url}: {error}")
             raise
         counters.connects += 1
         counters.reconnects += self.registered
+        # What came in the CONNACK's own breath is answered after the registration: this is the first word.
         self._client = client
-        announcing = asyncio.create_task(self._announce(client, began_s))
         try:
-            # Reading begins at once: the iterator is also what notices that the connection is lost.
-            async for message in client.messages:
-                topic = message.topic.value
-                counters.messages_in += 1
-                counters.bytes_in += len(topic) + len(message.payload)
-                self._on_message(topic, message.payload)
+            await self._announce(client, began_s)
+            await client.wait_closed()
         finally:
             self._client = None
             counters.disconnects += 1
-            announcing.cancel()
-            for task in self._pending or ():
-                task.cancel()
-            self._pending = None
-            await client.finish()
+            client.finish()
 
     def _new_client(self) -> DeviceClient:
-        address, options = self._around.address, self._around.link
+        options = self._around.link
         username, password = self._around.credentials.for_device(self._device_id)
-        return DeviceClient(
-            address.host,
-            address.port,
-            identifier=self._device_id,
+        # Spread, so that the pings of ten thousand idle devices don't come together.
+        keepalive_s = options.keepalive_s + self._seed % _KEEPALIVE_SPREAD_S
+        connect = packets.connect(
+            self._device_id,
+            keepalive_s=keepalive_s,
+            will_topic=topics.presence(self._device_id),
+            will_payload=_WILL,
             username=username,
             password=password,
-            tls_context=self._around.tls,
-            clean_session=False,
-            # Spread, so that the pings of ten thousand idle devices don't come together.
-            keepalive=options.keepalive_s + self._seed % _KEEPALIVE_SPREAD_S,
-            timeout=options.connect_timeout_s,
-            max_queued_incoming_messages=_MAX_INCOMING,
-            socket_options=_NO_DELAY,
-            will=Will(
-                topic=topics.presence(self._device_id),
-                payload=Presence(state="offline").to_json(),
-                qos=topics.QOS,
-                retain=True,
-            ),
+        )
+        return DeviceClient(
+            connect=connect,
+            keepalive_s=keepalive_s,
+            confirm_timeout_s=options.publish_timeout_s,
+            on_message=self._take,
         )
 
+    def _take(self, topic: str, payload: bytes) -> None:
+        counters = self._around.counters
+        counters.messages_in += 1
+        counters.bytes_in += len(topic) + len(payload)
+        self._on_message(topic, payload)
+
     async def _announce(self, client: DeviceClient, began_s: float) -> None:
-        """Subscribe, say ``online``, register, repeat what may have been lost."""
+        """Subscribe and say ``online``, in this order and before anything else; then register.
+
+        At last repeat what may have been lost.
+        """
         around, device_id = self._around, self._device_id
         try:
-            granted = await client.subscribe(
-                [(topics.package(device_id), topics.QOS), (topics.command(device_id, "+"), topics.QOS)]
-            )
-            if any(isinstance(code, ReasonCode) and code.is_failure for code in granted):
+            subscribing = client.subscribe((topics.package(device_id), topics.command(device_id, "+")))
+            online = Presence(state="online", at=around.now())
+            self._send(Outgoing(topic=topics.presence(device_id), payload=online.to_json()), retain=True)
+            if any(code >= packets.REFUSED for code in await subscribing):
                 around.report(f"the broker refuses the subscriptions of {device_id}: check its ACL")
                 client.sever()
                 return
-            online = Presence(state="online", at=around.now())
-            self._send(Outgoing(topic=topics.presence(device_id), payload=online.to_json()), retain=True)
             if not client.session_present and self._fresh is None:
                 self._fresh = secrets.token_hex(8)
             register = self._describe().model_copy(update={"fresh": self._fresh})
             topic, payload = topics.register(device_id), register.to_json()
-            await client.publish(topic, payload, qos=topics.QOS)
+            await client.publish(topic, payload)
             around.counters.messages_out += 1
             around.counters.bytes_out += len(topic) + len(payload)
             self._fresh = None
-        except MqttError:
+        except ConnectionLostError:
             around.counters.publish_failures += 1
-            client.sever()
             return
         around.counters.registrations += 1
         around.latencies.connect.observe(around.true_clock() - began_s)
@@ -321,38 +307,24 @@ class Link:
         return max(delay_s, self._away_until_s - self._around.clock())
 
     def _send(self, outgoing: Outgoing, *, retain: bool = False, needed: bool = False) -> None:
-        if (client := self._client) is None:
+        if (client := self._client) is None or not client.connected:
             return
-        if self._pending is None:
-            self._pending = set()
-        if len(self._pending) >= _MAX_PENDING_PUBLISHES and not needed:
+        if client.unconfirmed >= _MAX_PENDING_PUBLISHES and not needed:
             self._around.counters.publish_failures += 1
             return
-        task = asyncio.create_task(self._deliver(client, outgoing, retain=retain, needed=needed))
-        self._pending.add(task)
-        task.add_done_callback(self._pending.discard)
+        confirmation = client.publish(outgoing.topic, outgoing.payload, retain=retain)
+        confirmation.add_done_callback(partial(self._count, outgoing))
 
-    async def _deliver(self, client: DeviceClient, outgoing: Outgoing, *, retain: bool, needed: bool) -> None:
-        try:
-            await client.publish(
-                outgoing.topic,
-                outgoing.payload,
-                qos=topics.QOS,
-                retain=retain,
-                timeout=self._around.link.publish_timeout_s,
-            )
-        except MqttError:
-            self._around.counters.publish_failures += 1
-            if needed and client is self._client:
-                # No PUBACK in all that time: this connection is no good. The next repeats the event.
-                client.sever()
+    def _count(self, outgoing: Outgoing, confirmation: asyncio.Future[bytes]) -> None:
+        around, counters = self._around, self._around.counters
+        if confirmation.exception() is not None:
+            counters.publish_failures += 1
             return
-        counters = self._around.counters
         counters.events_published += 1
         counters.messages_out += 1
         counters.bytes_out += len(outgoing.topic) + len(outgoing.payload)
         if outgoing.since_s is not None:
-            self._around.latencies.ack.observe(self._around.true_clock() - outgoing.since_s)
+            around.latencies.ack.observe(around.true_clock() - outgoing.since_s)
 
 
 def _wake(resting: asyncio.Future[None]) -> None:

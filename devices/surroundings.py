@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 
 import aiohttp
 
@@ -21,6 +22,10 @@ from devices.statistics import Counters, Latencies
 from devices.verify import Verifier
 
 _LOG = logging.getLogger(__name__)
+
+# Brokers keep no more than a hundred or so connections waiting to be accepted (Mosquitto: 100). What comes on
+# top is dropped, and tried again by the kernel a second later.
+_MAX_OPENING: Final = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +66,8 @@ class Surroundings:
     report: Callable[[str], None] = _LOG.warning
     """Told of trouble that many devices may share; a fleet logs it once in a while, not for each."""
     tls: ssl.SSLContext | None = None
+    opening: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_OPENING))
+    """Held by a device while it connects, so that not all do so at once."""
     link: LinkOptions = field(default_factory=LinkOptions)
     limits: DownloadLimits = field(default_factory=DownloadLimits)
 
