@@ -3,64 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from broker.connection import BrokerAddress
 from devices import packets
 from devices.client import DeviceClient
 from devices.errors import ConnectionLostError
 from tests.conftest import free_port
+from tests.unit.devices.scripted_broker import (
+    CONNACK,
+    CONNACK_KNOWN,
+    CONNECT,
+    PINGREQ,
+    PINGRESP,
+    PUBACK,
+    PUBLISH,
+    SUBSCRIBE,
+    Broker,
+    listening,
+    suback,
+)
 
-CONNACK = b"\x20\x02\x00\x00"
-PINGRESP = b"\xd0\x00"
 NEVER_S = 600.0
 SOON_S = 0.05
-
-
-class Broker:
-    """The other end: `receive` gives packets one by one, `send` takes bytes."""
-
-    def __init__(self) -> None:
-        self._packets: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
-        self._writer: asyncio.StreamWriter | None = None
-        self.reads: list[bytes] = []
-        self.ended = asyncio.Event()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writer, rest = writer, b""
-        try:
-            while data := await reader.read(65_536):
-                self.reads.append(data)
-                whole, rest = packets.split(rest + data)
-                for packet in whole:
-                    self._packets.put_nowait(packet)
-        finally:
-            self.ended.set()
-            writer.close()
-
-    async def receive(self, kind: int) -> bytes:
-        first, body = await self._packets.get()
-        assert first >> 4 == kind, (first, body)
-        return body
-
-    def send(self, data: bytes) -> None:
-        assert self._writer is not None
-        self._writer.write(data)
-
-    def close(self) -> None:
-        assert self._writer is not None
-        self._writer.close()
-
-
-@asynccontextmanager
-async def listening() -> AsyncIterator[tuple[Broker, BrokerAddress]]:
-    broker = Broker()
-    server = await asyncio.start_server(broker.serve, "127.0.0.1", 0)
-    async with server:
-        yield broker, BrokerAddress(host="127.0.0.1", port=server.sockets[0].getsockname()[1])
 
 
 def client_of(
@@ -79,20 +55,44 @@ def client_of(
 
 
 @asynccontextmanager
-async def connected(client: DeviceClient, connack: bytes = CONNACK) -> AsyncIterator[Broker]:
-    async with listening() as (broker, address):
-        opening = asyncio.create_task(client.open(address, tls=None, timeout_s=5))
-        await broker.receive(1)
+async def connected(
+    client: DeviceClient, connack: bytes = CONNACK, tls: tuple[ssl.SSLContext, ssl.SSLContext] | None = None
+) -> AsyncIterator[Broker]:
+    servers, clients = tls if tls is not None else (None, None)
+    async with listening(servers) as (broker, address):
+        opening = asyncio.create_task(client.open(address, tls=clients, timeout_s=5))
+        await broker.receive(CONNECT)
         broker.send(connack)
         await opening
         yield broker
         client.sever()
 
 
+def tls_of(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's context for 127.0.0.1, and a client's that trusts it."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(
+            name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1)
+        )
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    file = directory / "broker.pem"
+    file.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        + certificate.public_bytes(Encoding.PEM)
+    )
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(file)
+    return server, ssl.create_default_context(cafile=str(file))
+
+
 @pytest.mark.parametrize("known", [False, True])
 async def test_it_knows_whether_the_broker_knew_the_session(known: bool) -> None:
     client = client_of()
-    async with connected(client, b"\x20\x02" + bytes((known, 0))):
+    async with connected(client, CONNACK_KNOWN if known else CONNACK):
         assert client.connected
         assert client.session_present is known
 
@@ -102,8 +102,8 @@ async def test_what_is_published_in_one_turn_leaves_in_one_write_and_in_order() 
     async with connected(client) as broker:
         broker.reads.clear()
         first, second = client.publish("a", b"1", retain=True), client.publish("b", b"2")
-        assert (await broker.receive(3))[:3] == b"\x00\x01a"
-        assert (await broker.receive(3))[:3] == b"\x00\x01b"
+        assert (await broker.receive(PUBLISH))[:3] == b"\x00\x01a"
+        assert (await broker.receive(PUBLISH))[:3] == b"\x00\x01b"
         assert len(broker.reads) == 1
         assert not first.done()
         broker.send(packets.puback(1) + packets.puback(2))
@@ -115,8 +115,7 @@ async def test_a_subscription_brings_its_codes() -> None:
     client = client_of()
     async with connected(client) as broker:
         asking = client.subscribe(["a", "b"])
-        packet_id = (await broker.receive(8))[:2]
-        broker.send(b"\x90\x04" + packet_id + b"\x01\x80")
+        broker.send(suback(await broker.receive(SUBSCRIBE), 1, packets.REFUSED))
         assert list(await asking) == [1, packets.REFUSED]
 
 
@@ -124,7 +123,7 @@ async def test_a_message_is_acknowledged_after_it_was_handled_also_in_the_connac
     heard: list[tuple[str, bytes]] = []
     client = client_of(heard=heard)
     async with connected(client, CONNACK + packets.publish(7, "t", b"hi")) as broker:
-        assert await broker.receive(4) == b"\x00\x07"
+        assert await broker.receive(PUBACK) == b"\x00\x07"
         assert heard == [("t", b"hi")]
 
 
@@ -165,11 +164,27 @@ async def test_it_pings_when_it_has_nothing_to_say_and_leaves_a_broker_that_does
     client = client_of(keepalive_s=SOON_S)
     async with connected(client) as broker:
         for _ in range(2):
-            await broker.receive(12)
+            await broker.receive(PINGREQ)
             broker.send(PINGRESP)
-        await broker.receive(12)
+        await broker.receive(PINGREQ)
         with pytest.raises(ConnectionLostError, match="ping"):
             await client.wait_closed()
+
+
+async def test_it_speaks_tls_to_whom_it_trusts_and_to_nobody_else(tmp_path: Path) -> None:
+    server, trusting = tls_of(tmp_path)
+    client = client_of()
+    async with connected(client, tls=(server, trusting)) as broker:
+        published = client.publish("t", b"hi")
+        await broker.receive(PUBLISH)
+        broker.send(packets.puback(1))
+        await published
+        client.finish()
+        await broker.ended.wait()
+        assert broker.reads[-1] == packets.DISCONNECT
+    async with listening(server) as (_, address):
+        with pytest.raises(ConnectionLostError, match="certificate"):
+            await client_of().open(address, tls=ssl.create_default_context(), timeout_s=5)
 
 
 async def test_finishing_says_disconnect_and_severing_does_not() -> None:
@@ -191,7 +206,7 @@ async def test_a_broker_that_refuses_talks_nonsense_or_hangs_up_fails_the_attemp
     client = client_of()
     async with listening() as (broker, address):
         opening = asyncio.create_task(client.open(address, tls=None, timeout_s=5))
-        await broker.receive(1)
+        await broker.receive(CONNECT)
         if answer is None:
             broker.close()
         else:
@@ -208,7 +223,7 @@ async def test_an_attempt_that_is_given_up_leaves_no_socket_behind(cancelled: bo
         opening = asyncio.create_task(
             client.open(address, tls=None, timeout_s=NEVER_S if cancelled else SOON_S)
         )
-        await broker.receive(1)
+        await broker.receive(CONNECT)
         if cancelled:
             opening.cancel()
         with pytest.raises(asyncio.CancelledError if cancelled else ConnectionLostError):
@@ -220,7 +235,7 @@ async def test_an_attempt_that_is_given_up_in_the_turn_of_its_connack_leaves_no_
     client = client_of()
     async with listening() as (broker, address):
         opening = asyncio.create_task(client.open(address, tls=None, timeout_s=NEVER_S))
-        await broker.receive(1)
+        await broker.receive(CONNECT)
         client.data_received(CONNACK)
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
