@@ -97,18 +97,72 @@ async def test_it_knows_whether_the_broker_knew_the_session(known: bool) -> None
         assert client.session_present is known
 
 
+class RecordingTransport(asyncio.Transport):
+    """Keeps what is written, write by write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.aborted = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes.append(bytes(data))
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def on_recording_transport(client: DeviceClient) -> RecordingTransport:
+    """``client`` connected without a broker."""
+    transport = RecordingTransport()
+    client.connection_made(transport)
+    client.data_received(CONNACK)
+    transport.writes.clear()
+    return transport
+
+
 async def test_what_is_published_in_one_turn_leaves_in_one_write_and_in_order() -> None:
     client = client_of()
-    async with connected(client) as broker:
-        broker.reads.clear()
-        first, second = client.publish("a", b"1", retain=True), client.publish("b", b"2")
-        assert (await broker.receive(PUBLISH))[:3] == b"\x00\x01a"
-        assert (await broker.receive(PUBLISH))[:3] == b"\x00\x01b"
-        assert len(broker.reads) == 1
-        assert not first.done()
-        broker.send(packets.puback(1) + packets.puback(2))
-        await asyncio.gather(first, second)
-        assert client.unconfirmed == 0
+    transport = on_recording_transport(client)
+    published = [client.publish("a", b"1", retain=True), client.publish("b", b"2")]
+    await asyncio.sleep(0)
+    assert transport.writes == [packets.publish(1, "a", b"1", retain=True) + packets.publish(2, "b", b"2")]
+    assert client.unconfirmed == 2
+    client.data_received(packets.puback(2) + packets.puback(1))
+    await asyncio.gather(*published)
+    assert client.unconfirmed == 0
+
+
+async def test_an_id_is_given_out_again_only_when_it_has_been_confirmed() -> None:
+    client = client_of()
+    transport = on_recording_transport(client)
+    slow = client.publish("slow", b"")
+    for number in range(2, 0x10000):
+        client.publish("t", b"")
+        client.data_received(packets.puback(number))
+    await asyncio.sleep(0)
+    transport.writes.clear()
+    client.publish("t", b"")
+    await asyncio.sleep(0)
+    assert transport.writes == [packets.publish(2, "t", b"")]
+    assert not slow.done()
+
+
+async def test_once_it_has_cut_the_connection_it_takes_nothing_more_of_what_came() -> None:
+    heard: list[bytes] = []
+
+    def leave(_: str, payload: bytes) -> None:
+        heard.append(payload)
+        client.sever()
+
+    client = DeviceClient(connect=b"", keepalive_s=NEVER_S, confirm_timeout_s=NEVER_S, on_message=leave)
+    transport = on_recording_transport(client)
+    client.data_received(packets.publish(1, "t", b"first") + packets.publish(2, "t", b"second"))
+    await asyncio.sleep(0)
+    assert heard == [b"first"]
+    assert transport.aborted
+    # No PUBACK either: the message comes again.
+    assert not transport.writes
 
 
 async def test_a_subscription_brings_its_codes() -> None:

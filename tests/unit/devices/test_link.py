@@ -142,6 +142,17 @@ async def test_an_answer_without_puback_is_repeated_after_the_next_registration(
         assert (await life.published(ANSWER.topic)).payload == ANSWER.payload
 
 
+async def test_telemetry_is_bounded_while_nothing_is_confirmed_and_answers_go_out_all_the_same() -> None:
+    async with running() as life:
+        await life.connects()
+        for number in range(17):
+            life.link.tell(Outgoing(topic=f"devices/dev/events/{number}", payload=b""))
+        life.link.answer(ANSWER)
+        for number in range(16):
+            await life.published(f"devices/dev/events/{number}")
+        await life.published(ANSWER.topic)
+
+
 async def test_where_its_subscriptions_are_refused_it_does_not_register() -> None:
     async with running() as life:
         await life.broker.receive(CONNECT)
