@@ -159,8 +159,11 @@ class FakeService:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._reading is not None
-        self._reading.cancel()
-        await asyncio.gather(self._reading, return_exceptions=True)
+        # Once is not enough: `asyncio.wait_for`, with which aiomqtt waits, loses a cancellation that comes in
+        # the same turn as its result, before Python 3.12.
+        while not self._reading.done():
+            self._reading.cancel()
+            await asyncio.wait([self._reading], timeout=0.2)
 
     async def until(self, condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
         """Wait until ``condition`` holds; it is asked after each message."""
