@@ -281,8 +281,8 @@ _COUNTED: Final = tuple(gauge for gauge in GAUGES if gauge != "connects_per_s")
 async def _end(task: asyncio.Task[None]) -> None:
     """Cancel a task until it has ended.
 
-    Once is not enough: before Python 3.12 `asyncio.wait_for`, with which aiomqtt waits, loses a
-    cancellation that comes in the same turn as its result.
+    Once is not enough: before Python 3.12 `asyncio.wait_for`, which libraries and behaviours may wait with,
+    loses a cancellation that comes in the same turn as its result.
     """
     while not task.done():
         task.cancel()

@@ -16,6 +16,7 @@ import logging
 import math
 import secrets
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -74,6 +75,7 @@ class Link:
         "_resting",
         "_seed",
         "_unanswered",
+        "_up_since_s",
         "registered",
     )
 
@@ -98,6 +100,7 @@ class Link:
         self._hurry_s: float | None = None
         self._resting: asyncio.Future[None] | None = None
         self._failures = 0
+        self._up_since_s: float | None = None
         # What the next registration says: a token while nothing is remembered that was said before.
         self._fresh: str | None = secrets.token_hex(8)
         self._client: DeviceClient | None = None
@@ -113,17 +116,18 @@ class Link:
         """Connect, serve, reconnect with jittered backoff; for ever, until cancelled."""
         around = self._around
         while True:
-            await self._wait_turn()
+            gate = await self._wait_turn()
             if (away_s := self._away_until_s - around.clock()) > 0:
                 await self._rest(away_s)
                 continue
             began_s = around.true_clock()
             try:
-                await self._connect_and_serve(began_s)
+                await self._connect_and_serve(began_s, gate)
             except ConnectionLostError as error:
                 _LOG.debug("%s: %s", self._device_id, error)
-            if around.true_clock() - began_s > _STABLE_AFTER_S:
+            if self._up_since_s is not None and around.true_clock() - self._up_since_s > _STABLE_AFTER_S:
                 self._failures = 0
+            self._up_since_s = None
             self._failures += 1
             await self._rest(self._reconnect_delay_s())
 
@@ -193,16 +197,17 @@ class Link:
         """Something newer has come from the service: the last durable event has arrived."""
         self._unanswered = None
 
-    async def _connect_and_serve(self, began_s: float) -> None:
+    async def _connect_and_serve(self, began_s: float, gate: AbstractAsyncContextManager[None]) -> None:
         around, counters = self._around, self._around.counters
         client = self._new_client()
         try:
-            async with around.opening:
+            async with gate:
                 await client.open(around.address, tls=around.tls, timeout_s=around.link.connect_timeout_s)
         except ConnectionLostError as error:
             counters.connect_failures += 1
             around.report(f"can't connect to {around.address.url}: {error}")
             raise
+        self._up_since_s = around.true_clock()
         counters.connects += 1
         counters.reconnects += self.registered
         # What came in the CONNACK's own breath is answered after the registration: this is the first word.
@@ -274,11 +279,13 @@ class Link:
             self._send(self._unanswered, needed=True)
         self._on_registered()
 
-    async def _wait_turn(self) -> None:
-        """The ramp's, except for what comes back in a storm."""
+    async def _wait_turn(self) -> AbstractAsyncContextManager[None]:
+        """Wait for the ramp; returns the gate to connect through. Who comes back in a storm has neither."""
         hurry_s, self._hurry_s = self._hurry_s, None
-        if hurry_s is None:
-            await self._around.ramp.wait_turn()
+        if hurry_s is not None:
+            return nullcontext()
+        await self._around.ramp.wait_turn()
+        return self._around.opening
 
     async def _rest(self, seconds: float) -> None:
         """Wait by the fleet's clock, or until `come_back`."""
