@@ -37,6 +37,8 @@ class FleetArguments:
     stats_file: Path | None = None
     control_file: Path | None = None
     trace_file: Path | None = None
+    owned: bool = False
+    """End when standard input does: with whoever started the process, however that one ends."""
     log_level: str = "warning"
 
     def read(self) -> FleetFile:
@@ -64,6 +66,8 @@ def to_argv(arguments: FleetArguments) -> list[str]:
     ):
         if path is not None:
             argv.append(f"--{option}={path}")
+    if arguments.owned:
+        argv.append("--owned")
     return argv
 
 
@@ -83,6 +87,7 @@ def parse(argv: Sequence[str]) -> FleetArguments:
         stats_file=given.stats_file,
         control_file=given.control_file,
         trace_file=given.trace_file,
+        owned=given.owned,
         log_level=given.log_level,
     )
 
@@ -147,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     option("--control-file", type=Path, metavar="PATH", help="take changes, and write here where and how")
     option("--trace-file", type=Path, metavar="PATH", help="write each random choice as a line of JSON")
+    option("--owned", action="store_true", help="end when standard input ends")
     option("--log-level", choices=LOG_LEVELS, default="warning")
     return parser
 

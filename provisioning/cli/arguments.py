@@ -99,7 +99,8 @@ def device_count(text: str) -> int:
 
 def behaviour_weights(text: str) -> dict[str, float]:
     """Parse ``healthy=0.9,slow=0.1``; unknown names are an error here already."""
-    from devices.plan import FleetSpecError, parse_behaviours
+    from devices.errors import FleetSpecError
+    from devices.spec import parse_behaviours
 
     try:
         return parse_behaviours(text)
@@ -136,7 +137,7 @@ def add_fleet_arguments(parser: argparse.ArgumentParser) -> None:
         "--behaviours",
         type=behaviour_weights,
         metavar="NAME=WEIGHT,…",
-        help="how the devices behave, by weight: healthy, slow, offline, never-answers",
+        help="how the devices behave, by weight; 'all' is each of `muster fleet behaviours`",
     )
     parser.add_argument(
         "--processes", type=int, metavar="N", help="processes to share the devices (default: by their number)"
