@@ -90,6 +90,11 @@ class FleetDevice(Protocol):
         """Whether it has the network."""
         ...
 
+    @property
+    def behaves_since(self) -> float | None:
+        """When an operator changed its behaviour, in seconds since the epoch; None: never."""
+        ...
+
     def expected_outcome(self, *, max_attempts: int) -> str | None:
         """The state in which a run should leave it; None where an operator has interfered."""
         ...

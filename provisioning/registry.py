@@ -109,6 +109,7 @@ class Standing:
     error: str | None
     max_attempts: int | None
     """The run's option."""
+    run_started_at: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -603,9 +604,13 @@ class Registry:
         rows = await self._ask("standings", json.dumps(list(device_ids)))
         return {
             device_id: Standing(
-                state=DeviceState(state), run_id=run_id, error=error, max_attempts=max_attempts
+                state=DeviceState(state),
+                run_id=run_id,
+                error=error,
+                max_attempts=max_attempts,
+                run_started_at=started_at,
             )
-            for device_id, state, run_id, error, max_attempts in rows
+            for device_id, state, run_id, error, max_attempts, started_at in rows
         }
 
     async def run(self, run_id: str) -> RunRecord | None:

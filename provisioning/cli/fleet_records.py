@@ -56,8 +56,8 @@ class Member:
 class FleetEntry:
     """A fleet on record. ``request`` is what was asked for, as the API takes it.
 
-    ``changes`` are those that last, as `devices.roster.Change` documents; ``number`` counts all that there
-    were of them, so that no process makes one twice.
+    ``changes`` are those that last: the ``change`` as `devices.roster.Change` has it, and ``at``, in seconds
+    since the epoch. ``number`` counts all that there were of them, so that no process makes one twice.
     """
 
     fleet_id: str
@@ -114,7 +114,8 @@ class FleetBook:
 
     def write_inputs(self, entry: FleetEntry) -> None:
         """Write what the processes of a fleet are started with."""
-        fleet = {"spec": entry.request["spec"], "changes": entry.changes, "number": entry.number}
+        changes = [one["change"] for one in entry.changes]
+        fleet = {"spec": entry.request["spec"], "changes": changes, "number": entry.number}
         self.write_private(self.fleet_path(entry.fleet_id), json.dumps(fleet))
         self.write_private(self.broker_path(entry.fleet_id), entry.broker_url + "\n")
 

@@ -16,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from devices.errors import FleetSpecError
 from devices.errors import FleetStartError as TooLargeError
-from devices.roster import Change, Entry, Roster, parse_shard, record
+from devices.roster import Change, Roster
 from devices.spec import FleetSpec
 from provisioning.cli.fleet_groups import completed
 from provisioning.cli.fleet_limits import check_machine, processes_for
@@ -33,6 +34,7 @@ from provisioning.cli.fleet_metrics import prometheus
 from provisioning.cli.fleet_processes import FleetProcesses, FleetStartError, shard_of
 from provisioning.cli.fleet_records import FleetBook, FleetEntry
 from provisioning.cli.fleet_statistics import FleetStatistics
+from provisioning.cli.known_fleet import KnownFleet, owner_of, roster_of
 from provisioning.cli.supervisor import Part, Supervisor
 from provisioning.errors import RequestError, UnknownFleetError, name_some
 from provisioning.settings import MAX_FLEET_PROCESSES
@@ -72,36 +74,6 @@ class Restored:
     problem: str | None = None
 
 
-@dataclass(kw_only=True, slots=True)
-class _Fleet:
-    """A fleet as this process knows it."""
-
-    entry: FleetEntry
-    roster: Roster | None
-    """None where its record names a fleet that can't be (any more); ``problem`` says why."""
-    problem: str | None = None
-    stopped: bool = False
-    """Whether its processes are down on purpose."""
-    counts: dict[str, int] = field(default_factory=dict)
-    """How many devices each group has on this host."""
-
-    @property
-    def fleet_id(self) -> str:
-        return self.entry.fleet_id
-
-    @property
-    def size(self) -> int:
-        return len(self.roster.entries) if self.roster is not None else 0
-
-    def count(self) -> None:
-        """Count the devices anew."""
-        assert self.roster is not None
-        counts = {group.name: 0 for group in self.roster.spec.groups}
-        for entry in self.roster.entries.values():
-            counts[entry.plan.group] += 1
-        self.counts = counts
-
-
 class ProcessFleetLauncher:
     """Launches, changes, lists, stops, restores the fleets of one state directory; one at a time uses it.
 
@@ -129,7 +101,7 @@ class ProcessFleetLauncher:
         self._processes = FleetProcesses(self._book, owned=owned)
         self._statistics = FleetStatistics(self._book)
         self._supervisor = Supervisor(dead=self._dead, restart=self._restart)
-        self._fleets: dict[str, _Fleet] | None = None
+        self._fleets: dict[str, KnownFleet] | None = None
         self._loading = asyncio.Lock()
         # One thing at a time is done to processes: so each has all changes that its record has.
         self._lock = asyncio.Lock()
@@ -162,7 +134,7 @@ class ProcessFleetLauncher:
                     f"there are {MAX_FLEETS} fleets: stop some first (`muster fleet stop`)"
                 )
             with _explained():
-                roster = await asyncio.to_thread(_roster, request.spec, request.shard)
+                roster = await asyncio.to_thread(roster_of, request.spec, request.shard)
             devices = len(roster.entries)
             if not devices:
                 raise FleetRefusedError.unprocessable(
@@ -180,8 +152,7 @@ class ProcessFleetLauncher:
                 started_at=datetime.now(UTC).isoformat(),
                 group_key_file=self._group_key_file,
             )
-            fleet = _Fleet(entry=entry, roster=roster)
-            fleet.count()
+            fleet = KnownFleet.of(entry, roster)
             # Known only when it is there: nobody is to look after it before.
             try:
                 with _writing():
@@ -251,8 +222,9 @@ class ProcessFleetLauncher:
 
     async def devices(self, fleet_id: str) -> Sequence[FleetDevice]:
         """Return the devices of a fleet on this host, group after group."""
-        roster = self._roster_of(await self._fleet(fleet_id))
-        return [_Device(roster, entry) for entry in roster.entries.values()]
+        fleet = await self._fleet(fleet_id)
+        self._roster_of(fleet)
+        return fleet.devices()
 
     async def change(self, fleet_id: str, change: Mapping[str, Any]) -> Json:
         """Change devices of a fleet while it runs.
@@ -262,27 +234,22 @@ class ProcessFleetLauncher:
         async with self._lock:
             fleet = await self._fleet(fleet_id)
             roster = self._roster_of(fleet)
+            now = time.time()
             with _explained():
                 understood = Change.from_document(completed(change, fleet_id, await self._specs()))
-                changes = record(self._lasting(fleet), understood)
-                affected = len(self._apply(fleet, roster, understood))
-            entry = fleet.entry
+                self._check_change(fleet, roster, understood)
+                entry = fleet.recorded(understood, at=now)
+                affected = len(fleet.apply(understood, at=now))
             if understood.lasts:
-                entry = replace(
-                    entry, number=entry.number + 1, changes=tuple(one.to_document() for one in changes)
-                )
                 try:
                     with _writing():
-                        self._book.write(entry)
                         self._book.write_inputs(entry)
+                        self._book.write(entry)
                 except RequestError:
-                    fleet.roster = _roster(
-                        fleet.entry.request["spec"], shard_of(fleet.entry), self._lasting(fleet)
-                    )
+                    fleets = await self._known()
+                    fleets[fleet_id] = await asyncio.to_thread(KnownFleet.load, fleet.entry)
                     raise
                 fleet.entry = entry
-            if understood.do == "add":
-                fleet.count()
             if understood.do == "start":
                 # Processes that were given up, too.
                 self._supervisor.forget(fleet_id)
@@ -303,8 +270,8 @@ class ProcessFleetLauncher:
         }
         return answer if understood.group is None else {**answer, "group": understood.group.to_document()}
 
-    def _apply(self, fleet: _Fleet, roster: Roster, change: Change) -> Sequence[Entry]:
-        """Make a change in the roster, if it fits; returns whom it is about."""
+    def _check_change(self, fleet: KnownFleet, roster: Roster, change: Change) -> None:
+        """Check what a part of the devices, which is all that a process has, can't tell."""
         if (ids := change.which.devices) is not None:
             unknown = [device_id for device_id in ids if device_id not in roster.entries]
             if unknown:
@@ -320,11 +287,10 @@ class ProcessFleetLauncher:
             _, parts = shard_of(fleet.entry)
             more = -(-change.group.count // parts)
             self._check_machine(devices=fleet.size + more, more=more, processes=fleet.entry.processes)
-        return roster.apply(change)
 
     # -- processes ---------------------------------------------------------------------------------------
 
-    async def _bring_back(self, fleet: _Fleet) -> Restored:
+    async def _bring_back(self, fleet: KnownFleet) -> Restored:
         entry, processes = fleet.entry, self._processes
         current = replace(
             entry,
@@ -338,7 +304,7 @@ class ProcessFleetLauncher:
             living = {}
         elif entry.changes:
             # A service that was killed in the midst of a change may not have told all of them.
-            last = Change.from_document(entry.changes[-1])
+            last, _ = fleet.lasting()[-1]
             missed = await processes.tell(entry, list(living.values()), last, number=entry.number)
             await processes.kill(missed)
             living = processes.living(entry)
@@ -373,7 +339,7 @@ class ProcessFleetLauncher:
             fleet.entry = replace(fleet.entry, restarts=fleet.entry.restarts + 1)
             await self._start(fleet, [number])
 
-    async def _start(self, fleet: _Fleet, parts: Iterable[int]) -> None:
+    async def _start(self, fleet: KnownFleet, parts: Iterable[int]) -> None:
         """Start the processes of ``parts`` beside those that live; on record, all or none of them."""
         self._book.write(fleet.entry)
         self._book.write_inputs(fleet.entry)
@@ -393,14 +359,14 @@ class ProcessFleetLauncher:
 
     # -- what is known -----------------------------------------------------------------------------------
 
-    async def _known(self) -> dict[str, _Fleet]:
+    async def _known(self) -> dict[str, KnownFleet]:
         async with self._loading:
             if self._fleets is None:
-                fleets = [await asyncio.to_thread(_loaded, entry) for entry in self._book.entries()]
+                fleets = [await asyncio.to_thread(KnownFleet.load, entry) for entry in self._book.entries()]
                 self._fleets = {fleet.fleet_id: fleet for fleet in fleets}
             return self._fleets
 
-    async def _fleet(self, fleet_id: str) -> _Fleet:
+    async def _fleet(self, fleet_id: str) -> KnownFleet:
         fleet = (await self._known()).get(fleet_id)
         if fleet is None:
             raise UnknownFleetError(fleet_id)
@@ -411,23 +377,19 @@ class ProcessFleetLauncher:
         known = await self._known()
         return {name: fleet.roster.spec for name, fleet in known.items() if fleet.roster is not None}
 
-    def _roster_of(self, fleet: _Fleet) -> Roster:
+    def _roster_of(self, fleet: KnownFleet) -> Roster:
         if fleet.roster is None:
             raise FleetRefusedError(f"{fleet.fleet_id}: {fleet.problem}")
         return fleet.roster
 
-    def _lasting(self, fleet: _Fleet) -> Sequence[Change]:
-        return [Change.from_document(change) for change in fleet.entry.changes]
-
-    def _check_distinct(self, device_ids: Iterable[str], besides: _Fleet | None = None) -> None:
-        others = [f for f in (self._fleets or {}).values() if f is not besides and f.roster is not None]
-        for device_id in device_ids:
-            for fleet in others:
-                if fleet.roster is not None and device_id in fleet.roster.entries:
-                    raise FleetRefusedError(
-                        f"{device_id} is a device of {fleet.fleet_id} already: stop that one first"
-                        f" (`muster fleet stop {fleet.fleet_id}`), or choose another --prefix"
-                    )
+    def _check_distinct(self, device_ids: Iterable[str], besides: KnownFleet | None = None) -> None:
+        others = [fleet for fleet in (self._fleets or {}).values() if fleet is not besides]
+        if (owner := owner_of(device_ids, others)) is not None:
+            device_id, fleet_id = owner
+            raise FleetRefusedError(
+                f"{device_id} is a device of {fleet_id} already: stop that one first"
+                f" (`muster fleet stop {fleet_id}`), or choose another --prefix"
+            )
 
     def _check_machine(self, *, devices: int, more: int, processes: int) -> None:
         there = sum(fleet.size for fleet in (self._fleets or {}).values())
@@ -441,22 +403,21 @@ class ProcessFleetLauncher:
         except TooLargeError as error:
             raise FleetRefusedError(str(error)) from error
 
-    def _counted(self, fleet: _Fleet) -> Json:
+    def _counted(self, fleet: KnownFleet) -> Json:
         living = self._processes.living(fleet.entry)
         return self._statistics.of(fleet.entry, living=living, devices=fleet.counts)
 
-    def _record(self, fleet: _Fleet, **more: Any) -> FleetRecord:
+    def _record(self, fleet: KnownFleet, **more: Any) -> FleetRecord:
         from provisioning.fleets import FleetGroup, FleetRecord
 
         entry = fleet.entry
         living = self._processes.living(entry)
-        spec = entry.request["spec"] if fleet.roster is None else fleet.roster.spec.to_document()
         return FleetRecord(
             fleet_id=entry.fleet_id,
             devices=fleet.size,
             connected=self._statistics.connected(entry, living),
-            seed=spec.get("seed", 1),
-            groups=[FleetGroup(**_summary(group)) for group in spec["groups"]],
+            seed=entry.request["spec"].get("seed", 1),
+            groups=[FleetGroup(**group) for group in fleet.groups],
             processes=entry.processes,
             shard=entry.request.get("shard"),
             pids=[member.pid for member in living.values()],
@@ -468,7 +429,7 @@ class ProcessFleetLauncher:
             **more,
         )
 
-    def _error(self, fleet: _Fleet, dead: int) -> str | None:
+    def _error(self, fleet: KnownFleet, dead: int) -> str | None:
         """Why processes are down and stay so; None where all is well, or will be in a moment."""
         if fleet.problem is not None or not dead or fleet.stopped:
             return fleet.problem
@@ -481,66 +442,9 @@ class ProcessFleetLauncher:
         )
 
 
-class _Device:
-    """A `provisioning.fleets.FleetDevice`."""
-
-    __slots__ = ("_entry", "_roster")
-
-    def __init__(self, roster: Roster, entry: Entry) -> None:
-        self._roster = roster
-        self._entry = entry
-
-    @property
-    def device_id(self) -> str:
-        return self._entry.plan.device_id
-
-    @property
-    def group(self) -> str:
-        return self._entry.plan.group
-
-    @property
-    def behaviour(self) -> str:
-        return self._entry.behaviour
-
-    @property
-    def running(self) -> bool:
-        return self._entry.running
-
-    @property
-    def online(self) -> bool:
-        return self._entry.online
-
-    def expected_outcome(self, *, max_attempts: int) -> str | None:
-        return self._roster.expected_outcome(self._entry, max_attempts=max_attempts)
-
-
 def process_count(count: int) -> int:
     """Return how many processes share ``count`` devices by default: no more than the machine has cores."""
     return max(1, min(-(-count // DEVICES_PER_PROCESS), os.cpu_count() or 1, MAX_FLEET_PROCESSES))
-
-
-def _roster(
-    spec: Mapping[str, Any], shard: str | tuple[int, int] | None, changes: Iterable[Change] = ()
-) -> Roster:
-    if not isinstance(shard, tuple):
-        shard = (1, 1) if shard is None else parse_shard(shard)
-    return Roster(FleetSpec.from_document(spec), changes, shard=shard)
-
-
-def _loaded(entry: FleetEntry) -> _Fleet:
-    """A fleet from its record."""
-    try:
-        changes = [Change.from_document(change) for change in entry.changes]
-        fleet = _Fleet(entry=entry, roster=_roster(entry.request["spec"], shard_of(entry), changes))
-    except FleetSpecError as error:
-        return _Fleet(entry=entry, roster=None, problem=f"it can't be as it was any more: {error}")
-    fleet.count()
-    return fleet
-
-
-def _summary(group: Mapping[str, Any]) -> Json:
-    """A group without the ids of its devices."""
-    return {"behaviours": {}, **{name: value for name, value in group.items() if name != "ids"}}
 
 
 @contextlib.contextmanager

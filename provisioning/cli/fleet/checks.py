@@ -21,7 +21,7 @@ def add_parsers(commands: Subparsers) -> None:
         description=(
             "Compare the state of each device that was in a run with what its behaviour leads to, given\n"
             "that run's number of attempts. Exit code 1 if any differs. Devices that were stopped or taken\n"
-            "offline by hand are not judged."
+            "offline by hand, or told to behave otherwise since the run began, are not judged."
         ),
         examples="muster fleet check\nmuster fleet check fleet-1 --json | jq .differences",
     )
@@ -42,17 +42,16 @@ def run_check(args: argparse.Namespace) -> int:
 
 def _show(found: Json, terminal: Terminal) -> None:
     different = found["different"]
-    parts = [f"{found['as_expected']:,} of {counted(found['devices'], 'device')} ended as expected"]
-    if different:
-        parts.append(f"{different:,} did not")
-    if found["not_provisioned_yet"]:
-        parts.append(f"{found['not_provisioned_yet']:,} not provisioned yet")
-    if found["not_judged"]:
-        parts.append(f"{found['not_judged']:,} not judged, as they were stopped or taken offline by hand")
+    verdict = f"; {different:,} did not" if different else ""
     terminal.line(
-        f"{found['fleet_id']}: {'; '.join(parts)}",
+        f"{found['fleet_id']}: {found['as_expected']:,} of {counted(found['devices'], 'device')}"
+        f" ended as expected{verdict}",
         style="bold red" if different else "bold green" if found["as_expected"] else "bold",
     )
+    if waiting := found["not_provisioned_yet"]:
+        terminal.line(f"  {waiting:,} not provisioned yet")
+    if not_judged := found["not_judged"]:
+        terminal.line(f"  {not_judged:,} not judged: stopped, taken offline or told to behave otherwise")
     if not different:
         return
     shown = found["differences"][:MAX_SHOWN]

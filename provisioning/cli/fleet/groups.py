@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from provisioning.cli.arguments import behaviour_weights, device_count
+from provisioning.cli.arguments import behaviour_weights, device_count, process_count
 from provisioning.cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -84,7 +84,10 @@ def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
 def add_share_arguments(parser: argparse.ArgumentParser) -> None:
     """Add how a fleet is shared among processes and hosts."""
     parser.add_argument(
-        "--processes", type=int, metavar="N", help="processes to share the devices (default: by their number)"
+        "--processes",
+        type=process_count,
+        metavar="N",
+        help="processes to share the devices (default: by their number)",
     )
     parser.add_argument(
         "--shard", metavar="K/N", help="only the K-th of N parts of the fleet, for a fleet on N hosts"

@@ -112,21 +112,25 @@ def show_heading(fleet: Fleet, terminal: Terminal) -> None:
 
 
 def show_groups(fleet: Fleet, terminal: Terminal) -> None:
-    """Write the groups of a fleet with how their devices are."""
+    """Write the groups of a fleet: how their devices are, and what."""
     now = fleet.get("statistics", {}).get("groups", {})
     gauges = ("devices", "running", "connected", "registered", "downloading", "offline")
     terminal.table(
-        ["group", *gauges, "model", "behaviours"],
+        ["group", *gauges],
         [
-            [
-                group["name"],
-                *(f"{now.get(group['name'], {}).get(gauge, 0):,}" for gauge in gauges),
-                group["model"],
-                behaviours_of(group),
-            ]
+            [group["name"], *(f"{now.get(group['name'], {}).get(gauge, 0):,}" for gauge in gauges)]
             for group in fleet["groups"]
         ],
         right=range(1, 7),
+        indent=2,
+    )
+    terminal.line()
+    terminal.table(
+        ["group", "model", "firmware", "behaviours"],
+        [
+            [group["name"], group["model"], group["firmware_version"], behaviours_of(group)]
+            for group in fleet["groups"]
+        ],
         indent=2,
     )
 

@@ -63,7 +63,7 @@ def run_fleet(args: argparse.Namespace) -> int:
     broker = args.broker or environment.broker
     if broker in LOCAL_BROKERS:
         raise UsageError("say where the broker is: --broker mqtt://host:port, or MUSTER_BROKER")
-    _check(args, broker)
+    _check(broker)
     spec: FleetSpec = spec_of(args)
     group_key: Path | None = environment.group_key_file
     # Here, because the parser imports this module for every command.
@@ -84,13 +84,10 @@ def run_fleet(args: argparse.Namespace) -> int:
     )
 
 
-def _check(args: argparse.Namespace, broker: str) -> None:
+def _check(broker: str) -> None:
     from broker.address import BrokerAddress, BrokerAddressError
-    from provisioning.settings import MAX_FLEET_PROCESSES
 
     try:
         BrokerAddress.parse(broker)
     except BrokerAddressError as error:
         raise UsageError(str(error)) from error
-    if args.processes is not None and not 1 <= args.processes <= MAX_FLEET_PROCESSES:
-        raise UsageError(f"--processes {args.processes} can't be: give 1 to {MAX_FLEET_PROCESSES}")

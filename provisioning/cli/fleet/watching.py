@@ -27,7 +27,7 @@ PLAIN_INTERVAL_S = 2.0
 AWAY_TIMEOUT_S = 60.0
 MAX_GROUPS_SHOWN = 12
 _RATES = ("messages_in", "messages_out", "bytes_in", "bytes_out", "downloads_completed")
-_GAUGES = ("devices", "connected", "registered", "downloading", "offline")
+_GAUGES = ("devices", "running", "connected", "downloading", "offline")
 
 
 def add_parsers(commands: Subparsers) -> None:
