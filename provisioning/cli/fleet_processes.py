@@ -29,6 +29,7 @@ START_TIMEOUT_S: Final = 20.0
 # The devices say goodbye for up to 15 s (FleetOptions.stop_timeout_s).
 STOP_TIMEOUT_S: Final = 20.0
 KILL_TIMEOUT_S: Final = 5.0
+TELL_TIMEOUT_S: Final = 30.0
 POLL_INTERVAL_S: Final = 0.02
 
 
@@ -122,7 +123,7 @@ class FleetProcesses:
             if address is None or address.pid != member.pid:
                 return False
             try:
-                await address.tell(change, number=number)
+                await address.tell(change, number=number, timeout_s=TELL_TIMEOUT_S)
             except ControlError:
                 return False
             return True

@@ -265,7 +265,7 @@ def picture(fleet: Fleet, rates: dict[str, float], *, note: str = "") -> Group:
     bar.add_row(
         Text(fleet["fleet_id"], style="bold"),
         ProgressBar(
-            total=max(fleet["devices"], 1), completed=s["connected"], width=24, complete_style="cyan"
+            total=max(fleet["devices"], 1), completed=s["connected"], width=16, complete_style="cyan"
         ),
         Text(f"{s['connected']:,}/{fleet['devices']:,} connected", style="bold"),
         Text(state, style=STATE_STYLES[state]),
@@ -308,7 +308,7 @@ def _groups(fleet: Fleet) -> Any:
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
-    table.add_column(max_width=24, no_wrap=True, overflow="ellipsis")
+    table.add_column(max_width=16, no_wrap=True, overflow="ellipsis")
     for _ in _GAUGES:
         table.add_column(justify="right")
     table.add_row(Text("group", style="dim"), *(Text(gauge, style="dim") for gauge in _GAUGES))
