@@ -81,7 +81,7 @@ async def wait_record(
     """Wait until the fleet's record is as it should be, and return it."""
     async with asyncio.timeout(PATIENCE_S):
         while not condition(record := await launcher.show(fleet_id)):
-            await asyncio.sleep(0.02)  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
     return record
 
 
