@@ -24,7 +24,7 @@ from devices.credentials import Credentials
 from devices.dice import Trace
 from devices.errors import DevicesError, FleetStartError
 from devices.fleet import Fleet, FleetOptions
-from devices.limits import ensure_file_descriptors
+from devices.limits import descriptors_of, ensure_file_descriptors
 from devices.roster import Roster
 from devices.verify import Verifier
 
@@ -60,7 +60,7 @@ async def _run(arguments: FleetArguments) -> int:
     given = arguments.read()
     options = FleetOptions(ramp_share=1 / arguments.shard[1])
     roster = Roster(given.spec, given.changes, shard=arguments.shard)
-    ensure_file_descriptors(len(roster.entries) + min(len(roster.entries), options.max_http_connections))
+    ensure_file_descriptors(descriptors_of(len(roster.entries)))
     address = BrokerAddress.parse(arguments.broker_url)
     with _tracing(arguments.trace_file) as trace:
         fleet = Fleet(

@@ -13,6 +13,11 @@ MAX_HTTP_CONNECTIONS: Final = 2_000
 """Downloads of a process at once."""
 
 
+def descriptors_of(devices: int) -> int:
+    """How many files a process with so many devices opens: their connections, and their downloads'."""
+    return devices + min(devices, MAX_HTTP_CONNECTIONS)
+
+
 def check_file_descriptors(needed: int) -> None:
     """Raise `FleetStartError`, with the remedy, where the hard limit is below ``needed`` plus a reserve.
 

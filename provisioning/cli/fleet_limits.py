@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from devices.errors import FleetStartError
-from devices.limits import MAX_HTTP_CONNECTIONS, RESERVE, check_file_descriptors, hard_limit
+from devices.limits import RESERVE, check_file_descriptors, descriptors_of, hard_limit
+from provisioning.settings import MAX_FLEET_PROCESSES
 
 PORT_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 # What a broker opens besides its devices: its listener, log and database, the service, others' clients.
@@ -23,7 +24,7 @@ def check_machine(*, devices: int, processes: int, devices_in_all: int, broker_f
     ``devices_in_all`` are those of this host, this fleet's among them; ``broker_files`` is how many files
     the broker may open, None where it is somebody else's.
     """
-    check_file_descriptors(-(-devices // processes) + MAX_HTTP_CONNECTIONS)
+    check_file_descriptors(descriptors_of(-(-devices // processes)))
     if broker_files is not None and devices_in_all + BROKER_RESERVE > broker_files:
         wanted = devices_in_all + BROKER_RESERVE
         raise FleetStartError(
@@ -52,5 +53,13 @@ def local_ports() -> int | None:
 def processes_for(devices: int) -> int:
     """How many processes it takes so that each may open what its share of the devices needs."""
     hard = hard_limit()
-    room = None if hard is None else hard - RESERVE - MAX_HTTP_CONNECTIONS
-    return 1 if room is None or room < 1 else -(-devices // room)
+    if hard is None:
+        return 1
+    return next(
+        (
+            processes
+            for processes in range(1, MAX_FLEET_PROCESSES + 1)
+            if descriptors_of(-(-devices // processes)) + RESERVE <= hard
+        ),
+        MAX_FLEET_PROCESSES,
+    )

@@ -80,7 +80,7 @@ async def wait_record(
 ) -> FleetRecord:
     """Wait until the fleet's record is as it should be, and return it."""
     async with asyncio.timeout(PATIENCE_S):
-        while not condition(record := await launcher.show(fleet_id)):
+        while not condition(record := await launcher.show(fleet_id)):  # noqa: ASYNC110 (files tell nobody)
             await asyncio.sleep(0.02)
     return record
 

@@ -111,10 +111,10 @@ def hard_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("hard_limit")
 def test_a_share_that_fits_no_process_is_refused() -> None:
-    with pytest.raises(FleetStartError, match=r"5,384 open files.*limit is 4,096.*--processes"):
+    with pytest.raises(FleetStartError, match=r"7,128 open files.*limit is 4,096.*--processes"):
         check_machine(devices=5_000, processes=1, devices_in_all=5_000, broker_files=None)
-    check_machine(devices=5_000, processes=2, devices_in_all=5_000, broker_files=None)
-    assert processes_for(5_000) == 2
+    check_machine(devices=5_000, processes=3, devices_in_all=5_000, broker_files=None)
+    assert processes_for(5_000) == 3
     assert processes_for(100) == 1
 
 
