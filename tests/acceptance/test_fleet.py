@@ -100,12 +100,26 @@ def test_a_fleet_in_the_foreground(sandbox: Sandbox) -> None:
     record = json.loads((sandbox.state_dir / "service.json").read_text())
     health = _health(record["url"])
     running = sandbox.start(
-        *("fleet", "run", "--count", "6", "--processes", "2", "--behaviours", "healthy"),
+        *(
+            "fleet",
+            "run",
+            "--count",
+            "6",
+            "--processes",
+            "2",
+            "--behaviours",
+            "healthy",
+            "--metrics-port",
+            "0",
+        ),
         *("--broker", record["broker_url"], "--trust", health["trust"]["public_key"]),
     )
     assert wait_registered(sandbox, 6)
     assert "6 of 6 provisioned" in sandbox.run("provision", "--follow")[1]
     running.wait_line("6/6 connected")
+    url = running.wait_line("metrics at ").split()[-1]
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        assert 'muster_fleet_connected{fleet="fleet-1",group="devices"} 6' in answer.read().decode()
     running.signal(signal.SIGINT)
     code, out, err = running.finish()
     assert (code, err) == (0, ""), out
@@ -113,7 +127,11 @@ def test_a_fleet_in_the_foreground(sandbox: Sandbox) -> None:
     assert any(line.split()[:4] == ["downloads", "6", "of", "6,"] for line in out.splitlines())
 
 
-def test_the_devices_of_a_foreground_that_is_killed_go_with_it(sandbox: Sandbox) -> None:
+def test_the_devices_of_a_foreground_that_is_killed_go_with_it(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What a killed command can't remove is not to stay.
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     sandbox.up()
     record = json.loads((sandbox.state_dir / "service.json").read_text())
     running = sandbox.start(

@@ -11,6 +11,7 @@ from provisioning.cli.fleet.choice import add_fleet_choice, chosen_fleet
 from provisioning.cli.fleet.numbers import figures, show_figures
 from provisioning.cli.terminal import Terminal, counted, time_of_day
 
+MAX_BEHAVIOURS_SHOWN = 6
 STATE_STYLES = {"running": "green", "restarting": "yellow", "not running": "red"}
 
 
@@ -151,8 +152,11 @@ def groups_of(fleet: Fleet) -> str:
 
 
 def behaviours_of(group: FleetGroup) -> str:
-    """Return the weights of a group's behaviours."""
-    return ", ".join(f"{name} {weight:g}" for name, weight in group["behaviours"].items())
+    """Return the weights of a group's behaviours, or of the first few."""
+    weights = [f"{name} {weight:.3g}" for name, weight in group["behaviours"].items()]
+    if (more := len(weights) - MAX_BEHAVIOURS_SHOWN) > 0:
+        weights[MAX_BEHAVIOURS_SHOWN:] = [f"and {more:,} more"]
+    return ", ".join(weights)
 
 
 def _show_devices(client: ServiceClient, fleet_id: str, terminal: Terminal, *, as_json: bool) -> None:

@@ -153,8 +153,8 @@ async def test_a_fleet_that_cannot_be_is_refused_and_leaves_no_record(
 async def test_a_fleet_that_fits_no_process_is_refused_before_anything_starts(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resource.getrlimit", lambda _: (400, 400))
-    with pytest.raises(FleetRefusedError, match=r"open files and the hard limit is 400") as caught:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (300, 300))
+    with pytest.raises(FleetRefusedError, match=r"open files and the hard limit is 300") as caught:
         await workshop.launcher().launch(a_fleet(100, processes=1))
     assert caught.value.status == 409
     assert not workshop.pids()

@@ -114,6 +114,13 @@ def test_list_shows_each_fleet_in_a_line(service: FakeService, muster: Muster, f
     assert json.loads(muster("fleet", "list", "--json").out)["fleets"][0]["fleet_id"] == "fleet-1"
 
 
+def test_a_long_list_of_behaviours_is_cut(service: FakeService, muster: Muster) -> None:
+    muster("fleet", "launch", "--count", "44", "--behaviours", "all")
+    line = muster("fleet", "list").out.splitlines()[1]
+    assert "healthy 0.0455, slow 0.0455" in line
+    assert line.endswith(" more")
+
+
 def test_without_fleets_the_way_to_one_is_told(service: FakeService, muster: Muster) -> None:
     assert muster("fleet", "list").out.startswith("no fleets; start one with `muster fleet launch")
     result = muster("fleet", "show")
