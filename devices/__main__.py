@@ -24,7 +24,7 @@ from devices.credentials import Credentials
 from devices.dice import Trace
 from devices.errors import DevicesError, FleetStartError
 from devices.fleet import Fleet, FleetOptions
-from devices.limits import ensure_file_descriptors
+from devices.limits import descriptors_of, ensure_file_descriptors
 from devices.roster import Roster
 from devices.verify import Verifier
 
@@ -55,10 +55,12 @@ async def _run(arguments: FleetArguments) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if arguments.owned:
+        loop.add_reader(sys.stdin.fileno(), _on_input, stop)
     given = arguments.read()
     options = FleetOptions(ramp_share=1 / arguments.shard[1])
     roster = Roster(given.spec, given.changes, shard=arguments.shard)
-    ensure_file_descriptors(len(roster.entries) + min(len(roster.entries), options.max_http_connections))
+    ensure_file_descriptors(descriptors_of(len(roster.entries)))
     address = BrokerAddress.parse(arguments.broker_url)
     with _tracing(arguments.trace_file) as trace:
         fleet = Fleet(
@@ -78,6 +80,13 @@ async def _run(arguments: FleetArguments) -> int:
         last = fleet.statistics()
     _keep(last, arguments.stats_file)
     return 1 if last["crashed"] else 0
+
+
+def _on_input(stop: asyncio.Event) -> None:
+    """Standard input has something to say, or has ended: then the owner is gone."""
+    if not os.read(sys.stdin.fileno(), 4096):
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        stop.set()
 
 
 async def _watch(fleet: Fleet, stop: asyncio.Event, stats_file: Path | None) -> None:

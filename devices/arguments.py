@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -22,16 +22,23 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 @dataclass(frozen=True, kw_only=True)
 class FleetArguments:
-    """Everything a fleet process is told: a fleet, its shard of it, and where to go."""
+    """Everything a fleet process is told: a fleet, its shard of it, and where to go.
+
+    ``broker_file`` is a file that holds ``broker_url``, which may have a password in it: everybody on the
+    machine can read a command line.
+    """
 
     fleet: Path | FleetSpec
-    broker_url: str
+    broker_url: str = field(repr=False)
     trust: Sequence[str]
+    broker_file: Path | None = None
     shard: tuple[int, int] = (1, 1)
     group_key_file: Path | None = None
     stats_file: Path | None = None
     control_file: Path | None = None
     trace_file: Path | None = None
+    owned: bool = False
+    """End when standard input does: with whoever started the process, however that one ends."""
     log_level: str = "warning"
 
     def read(self) -> FleetFile:
@@ -44,7 +51,9 @@ def to_argv(arguments: FleetArguments) -> list[str]:
     assert isinstance(arguments.fleet, Path)
     argv = [
         f"--fleet={arguments.fleet}",
-        f"--broker={arguments.broker_url}",
+        f"--broker={arguments.broker_url}"
+        if arguments.broker_file is None
+        else f"--broker-file={arguments.broker_file}",
         f"--shard={arguments.shard[0]}/{arguments.shard[1]}",
         f"--log-level={arguments.log_level}",
     ]
@@ -57,6 +66,8 @@ def to_argv(arguments: FleetArguments) -> list[str]:
     ):
         if path is not None:
             argv.append(f"--{option}={path}")
+    if arguments.owned:
+        argv.append("--owned")
     return argv
 
 
@@ -68,13 +79,15 @@ def parse(argv: Sequence[str]) -> FleetArguments:
     given = _parser().parse_args(argv)
     return FleetArguments(
         fleet=given.fleet if given.fleet is not None else _from_flags(given),
-        broker_url=given.broker,
+        broker_url=given.broker if given.broker_file is None else _read_url(given.broker_file),
+        broker_file=given.broker_file,
         trust=tuple(given.trust),
         shard=parse_shard(given.shard),
         group_key_file=given.group_key_file,
         stats_file=given.stats_file,
         control_file=given.control_file,
         trace_file=given.trace_file,
+        owned=given.owned,
         log_level=given.log_level,
     )
 
@@ -101,7 +114,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: python -m devices --broker mqtt://127.0.0.1:1883 --count 20 --trust BASE64KEY",
     )
     option = parser.add_argument
-    option("--broker", required=True, metavar="URL", help="mqtt://[user:password@]host[:port] or mqtts://…")
+    broker = parser.add_mutually_exclusive_group(required=True)
+    broker.add_argument("--broker", metavar="URL", help="mqtt://[user:password@]host[:port] or mqtts://…")
+    broker.add_argument(
+        "--broker-file", type=Path, metavar="PATH", help="a file with that URL, out of sight of others"
+    )
     option("--fleet", type=Path, metavar="PATH", help="a fleet file (.toml), in the place of flags")
     option("--count", type=int, help="devices in the whole fleet")
     option("--seed", type=int, default=1, help="the same seed gives the same fleet (default 1)")
@@ -135,8 +152,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     option("--control-file", type=Path, metavar="PATH", help="take changes, and write here where and how")
     option("--trace-file", type=Path, metavar="PATH", help="write each random choice as a line of JSON")
+    option("--owned", action="store_true", help="end when standard input ends")
     option("--log-level", choices=LOG_LEVELS, default="warning")
     return parser
+
+
+def _read_url(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FleetSpecError(
+            "broker-file", f"{path} can't be read ({error})", "give a file with the broker's URL"
+        ) from error
 
 
 def _parse_tag(text: str) -> tuple[str, str]:

@@ -19,11 +19,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from devices.errors import DevicesError, FleetSpecError
-from devices.fleet import Fleet
 from devices.roster import Change
+
+if TYPE_CHECKING:
+    # Whoever only tells processes of changes needs nothing of what runs devices.
+    from devices.fleet import Fleet
 
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 _HOST: Final = "127.0.0.1"

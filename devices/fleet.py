@@ -21,6 +21,7 @@ from devices.credentials import Credentials
 from devices.device import Device
 from devices.dice import Dice, Trace
 from devices.download import DownloadLimits
+from devices.limits import MAX_HTTP_CONNECTIONS
 from devices.pacing import Ramp
 from devices.roster import Change, Entry, Roster
 from devices.statistics import GAUGES, Counters, Latencies, document
@@ -40,7 +41,7 @@ _RATE_OVER_S: Final = 5.0
 class FleetOptions:
     """How a process runs its devices."""
 
-    max_http_connections: int = 2_000
+    max_http_connections: int = MAX_HTTP_CONNECTIONS
     """Downloads at once; further ones wait for a connection. Slow ones hold theirs for long."""
     stop_timeout_s: float = 15.0
     """How long the goodbyes may take at the end."""

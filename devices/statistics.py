@@ -18,6 +18,11 @@ _GROWTH: Final = 1.1
 _LOG_GROWTH: Final = math.log(_GROWTH)
 
 
+def bucket_end_s(bucket: int) -> float:
+    """The longest duration that bucket holds, in seconds."""
+    return _SMALLEST_S * _GROWTH**bucket
+
+
 class Histogram:
     """Durations in buckets that grow by 10 %."""
 
@@ -43,7 +48,7 @@ class Histogram:
         for bucket in sorted(self._buckets):
             wanted -= self._buckets[bucket]
             if wanted <= 0:
-                return _SMALLEST_S * _GROWTH**bucket
+                return bucket_end_s(bucket)
         raise AssertionError("the buckets hold less than was counted")
 
     def add(self, document: Mapping[str, Any]) -> None:
@@ -70,7 +75,7 @@ class Histogram:
         total, rows = 0, []
         for bucket in sorted(self._buckets):
             total += self._buckets[bucket]
-            rows.append((_SMALLEST_S * _GROWTH**bucket, total))
+            rows.append((bucket_end_s(bucket), total))
         return rows
 
 

@@ -3,11 +3,16 @@
 | call | answer |
 |---|---|
 | GET /api/health | is the service, the broker and blob storage there |
-| POST /api/fleets, GET /api/fleets, DELETE /api/fleets/{fleet_id} | launch, list, stop fleets |
+| POST /api/fleets, GET /api/fleets | launch a fleet, list them |
+| GET /api/fleets/{fleet_id}, DELETE /api/fleets/{fleet_id} | one fleet with statistics; stop it |
+| POST /api/fleets/{fleet_id}/changes | change devices of it while it runs |
+| GET /api/fleets/{fleet_id}/devices | its devices as they are to be, in pages |
+| GET /api/fleets/{fleet_id}/check | whether each of them ended as it should |
 | POST /api/provision | start a run: 202 with its id and how many devices it claimed |
 | GET /api/runs, GET /api/runs/{run_id} | runs, the latest first; one run with counts, times, failures |
 | GET /api/devices, GET /api/devices/{device_id} | devices by state or run, in pages; one with its steps |
 | GET /api/statistics | counters of every part |
+| GET /metrics | the fleets' statistics for Prometheus |
 """
 
 from __future__ import annotations
@@ -32,12 +37,13 @@ from . import __version__
 from .errors import RequestError, SettingsError
 from .fleets import FleetRecord, FleetRequest
 from .packages import mask_sas
-from .settings import MAX_PAGE, MAX_RUN_DEVICES
+from .settings import MAX_PAGE, MAX_RUN_DEVICES, RunOptions
 from .states import DeviceState
 
 _LOG = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _MAX_ERRORS_SHOWN = 3
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -50,7 +56,21 @@ class Backend(Protocol):
     async def health(self) -> Json: ...
     async def launch_fleet(self, request: FleetRequest) -> FleetRecord: ...
     async def list_fleets(self) -> list[FleetRecord]: ...
+    async def fleet(self, fleet_id: str) -> FleetRecord: ...
     async def stop_fleet(self, fleet_id: str) -> FleetRecord: ...
+    async def change_fleet(self, fleet_id: str, change: Json) -> Json: ...
+    async def fleet_devices(
+        self,
+        fleet_id: str,
+        *,
+        group: str | None,
+        behaviour: str | None,
+        limit: int,
+        after: str | None,
+        max_attempts: int,
+    ) -> Json: ...
+    async def check_fleet(self, fleet_id: str) -> Json: ...
+    async def metrics(self, fleet_id: str | None) -> str: ...
     async def provision(self, device_ids: list[str] | None, options: Json) -> Json: ...
     async def list_runs(self) -> list[Json]: ...
     async def run(self, run_id: str) -> Json: ...
@@ -92,9 +112,7 @@ def create_api(backend: Backend) -> FastAPI:
     async def list_fleets() -> Json:
         return {"fleets": await backend.list_fleets()}
 
-    @app.delete("/api/fleets/{fleet_id}")
-    async def stop_fleet(fleet_id: str) -> FleetRecord:
-        return await backend.stop_fleet(fleet_id)
+    _add_fleet_calls(app, backend)
 
     @app.post("/api/provision", status_code=HTTPStatus.ACCEPTED)
     async def provision(request: ProvisionRequest) -> Json:
@@ -125,10 +143,47 @@ def create_api(backend: Backend) -> FastAPI:
     async def statistics() -> Json:
         return await backend.statistics()
 
+    @app.get("/metrics")
+    async def metrics(fleet_id: str | None = None) -> Response:
+        return Response(await backend.metrics(fleet_id), media_type=METRICS_TYPE)
+
     _add_error_handlers(app)
     app.middleware("http")(_guard)
     app.add_middleware(_AnswersAtTheEnd)
     return app
+
+
+def _add_fleet_calls(app: FastAPI, backend: Backend) -> None:
+    """What is asked of one fleet."""
+
+    @app.get("/api/fleets/{fleet_id}")
+    async def fleet(fleet_id: str) -> FleetRecord:
+        return await backend.fleet(fleet_id)
+
+    @app.delete("/api/fleets/{fleet_id}")
+    async def stop_fleet(fleet_id: str) -> FleetRecord:
+        return await backend.stop_fleet(fleet_id)
+
+    @app.post("/api/fleets/{fleet_id}/changes")
+    async def change_fleet(fleet_id: str, change: Json) -> Json:
+        return await backend.change_fleet(fleet_id, change)
+
+    @app.get("/api/fleets/{fleet_id}/devices")
+    async def fleet_devices(
+        fleet_id: str,
+        group: str | None = None,
+        behaviour: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
+        after: str | None = None,
+        max_attempts: Annotated[int, Query(ge=1, le=100)] = RunOptions.max_attempts,
+    ) -> Json:
+        return await backend.fleet_devices(
+            fleet_id, group=group, behaviour=behaviour, limit=limit, after=after, max_attempts=max_attempts
+        )
+
+    @app.get("/api/fleets/{fleet_id}/check")
+    async def check_fleet(fleet_id: str) -> Json:
+        return await backend.check_fleet(fleet_id)
 
 
 class _AnswersAtTheEnd:

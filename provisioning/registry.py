@@ -101,6 +101,18 @@ class RunRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """Where a device has got to in the latest run that has claimed it; `run_id` is None where none has."""
+
+    state: DeviceState
+    run_id: str | None
+    error: str | None
+    max_attempts: int | None
+    """The run's option."""
+    run_started_at: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """How a device ended in a run; `steps_s` has the seconds spent per step, all attempts together."""
 
@@ -586,6 +598,20 @@ class Registry:
         """The states of those of the devices that are known."""
         rows = await self._ask("known_states", json.dumps(list(device_ids)))
         return {device_id: DeviceState(state) for device_id, state in rows}
+
+    async def standings(self, device_ids: Sequence[str]) -> dict[str, Standing]:
+        """Where those of the devices that are known have got to, in one query."""
+        rows = await self._ask("standings", json.dumps(list(device_ids)))
+        return {
+            device_id: Standing(
+                state=DeviceState(state),
+                run_id=run_id,
+                error=error,
+                max_attempts=max_attempts,
+                run_started_at=started_at,
+            )
+            for device_id, state, run_id, error, max_attempts, started_at in rows
+        }
 
     async def run(self, run_id: str) -> RunRecord | None:
         """One run, or None."""

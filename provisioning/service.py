@@ -41,7 +41,8 @@ from .errors import (
     UnknownDeviceError,
     UnknownRunError,
 )
-from .fleets import FleetLauncher, FleetRecord, FleetRequest
+from .fleet_check import check_fleet
+from .fleets import FleetLauncher, FleetRecord, FleetRequest, page_of
 from .orchestrations import DeviceProvisioningOrchestration, ProvisionNewDevices
 from .packages import PackageStore, Release, SigningKey, blob_name_of, mask_sas
 from .registry import DeviceRecord, Registry, RegistryError, RegistryFormatError
@@ -310,9 +311,49 @@ class Service:
         """All fleets; none without a launcher."""
         return [] if self._launcher is None else list(await self._launcher.list())
 
+    async def fleet(self, fleet_id: str) -> FleetRecord:
+        """One fleet with its statistics."""
+        return await self._fleets().show(fleet_id)
+
     async def stop_fleet(self, fleet_id: str) -> FleetRecord:
-        """Stop one fleet."""
+        """Stop one fleet; with its last statistics."""
         return await self._fleets().stop(fleet_id)
+
+    async def change_fleet(self, fleet_id: str, change: Json) -> Json:
+        """Change devices of a fleet while it runs."""
+        return await self._fleets().change(fleet_id, change)
+
+    async def fleet_devices(
+        self,
+        fleet_id: str,
+        *,
+        group: str | None,
+        behaviour: str | None,
+        limit: int,
+        after: str | None,
+        max_attempts: int,
+    ) -> Json:
+        """One page of a fleet's devices, as they are to be."""
+        return page_of(
+            await self._fleets().devices(fleet_id),
+            group=group,
+            behaviour=behaviour,
+            after=after,
+            limit=limit,
+            max_attempts=max_attempts,
+        )
+
+    async def check_fleet(self, fleet_id: str) -> Json:
+        """Each device of a fleet that has ended in a run, against what was expected of it."""
+        devices = await self._fleets().devices(fleet_id)
+        await self._registry.flush()
+        standings = await self._registry.standings([device.device_id for device in devices])
+        # In a thread: what is expected of a hundred thousand devices takes seconds to say.
+        return await asyncio.to_thread(check_fleet, fleet_id, devices, standings)
+
+    async def metrics(self, fleet_id: str | None) -> str:
+        """The statistics of one fleet, or all, for Prometheus; nothing without a launcher."""
+        return "" if self._launcher is None else await self._launcher.metrics(fleet_id)
 
     def _fleets(self) -> FleetLauncher:
         if self._launcher is None:

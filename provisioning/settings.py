@@ -7,6 +7,7 @@
 | MUSTER_BROKER | mosquitto, aedes, auto, or mqtt://host:port of a broker that runs already | auto |
 | MUSTER_BLOB | connection string of a blob account | an Azurite of our own |
 | MUSTER_CACHE | where the local stack is installed | the user's cache directory |
+| MUSTER_GROUP_KEY_FILE | the key that devices derive theirs from, base64 | one in the state directory |
 | MUSTER_ENGINE | embedded, or durabletask for a Durable Task backend elsewhere | embedded |
 | MUSTER_ENGINE_ENDPOINT | that backend: host:port, or a URL whose scheme says whether by TLS | |
 | MUSTER_ENGINE_TASKHUB | its task hub, where it is Azure's Durable Task Scheduler or the emulator of it | |
@@ -36,6 +37,8 @@ MAX_RUN_DEVICES = 100_000
 """Devices in one run."""
 MAX_FLEET_DEVICES = 100_000
 """Devices in one fleet."""
+MAX_FLEET_PROCESSES = 64
+"""Processes that share one fleet on one host."""
 MAX_PAGE = 1_000
 """Devices in one answer of the API."""
 
@@ -189,6 +192,7 @@ class Environment:
     blob_connection_string: str | None = field(repr=False)
     cache_dir: Path | None
     engine: EngineSettings
+    group_key_file: Path | None = None
 
     @classmethod
     def read(
@@ -208,6 +212,7 @@ class Environment:
                 f"MUSTER_BROKER is {broker!r}. Use auto, mosquitto, aedes, or an mqtt://host:port that runs."
             )
         cache = values.get("MUSTER_CACHE")
+        group_key = values.get("MUSTER_GROUP_KEY_FILE")
         return cls(
             state_dir=Path(values.get("MUSTER_STATE") or DEFAULT_STATE_DIR),
             url=values.get("MUSTER_URL") or None,
@@ -215,6 +220,7 @@ class Environment:
             blob_connection_string=values.get("MUSTER_BLOB") or None,
             cache_dir=Path(cache) if cache else None,
             engine=EngineSettings.read(values),
+            group_key_file=Path(group_key) if group_key else None,
         )
 
 

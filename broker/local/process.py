@@ -415,6 +415,10 @@ def _with_many_descriptors(argv: tuple[str, ...]) -> tuple[str, ...]:
 
     (The alternative, ``preexec_fn``, can deadlock in a process with threads.)
     """
+    return ("/bin/sh", "-c", f'ulimit -S -n {descriptor_limit()} 2>/dev/null; exec "$@"', "sh", *argv)
+
+
+def descriptor_limit() -> int:
+    """How many files a program of the local stack may open: the hard limit, within reason."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
-    return ("/bin/sh", "-c", f'ulimit -S -n {wanted} 2>/dev/null; exec "$@"', "sh", *argv)
+    return MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from provisioning.cli.client import ServiceClient, find_service
 from provisioning.cli.errors import UsageError
-from provisioning.settings import MAX_FLEET_DEVICES, Environment
+from provisioning.settings import MAX_FLEET_DEVICES, MAX_FLEET_PROCESSES, Environment
 
 DEFAULT_PREFIX = "dev"
 
@@ -97,9 +97,20 @@ def device_count(text: str) -> int:
     return count
 
 
+def process_count(text: str) -> int:
+    """Parse how many processes share a fleet; the message of the error says the bounds."""
+    count = int(text) if text.isascii() and text.isdigit() else 0
+    if not 1 <= count <= MAX_FLEET_PROCESSES:
+        raise argparse.ArgumentTypeError(
+            f"a fleet has 1 to {MAX_FLEET_PROCESSES} processes, not {text}: choose a number in that range"
+        )
+    return count
+
+
 def behaviour_weights(text: str) -> dict[str, float]:
     """Parse ``healthy=0.9,slow=0.1``; unknown names are an error here already."""
-    from devices.plan import FleetSpecError, parse_behaviours
+    from devices.errors import FleetSpecError
+    from devices.spec import parse_behaviours
 
     try:
         return parse_behaviours(text)
@@ -136,10 +147,13 @@ def add_fleet_arguments(parser: argparse.ArgumentParser) -> None:
         "--behaviours",
         type=behaviour_weights,
         metavar="NAME=WEIGHT,…",
-        help="how the devices behave, by weight: healthy, slow, offline, never-answers",
+        help="how the devices behave, by weight; 'all' is each of `muster fleet behaviours`",
     )
     parser.add_argument(
-        "--processes", type=int, metavar="N", help="processes to share the devices (default: by their number)"
+        "--processes",
+        type=process_count,
+        metavar="N",
+        help="processes to share the devices (default: by their number)",
     )
 
 

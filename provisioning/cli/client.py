@@ -21,6 +21,8 @@ from provisioning.cli.errors import ApiError, ServiceNotRunningError, UsageError
 REQUEST_TIMEOUT_S = 15.0
 PROVISION_TIMEOUT_S = 90.0
 """The service waits for its engine and until the run has its devices, and says itself what is late."""
+FLEET_TIMEOUT_S = 90.0
+"""Processes start, take a change of thousands of devices, and let them say goodbye."""
 PAGE_LIMIT = 1000
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 
@@ -99,14 +101,55 @@ class ServiceClient:
     def statistics(self) -> Json:
         return self._request("GET", "/api/statistics")
 
-    def launch_fleet(self, spec: Mapping[str, Any]) -> Fleet:
-        return cast(Fleet, self._request("POST", "/api/fleets", spec))
+    def launch_fleet(
+        self, spec: Mapping[str, Any], *, processes: int | None = None, shard: str | None = None
+    ) -> Fleet:
+        """Launch a fleet of ``spec``, as a fleet file has it."""
+        body: Json = {"spec": dict(spec)}
+        if processes is not None:
+            body["processes"] = processes
+        if shard is not None:
+            body["shard"] = shard
+        return cast(Fleet, self._request("POST", "/api/fleets", body, timeout_s=FLEET_TIMEOUT_S))
 
     def fleets(self) -> list[Fleet]:
         return cast("list[Fleet]", self._request("GET", "/api/fleets")["fleets"])
 
-    def stop_fleet(self, fleet_id: str) -> None:
-        self._request("DELETE", f"/api/fleets/{quote(fleet_id, safe='')}")
+    def fleet(self, fleet_id: str) -> Fleet:
+        """One fleet with its statistics."""
+        return cast(Fleet, self._request("GET", _fleet_path(fleet_id)))
+
+    def stop_fleet(self, fleet_id: str) -> Fleet:
+        """Stop a fleet; returns it with its last statistics."""
+        return cast(Fleet, self._request("DELETE", _fleet_path(fleet_id), timeout_s=FLEET_TIMEOUT_S))
+
+    def change_fleet(self, fleet_id: str, change: Mapping[str, Any]) -> Json:
+        """Change devices of a fleet; returns how many are affected."""
+        return self._request("POST", f"{_fleet_path(fleet_id)}/changes", change, timeout_s=FLEET_TIMEOUT_S)
+
+    def fleet_devices(self, fleet_id: str, **query: str | None) -> Iterator[Json]:
+        """Yield the devices of a fleet, as they are to be, a page at a time."""
+        after: str | None = None
+        while True:
+            given = {**query, "limit": str(PAGE_LIMIT), "after": after}
+            text = urlencode({name: value for name, value in given.items() if value is not None})
+            page = self._request("GET", f"{_fleet_path(fleet_id)}/devices?{text}")
+            yield from page["devices"]
+            after = page.get("next")
+            if after is None:
+                return
+
+    def check_fleet(self, fleet_id: str) -> Json:
+        """Each device of a fleet that has ended in a run, against what was expected of it."""
+        return self._request("GET", f"{_fleet_path(fleet_id)}/check", timeout_s=FLEET_TIMEOUT_S)
+
+    def metrics(self, fleet_id: str | None = None) -> str:
+        """The statistics of one fleet, or all, in Prometheus' text format."""
+        query = "" if fleet_id is None else f"?{urlencode({'fleet_id': fleet_id})}"
+        status, raw = self._exchange("GET", f"/metrics{query}")
+        if status >= 400:
+            self._decoded(status, raw)
+        return raw.decode()
 
     def provision(self, device_ids: Sequence[str] | None, options: Mapping[str, Any]) -> Json:
         """Start a run over ``device_ids`` (None: over all new devices); returns run_id and devices."""
@@ -151,6 +194,11 @@ class ServiceClient:
     def _request(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
     ) -> Json:
+        return self._decoded(*self._exchange(method, path, body, timeout_s=timeout_s))
+
+    def _exchange(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
+    ) -> tuple[int, bytes]:
         timeout_s = timeout_s or self._timeout_s
         headers = {"Accept": "application/json"}
         payload = None
@@ -176,7 +224,7 @@ class ServiceClient:
             ) from error
         finally:
             connection.close()
-        return self._decoded(response.status, raw)
+        return response.status, raw
 
     def _decoded(self, status: int, raw: bytes) -> Json:
         document: Any = None
@@ -196,3 +244,7 @@ class ServiceClient:
                 detail=detail if isinstance(detail, str) else json.dumps(detail),
             )
         return document
+
+
+def _fleet_path(fleet_id: str) -> str:
+    return f"/api/fleets/{quote(fleet_id, safe='')}"

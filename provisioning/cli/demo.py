@@ -34,10 +34,10 @@ from provisioning.cli.documents import Json, Run
 from provisioning.cli.errors import InterruptedBySignalError, StackError
 from provisioning.cli.invocation import program
 from provisioning.cli.terminal import Terminal, duration
-from provisioning.settings import DEFAULT_STATE_DIR
+from provisioning.settings import DEFAULT_STATE_DIR, RunOptions
 
 if TYPE_CHECKING:
-    from devices.plan import FleetSpec
+    from devices.spec import FleetSpec
     from provisioning.cli.notice import Notice
     from provisioning.cli.stack_child import Event, StackChild
     from provisioning.cli.summary import Summary
@@ -211,14 +211,7 @@ class Demo:
         if fleets:
             self._keep(replace(self._record, fleet_id=fleets[0]["fleet_id"]))
             return
-        spec: dict[str, object] = {
-            "count": self._record.devices,
-            "seed": self._record.seed,
-            "behaviours": self._record.behaviours,
-        }
-        if self._processes is not None:
-            spec["processes"] = self._processes
-        fleet = client.launch_fleet(spec)
+        fleet = client.launch_fleet(self._spec().to_document(), processes=self._processes)
         self._keep(replace(self._record, fleet_id=fleet["fleet_id"]))
 
     def _wait_registered(self, client: ServiceClient) -> None:
@@ -261,27 +254,35 @@ class Demo:
         return follow_run(lambda: client.run(run_id), self._note.run_view(), self._child.wait)
 
     def _summary(self, client: ServiceClient, last: Run) -> Summary:
-        from devices.plan import plan
         from provisioning.cli.summary import compare
 
-        expected = {device.device_id: device.expected_outcome for device in plan(self._spec())}
-        return compare(last, client.devices(run_id=last["run_id"]), expected)
+        return compare(last, client.devices(run_id=last["run_id"]), self._expected())
 
     def _spec(self) -> FleetSpec:
-        from devices.plan import DEFAULT_BEHAVIOURS, FleetSpec
+        from devices.spec import DEFAULT_BEHAVIOURS, FleetSpec
 
-        return FleetSpec(
+        return FleetSpec.of(
             count=self._record.devices,
             seed=self._record.seed,
             behaviours=self._record.behaviours or DEFAULT_BEHAVIOURS,
         )
 
+    def _expected(self) -> dict[str, str]:
+        """Return the outcome of each device under the options of the demo's run."""
+        from devices.roster import Roster
+
+        roster = Roster(self._spec())
+        attempts = int(self._record.options.get("max_attempts", RunOptions.max_attempts))
+        return {
+            device_id: outcome
+            for device_id, entry in roster.entries.items()
+            if (outcome := roster.expected_outcome(entry, max_attempts=attempts)) is not None
+        }
+
     def _example_device(self) -> str:
         """Return a device to try things on: the first one that answers."""
-        from devices.plan import plan
-
-        plans = list(plan(self._spec()))
-        return next((p for p in plans if p.expected_outcome == "provisioned"), plans[0]).device_id
+        expected = self._expected()
+        return next((name for name, outcome in expected.items() if outcome == "provisioned"), min(expected))
 
 
 def _show_event(event: Event, note: Notice) -> None:

@@ -99,16 +99,33 @@ class DevicePage(TypedDict, total=False):
     total: int
 
 
+class FleetGroup(TypedDict, total=False):
+    """Devices of one kind in a fleet."""
+
+    name: str
+    count: int
+    model: str
+    firmware_version: str
+    tags: dict[str, str]
+    behaviours: dict[str, float]
+    prefix: str
+    bandwidth_bytes_per_s: int
+
+
 class Fleet(TypedDict, total=False):
-    """GET /api/fleets: a fleet and the processes that it runs in."""
+    """GET /api/fleets: a fleet and the processes that it runs in; one by its id with ``statistics``."""
 
     fleet_id: str
-    count: int
+    devices: int
+    connected: int
     seed: int
-    prefix: str
-    behaviours: dict[str, float] | None
+    groups: list[FleetGroup]
     processes: int
+    shard: str | None
     pids: list[int]
     running: bool
+    restarts: int
+    changes: int
     started_at: str | None
     error: str | None
+    statistics: Json

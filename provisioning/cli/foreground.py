@@ -12,9 +12,11 @@ from typing import Any, Literal, NoReturn, cast
 
 from broker.errors import BrokerError
 from broker.local import LocalBroker, start_broker
+from broker.local.process import descriptor_limit
 from devices.errors import DevicesError
 from provisioning.azurite import LocalAzurite, start_azurite
 from provisioning.cli.errors import InterruptedBySignalError, StackError, one_line
+from provisioning.cli.group_key import provide_group_key
 from provisioning.cli.interruption import STOP_SIGNALS
 from provisioning.cli.launcher import ProcessFleetLauncher
 from provisioning.cli.up import Reporter, UpOptions
@@ -97,6 +99,8 @@ class Foreground:
                 state_dir=options.state_dir,
                 broker_url=broker_url,
                 trust=lambda: SigningKey.load_or_create(options.state_dir / SIGNING_KEY).public_key,
+                group_key_file=provide_group_key(options.state_dir, options.group_key_file),
+                broker_files=descriptor_limit() if options.broker in LOCAL_BROKERS else None,
             )
             settings = ServiceSettings(
                 state_dir=options.state_dir,
@@ -113,7 +117,11 @@ class Foreground:
             cleanup.push_async_callback(launcher.stop_all)
             for fleet in await launcher.restore():
                 how = "found running" if fleet.adopted else "started again"
-                reporter.part("fleet", f"{fleet.fleet_id}: {fleet.count:,} devices {how}")
+                if fleet.problem is not None:
+                    how = f"not running: {one_line(fleet.problem)}"
+                reporter.part("fleet", f"{fleet.fleet_id}: {fleet.devices:,} devices {how}")
+            # Its end comes before `stop_all`: nothing is started again that was just stopped.
+            await cleanup.enter_async_context(launcher)
             self._service = service
             reporter.ready(service.url)
             await service.wait_closed()

@@ -1,10 +1,14 @@
 """Fleets as processes: the `FleetLauncher` that the command line gives to the service.
 
-A fleet is as many ``python -m devices`` processes as its size asks for, each in a session of its own, so
-that neither a Ctrl-C nor a ``kill -9`` of the service reaches the devices. `restore` adopts those that
-live; those that don't (the machine was restarted, or the service was stopped in order) are started again
-from the record, with the same seed and therefore as the same devices. A process that dies while the service
-runs is shown as such and not started again: devices that crash are a finding, not an outage.
+A fleet is as many ``python -m devices`` processes as its size asks for, which share its devices. They
+outlive the service: `restore` adopts those that live, and starts the others again from the record, with the
+same seed and changes and therefore as the same devices. While the launcher is entered (``async with``) it
+also starts processes again that die. Their devices register as fresh ones, and the service sends again what
+they had been sent, so that their provisioning completes. A process that dies again and again stays down, and
+the fleet's record says so: that is a finding, not an outage.
+
+A change is checked against all the fleet's devices, then written down if it lasts, then told to each process
+that lives. One that does not take it is killed: it is started again with the record, which has the change.
 """
 
 from __future__ import annotations
@@ -12,284 +16,452 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
 
-import psutil
-
-from devices.arguments import FleetArguments, to_argv
-from devices.plan import DEFAULT_BEHAVIOURS, FleetSpec, FleetSpecError
-from provisioning.cli.fleet_records import FleetBook, FleetEntry, Member, living, open_private
-from provisioning.errors import RequestError, UnknownFleetError
+from devices.errors import FleetSpecError
+from devices.errors import FleetStartError as TooLargeError
+from devices.roster import Change, Roster
+from devices.spec import FleetSpec
+from provisioning.cli.fleet_groups import completed
+from provisioning.cli.fleet_limits import check_machine, processes_for
+from provisioning.cli.fleet_metrics import prometheus
+from provisioning.cli.fleet_processes import FleetProcesses, FleetStartError, shard_of
+from provisioning.cli.fleet_records import FleetBook, FleetEntry
+from provisioning.cli.fleet_statistics import FleetStatistics
+from provisioning.cli.known_fleet import KnownFleet, owner_of, roster_of
+from provisioning.cli.supervisor import Part, Supervisor
+from provisioning.errors import RequestError, UnknownFleetError, name_some
+from provisioning.settings import MAX_FLEET_PROCESSES
 
 if TYPE_CHECKING:
-    from provisioning.fleets import FleetRecord, FleetRequest
+    from provisioning.fleets import FleetDevice, FleetRecord, FleetRequest
 
-DEVICES_PER_PROCESS = 2_500
-MAX_PROCESSES = 64
-MAX_FLEETS = 100
-START_TIMEOUT_S = 20.0
-# The devices say goodbye for up to 15 s (FleetOptions.stop_timeout_s).
-STOP_TIMEOUT_S = 20.0
-KILL_TIMEOUT_S = 5.0
-POLL_INTERVAL_S = 0.02
+__all__ = ["FleetRefusedError", "FleetStartError", "ProcessFleetLauncher", "Restored", "process_count"]
+
+DEVICES_PER_PROCESS: Final = 2_500
+MAX_FLEETS: Final = 100
+
+Json = dict[str, Any]
 
 
 class FleetRefusedError(RequestError):
-    """A fleet that can't be launched as it was asked for."""
+    """A fleet, or a change of one, that can't be as it was asked for."""
 
     status = 409
     title = "Fleet refused"
 
-
-class FleetStartError(RequestError):
-    """A fleet whose processes did not come up; the message holds their last words."""
-
-    status = 503
-    title = "Fleet not started"
+    @classmethod
+    def unprocessable(cls, reason: str) -> FleetRefusedError:
+        """For what could be nowhere, whatever there is already."""
+        error = cls(reason)
+        error.status = 422
+        return error
 
 
 @dataclass(frozen=True, kw_only=True)
 class Restored:
-    """What `restore` did with one fleet on record."""
+    """What `restore` did with one fleet on record; ``problem`` says why it does not run."""
 
     fleet_id: str
-    count: int
+    devices: int
     adopted: bool
+    problem: str | None = None
 
 
 class ProcessFleetLauncher:
-    """Launches, lists, stops, restores the fleets of one state directory; one service at a time uses it.
+    """Launches, changes, lists, stops, restores the fleets of one state directory; one at a time uses it.
 
     ``trust`` gives the base64 public key that packages are signed with; it is asked when a fleet starts,
-    because the service makes the key on its first start.
+    because the service makes the key on its first start. ``group_key_file`` holds what devices derive their
+    credentials from, where the broker's URL has none. ``broker_files`` is how many files the broker may open,
+    None where it is not of this machine. ``owned``: the fleets end with this process, however it ends.
     """
 
-    def __init__(self, *, state_dir: Path, broker_url: str, trust: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        *,
+        state_dir: Path,
+        broker_url: str,
+        trust: Callable[[], str],
+        group_key_file: Path | None = None,
+        broker_files: int | None = None,
+        owned: bool = False,
+    ) -> None:
         self._book = FleetBook(state_dir)
         self._broker_url = broker_url
         self._trust = trust
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._group_key_file = None if group_key_file is None else str(group_key_file)
+        self._broker_files = broker_files
+        self._processes = FleetProcesses(self._book, owned=owned)
+        self._statistics = FleetStatistics(self._book)
+        self._supervisor = Supervisor(dead=self._dead, restart=self._restart)
+        self._fleets: dict[str, KnownFleet] | None = None
+        self._loading = asyncio.Lock()
+        # One thing at a time is done to processes: so each has all changes that its record has.
         self._lock = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        """Begin to start processes again that die."""
+        await self._known()
+        self._supervisor.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._supervisor.close()
+
+    # -- launch, list, stop ------------------------------------------------------------------------------
 
     async def launch(self, request: FleetRequest) -> FleetRecord:
         """Start a fleet and return when its processes run their devices.
 
-        Raises FleetRefusedError where its device ids are another fleet's, FleetStartError with the reason.
+        Raises FleetRefusedError with the reason, FleetStartError with the processes' last words.
         """
         async with self._lock:
-            entries = self._book.entries()
-            twin = next((e for e in entries if e.request["prefix"] == request.prefix), None)
-            if twin is not None:
-                raise FleetRefusedError(
-                    f"{twin.fleet_id} has devices named {request.prefix}-…: stop it first"
-                    f" (`muster fleet stop {twin.fleet_id}`), or choose another --prefix"
-                )
-            if len(entries) >= MAX_FLEETS:
+            fleets = await self._known()
+            if len(fleets) >= MAX_FLEETS:
                 raise FleetRefusedError(
                     f"there are {MAX_FLEETS} fleets: stop some first (`muster fleet stop`)"
                 )
+            with _explained():
+                roster = await asyncio.to_thread(roster_of, request.spec, request.shard)
+            devices = len(roster.entries)
+            if not devices:
+                raise FleetRefusedError.unprocessable(
+                    f"shard: {request.shard} of {roster.spec.count:,} devices has none; use fewer shards"
+                )
+            self._check_distinct(roster.entries)
+            processes = request.processes or max(process_count(devices), processes_for(devices))
+            self._check_machine(devices=devices, more=devices, processes=processes)
             entry = FleetEntry(
                 fleet_id=self._book.next_id(),
-                request=request.model_dump(),
-                processes=request.processes or process_count(request.count),
+                request={"spec": roster.spec.to_document(), "processes": processes, "shard": request.shard},
+                processes=processes,
                 broker_url=self._broker_url,
                 trust=self._trust(),
                 started_at=datetime.now(UTC).isoformat(),
-                members=(),
+                group_key_file=self._group_key_file,
             )
+            fleet = KnownFleet.of(entry, roster)
+            # Known only when it is there: nobody is to look after it before.
             try:
-                return self._record(await self._start(entry, range(1, entry.processes + 1)))
+                with _writing():
+                    await self._start(fleet, range(1, processes + 1))
             except BaseException:
                 # A launch that failed leaves nothing that would come back later.
                 self._book.remove(entry.fleet_id)
                 raise
+            fleets[entry.fleet_id] = fleet
+            return self._record(fleet)
 
     async def list(self) -> Sequence[FleetRecord]:
         """Return all fleets on record, the latest first."""
-        return [self._record(entry) for entry in reversed(self._book.entries())]
+        return [self._record(fleet) for fleet in reversed((await self._known()).values())]
+
+    async def show(self, fleet_id: str) -> FleetRecord:
+        """Return one fleet with its statistics."""
+        fleet = await self._fleet(fleet_id)
+        return self._record(fleet, statistics=self._counted(fleet))
 
     async def stop(self, fleet_id: str) -> FleetRecord:
-        """Stop a fleet's processes and forget it; UnknownFleetError where there is none of that id."""
+        """Stop a fleet's processes and forget it; returns its last statistics too."""
         async with self._lock:
-            entry = self._book.entry(fleet_id)
-            if entry is None:
-                raise UnknownFleetError(fleet_id)
-            await self._end(living(entry.members))
+            fleet = await self._fleet(fleet_id)
+            fleet.stopped = True
+            await self._processes.end(fleet.entry.members)
+            statistics = self._counted(fleet)
             self._book.remove(fleet_id)
-            return self._record(replace(entry, members=()))
+            del (await self._known())[fleet_id]
+            self._supervisor.forget(fleet_id)
+            return self._record(fleet, statistics=statistics)
 
     async def stop_all(self) -> None:
         """Stop the processes of all fleets; the fleets stay on record, for `restore`."""
         async with self._lock:
-            entries = self._book.entries()
-            await self._end([process for entry in entries for process in living(entry.members)])
-            for entry in entries:
-                self._book.write(replace(entry, members=()))
+            fleets = list((await self._known()).values())
+            for fleet in fleets:
+                fleet.stopped = True
+            await self._processes.end([member for fleet in fleets for member in fleet.entry.members])
+            for fleet in fleets:
+                fleet.entry = replace(fleet.entry, members=())
+                self._book.write(fleet.entry)
 
     async def restore(self) -> Sequence[Restored]:
         """Bring all fleets on record to life: adopt the processes that live, start the others.
 
-        Devices that were started with another broker or another signing key are started anew.
+        Devices that were started with another broker, signing key or group key are started anew.
         """
-        restored = []
         async with self._lock:
-            for entry in self._book.entries():
-                current = replace(entry, broker_url=self._broker_url, trust=self._trust())
-                alive = tuple(member for member in entry.members if member.process() is not None)
-                if current != entry:
-                    await self._end(living(alive))
-                    alive = ()
-                missing = set(range(1, entry.processes + 1)) - {member.shard for member in alive}
-                if missing:
-                    await self._start(replace(current, members=alive), sorted(missing))
-                restored.append(
-                    Restored(fleet_id=entry.fleet_id, count=entry.request["count"], adopted=not missing)
-                )
-        return restored
-
-    async def _start(self, entry: FleetEntry, shards: Iterable[int]) -> FleetEntry:
-        """Start the processes of ``shards`` beside those that ``entry`` names; return it with all of them."""
-        spec = _spec(entry.request)
-        self._book.write(entry)
-        started: list[tuple[subprocess.Popen[bytes], Path]] = []
-        try:
-            for shard in shards:
-                child, statistics = self._spawn(entry, spec, shard)
-                started.append((child, statistics))
-                member = Member(
-                    shard=shard, pid=child.pid, created_at=psutil.Process(child.pid).create_time()
-                )
-                entry = replace(entry, members=(*entry.members, member))
-                # After each one: a service that is killed now must find what it started.
-                self._book.write(entry)
-            await self._wait_started(entry, started)
-        except BaseException:
-            await self._end([psutil.Process(child.pid) for child, _ in started if child.poll() is None])
-            raise
-        return entry
-
-    def _spawn(self, entry: FleetEntry, spec: FleetSpec, shard: int) -> tuple[subprocess.Popen[bytes], Path]:
-        statistics = self._book.directory / f"{entry.fleet_id}-{shard}.stats"
-        statistics.unlink(missing_ok=True)
-        arguments = FleetArguments(
-            spec=spec,
-            broker_url=entry.broker_url,
-            trust=(entry.trust,),
-            shard=(shard, entry.processes),
-            stats_file=statistics,
-        )
-        with open_private(self._book.log_path(entry.fleet_id), "a") as log:
-            child = subprocess.Popen(
-                # -P: a directory of the user's that is called "devices" must not be taken for ours.
-                [sys.executable, "-P", "-m", "devices", *to_argv(arguments)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+            restored = [await self._bring_back(fleet) for fleet in (await self._known()).values()]
+        return restored + [
+            Restored(
+                fleet_id=path.stem,
+                devices=0,
+                adopted=False,
+                problem=f"{path} can't be read; delete it, and launch the fleet anew",
             )
-        self._children[child.pid] = child
-        return child, statistics
+            for path in self._book.unreadable()
+        ]
 
-    async def _wait_started(
-        self, entry: FleetEntry, started: Sequence[tuple[subprocess.Popen[bytes], Path]]
-    ) -> None:
-        """Wait until each process has written its statistics once: then its devices are under way."""
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not all(statistics.exists() for _, statistics in started):
-            ended = next((child for child, _ in started if child.poll() is not None), None)
-            if ended is not None:
-                words = self._book.last_words(entry.fleet_id).removeprefix("devices: ")
-                raise FleetStartError(
-                    f"{entry.fleet_id} did not start: {words or f'exit status {ended.returncode}'}"
+    async def metrics(self, fleet_id: str | None = None) -> str:
+        """Return the statistics of one fleet, or all, in Prometheus' text format."""
+        known = (await self._known()).values() if fleet_id is None else [await self._fleet(fleet_id)]
+        return prometheus((self._record(fleet).model_dump(), self._counted(fleet)) for fleet in known)
+
+    # -- devices and changes -----------------------------------------------------------------------------
+
+    async def devices(self, fleet_id: str) -> Sequence[FleetDevice]:
+        """Return the devices of a fleet on this host, group after group."""
+        fleet = await self._fleet(fleet_id)
+        self._roster_of(fleet)
+        return fleet.devices()
+
+    async def change(self, fleet_id: str, change: Mapping[str, Any]) -> Json:
+        """Change devices of a fleet while it runs.
+
+        Raises FleetRefusedError, and then nothing has changed.
+        """
+        async with self._lock:
+            fleet = await self._fleet(fleet_id)
+            roster = self._roster_of(fleet)
+            now = time.time()
+            with _explained():
+                understood = Change.from_document(completed(change, fleet_id, await self._specs()))
+                self._check_change(fleet, roster, understood)
+                entry = fleet.recorded(understood, at=now)
+                affected = len(fleet.apply(understood, at=now))
+            if understood.lasts:
+                try:
+                    with _writing():
+                        self._book.write_inputs(entry)
+                        self._book.write(entry)
+                except RequestError:
+                    fleets = await self._known()
+                    fleets[fleet_id] = await asyncio.to_thread(KnownFleet.load, fleet.entry)
+                    raise
+                fleet.entry = entry
+            if understood.do == "start":
+                # Processes that were given up, too.
+                self._supervisor.forget(fleet_id)
+                fleet.problem, fleet.stopped = None, False
+            living = list(self._processes.living(entry).values())
+            missed = await self._processes.tell(
+                entry, living, understood, number=entry.number if understood.lasts else None
+            )
+            if understood.lasts:
+                await self._processes.kill(missed)
+        answer: Json = {
+            "fleet_id": fleet_id,
+            "do": understood.do,
+            "affected": affected,
+            "processes": len(living),
+            "missed": len(missed),
+            "lasts": understood.lasts,
+        }
+        return answer if understood.group is None else {**answer, "group": understood.group.to_document()}
+
+    def _check_change(self, fleet: KnownFleet, roster: Roster, change: Change) -> None:
+        """Check what a part of the devices, which is all that a process has, can't tell."""
+        if (ids := change.which.devices) is not None:
+            unknown = [device_id for device_id in ids if device_id not in roster.entries]
+            if unknown:
+                raise FleetSpecError(
+                    "which.devices",
+                    f"{fleet.fleet_id} has no {name_some(unknown)} here",
+                    f"`muster fleet show {fleet.fleet_id} --devices` lists what it has",
                 )
-            if time.monotonic() > deadline:
-                raise FleetStartError(
-                    f"{entry.fleet_id} did not start within {START_TIMEOUT_S:g} s: see"
-                    f" {self._book.log_path(entry.fleet_id)}, or launch a smaller fleet"
-                )
-            await asyncio.sleep(POLL_INTERVAL_S)
+        if (behaviour := change.which.behaviour) is not None:
+            roster.spec.catalogue.check(behaviour, key="which.behaviour")
+        if change.group is not None:
+            self._check_distinct(change.group.device_ids(), besides=fleet)
+            _, parts = shard_of(fleet.entry)
+            more = -(-change.group.count // parts)
+            self._check_machine(devices=fleet.size + more, more=more, processes=fleet.entry.processes)
 
-    async def _end(self, processes: Sequence[psutil.Process]) -> None:
-        """SIGTERM to all at once, SIGKILL to those that take too long; returns when none lives."""
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.terminate()
-        if not await self._wait_ended(processes, STOP_TIMEOUT_S):
-            for process in processes:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-            await self._wait_ended(processes, KILL_TIMEOUT_S)
+    # -- processes ---------------------------------------------------------------------------------------
 
-    async def _wait_ended(self, processes: Sequence[psutil.Process], timeout_s: float) -> bool:
-        deadline = time.monotonic() + timeout_s
-        while any(self._lives(process) for process in processes):
-            if time.monotonic() > deadline:
-                return False
-            await asyncio.sleep(POLL_INTERVAL_S)
-        return True
+    async def _bring_back(self, fleet: KnownFleet) -> Restored:
+        entry, processes = fleet.entry, self._processes
+        current = replace(
+            entry,
+            broker_url=self._broker_url,
+            trust=self._trust(),
+            group_key_file=self._group_key_file,
+        )
+        living = processes.living(entry)
+        if current != entry or fleet.roster is None:
+            await processes.end(list(living.values()))
+            living = {}
+        elif entry.changes:
+            # A service that was killed in the midst of a change may not have told all of them.
+            last, _ = fleet.lasting()[-1]
+            missed = await processes.tell(entry, list(living.values()), last, number=entry.number)
+            await processes.kill(missed)
+            living = processes.living(entry)
+        fleet.entry = replace(current, members=tuple(living.values()))
+        fleet.stopped = False
+        missing = [part for part in range(1, entry.processes + 1) if part not in living]
+        if fleet.roster is not None and missing:
+            try:
+                self._check_machine(devices=fleet.size, more=0, processes=entry.processes)
+                await self._start(fleet, missing)
+            except RequestError as error:
+                fleet.problem, fleet.stopped = str(error), True
+        return Restored(
+            fleet_id=fleet.fleet_id, devices=fleet.size, adopted=not missing, problem=fleet.problem
+        )
 
-    def _lives(self, process: psutil.Process) -> bool:
-        child = self._children.get(process.pid)
-        if child is not None:
-            if child.poll() is None:
-                return True
-            del self._children[process.pid]
-            return False
+    def _dead(self) -> Iterator[Part]:
+        """The processes that should live and don't."""
+        for fleet in list((self._fleets or {}).values()):
+            if not fleet.stopped and fleet.roster is not None and not self._lock.locked():
+                living = self._processes.living(fleet.entry)
+                for part in range(1, fleet.entry.processes + 1):
+                    if part not in living:
+                        yield fleet.fleet_id, part
+
+    async def _restart(self, part: Part) -> None:
+        fleet_id, number = part
+        async with self._lock:
+            fleet = (await self._known()).get(fleet_id)
+            if fleet is None or fleet.stopped or number in self._processes.living(fleet.entry):
+                return
+            fleet.entry = replace(fleet.entry, restarts=fleet.entry.restarts + 1)
+            await self._start(fleet, [number])
+
+    async def _start(self, fleet: KnownFleet, parts: Iterable[int]) -> None:
+        """Start the processes of ``parts`` beside those that live; on record, all or none of them."""
+        self._book.write(fleet.entry)
+        self._book.write_inputs(fleet.entry)
+        started = []
         try:
-            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
+            for part in parts:
+                self._statistics.retire(fleet.entry, part)
+                member = self._processes.spawn(fleet.entry, part)
+                started.append(member)
+                fleet.entry = fleet.entry.with_member(member)
+                # After each one: a service that is killed now must find what it started.
+                self._book.write(fleet.entry)
+            await self._processes.wait_started(fleet.entry, started)
+        except BaseException:
+            await self._processes.end(started)
+            raise
 
-    def _record(self, entry: FleetEntry) -> FleetRecord:
-        from provisioning.fleets import FleetRecord
+    # -- what is known -----------------------------------------------------------------------------------
 
-        for child in self._children.values():
-            child.poll()  # reaps what has ended
-        alive = living(entry.members)
-        dead = len(entry.members) - len(alive)
-        words = self._book.last_words(entry.fleet_id) if dead else ""
-        error = f"{dead} of {entry.processes} processes ended by themselves: {words}" if dead else None
-        more: dict[str, Any] = {"processes": entry.processes, "error": error}
+    async def _known(self) -> dict[str, KnownFleet]:
+        async with self._loading:
+            if self._fleets is None:
+                fleets = [await asyncio.to_thread(KnownFleet.load, entry) for entry in self._book.entries()]
+                self._fleets = {fleet.fleet_id: fleet for fleet in fleets}
+            return self._fleets
+
+    async def _fleet(self, fleet_id: str) -> KnownFleet:
+        fleet = (await self._known()).get(fleet_id)
+        if fleet is None:
+            raise UnknownFleetError(fleet_id)
+        return fleet
+
+    async def _specs(self) -> dict[str, FleetSpec]:
+        """All fleets, as they are after their changes."""
+        known = await self._known()
+        return {name: fleet.roster.spec for name, fleet in known.items() if fleet.roster is not None}
+
+    def _roster_of(self, fleet: KnownFleet) -> Roster:
+        if fleet.roster is None:
+            raise FleetRefusedError(f"{fleet.fleet_id}: {fleet.problem}")
+        return fleet.roster
+
+    def _check_distinct(self, device_ids: Iterable[str], besides: KnownFleet | None = None) -> None:
+        others = [fleet for fleet in (self._fleets or {}).values() if fleet is not besides]
+        if (owner := owner_of(device_ids, others)) is not None:
+            device_id, fleet_id = owner
+            raise FleetRefusedError(
+                f"{device_id} is a device of {fleet_id} already: stop that one first"
+                f" (`muster fleet stop {fleet_id}`), or choose another --prefix"
+            )
+
+    def _check_machine(self, *, devices: int, more: int, processes: int) -> None:
+        there = sum(fleet.size for fleet in (self._fleets or {}).values())
+        try:
+            check_machine(
+                devices=devices,
+                processes=processes,
+                devices_in_all=there + more,
+                broker_files=self._broker_files,
+            )
+        except TooLargeError as error:
+            raise FleetRefusedError(str(error)) from error
+
+    def _counted(self, fleet: KnownFleet) -> Json:
+        living = self._processes.living(fleet.entry)
+        return self._statistics.of(fleet.entry, living=living, devices=fleet.counts)
+
+    def _record(self, fleet: KnownFleet, **more: Any) -> FleetRecord:
+        from provisioning.fleets import FleetGroup, FleetRecord
+
+        entry = fleet.entry
+        living = self._processes.living(entry)
         return FleetRecord(
             fleet_id=entry.fleet_id,
-            count=entry.request["count"],
-            seed=entry.request["seed"],
-            behaviours=entry.request["behaviours"],
-            model=entry.request["model"],
-            firmware_version=entry.request["firmware_version"],
-            tags=entry.request["tags"],
-            prefix=entry.request["prefix"],
-            pids=[process.pid for process in alive],
-            running=bool(alive) and not dead,
+            devices=fleet.size,
+            connected=self._statistics.connected(entry, living),
+            seed=entry.request["spec"].get("seed", 1),
+            groups=[FleetGroup(**group) for group in fleet.groups],
+            processes=entry.processes,
+            shard=entry.request.get("shard"),
+            pids=[member.pid for member in living.values()],
+            running=len(living) == entry.processes,
+            restarts=entry.restarts,
+            changes=len(entry.changes),
             started_at=entry.started_at,
+            error=self._error(fleet, entry.processes - len(living)),
             **more,
+        )
+
+    def _error(self, fleet: KnownFleet, dead: int) -> str | None:
+        """Why processes are down and stay so; None where all is well, or will be in a moment."""
+        if fleet.problem is not None or not dead or fleet.stopped:
+            return fleet.problem
+        if self._supervisor.watching and not self._supervisor.given_up(fleet.fleet_id):
+            return None
+        words = self._book.last_words(fleet.fleet_id)
+        return (
+            f"{dead} of {fleet.entry.processes} processes ended by themselves and stay down"
+            f" (`muster fleet start {fleet.fleet_id}` tries again): {words}"
         )
 
 
 def process_count(count: int) -> int:
     """Return how many processes share ``count`` devices by default: no more than the machine has cores."""
-    return max(1, min(-(-count // DEVICES_PER_PROCESS), os.cpu_count() or 1, MAX_PROCESSES))
+    return max(1, min(-(-count // DEVICES_PER_PROCESS), os.cpu_count() or 1, MAX_FLEET_PROCESSES))
 
 
-def _spec(request: dict[str, Any]) -> FleetSpec:
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """What can't be, as a refusal that names the key and the remedy."""
     try:
-        return FleetSpec(
-            count=request["count"],
-            seed=request["seed"],
-            behaviours=request["behaviours"] or DEFAULT_BEHAVIOURS,
-            model=request["model"],
-            firmware_version=request["firmware_version"],
-            tags=request["tags"],
-            prefix=request["prefix"],
-        )
+        yield
     except FleetSpecError as error:
-        refused = FleetRefusedError(str(error))
-        refused.status = 422
+        raise FleetRefusedError.unprocessable(str(error)) from error
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    """A record that can't be written, as a refusal."""
+    try:
+        yield
+    except OSError as error:
+        refused = FleetRefusedError(f"the fleet's record can't be written ({error.strerror}): make room")
+        refused.status = 503
         raise refused from error

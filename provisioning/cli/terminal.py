@@ -127,6 +127,21 @@ def plain_table(
     ]
 
 
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Return a number of things: ``1 device``, ``1,200 devices``."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def data_size(size_bytes: float) -> str:
+    """Return a number of bytes for people: ``512 B``, ``1.2 kB``, ``34 MB``."""
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
+
+
 def duration(seconds: float | None) -> str:
     """Return a duration for people: ``42 ms``, ``3.21 s``, ``2:05``, ``1:02:03``; a dash for None."""
     if seconds is None:

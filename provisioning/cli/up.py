@@ -88,6 +88,7 @@ class UpOptions:
     broker_port: int | None
     blob_port: int | None
     owned: bool
+    group_key_file: Path | None = None
 
 
 class Reporter:
@@ -151,6 +152,7 @@ def run(args: argparse.Namespace) -> int:
         broker_port=args.broker_port,
         blob_port=args.blob_port,
         owned=args.owned,
+        group_key_file=environment.group_key_file,
     )
     logging.basicConfig(
         level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"

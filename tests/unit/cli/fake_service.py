@@ -15,6 +15,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from devices.statistics import merge
+
 Json = dict[str, Any]
 START = "2026-01-02T03:04:05.000+00:00"
 
@@ -39,6 +41,10 @@ class FakeService:
         self.runs: dict[str, Json] = {}
         self.outcomes: dict[str, str] = {}
         self.page_limit = 1000
+        # After so many looks at it a fleet is stopped; 0: never.
+        self.fleet_looks = 0
+        self.missed = 0
+        self.differences: list[Json] = []
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -132,8 +138,16 @@ class FakeService:
                 return 200, {"fleets": self.fleets}
             case "POST", ["fleets"]:
                 return 201, self._launch(body or {})
+            case "GET", ["fleets", fleet_id]:
+                return 200, self._fleet(fleet_id)
             case "DELETE", ["fleets", fleet_id]:
                 return 200, self._stop(fleet_id)
+            case "POST", ["fleets", fleet_id, "changes"]:
+                return 200, self._change(fleet_id, body or {})
+            case "GET", ["fleets", fleet_id, "devices"]:
+                return 200, self._fleet_devices(fleet_id)
+            case "GET", ["fleets", fleet_id, "check"]:
+                return 200, self._check(fleet_id)
             case "POST", ["provision"]:
                 return 202, self._provision(body or {})
             case "GET", ["runs"]:
@@ -148,27 +162,104 @@ class FakeService:
                 return 200, self.devices[device_id]
         raise FakeProblemError(404, f"{method} {url.path}: Not Found")
 
-    def _launch(self, spec: Json) -> Json:
-        if not 1 <= spec["count"] <= 100_000:
-            raise FakeProblemError(422, "count: Input should be between 1 and 100000")
+    def _launch(self, request: Json) -> Json:
+        spec = request["spec"]
         fleet = {
             "fleet_id": f"fleet-{len(self.fleets) + 1}",
+            "devices": sum(group["count"] for group in spec["groups"]),
+            "connected": 0,
+            "seed": spec["seed"],
+            "groups": spec["groups"],
+            "processes": request.get("processes", 1),
+            "shard": request.get("shard"),
             "pids": [4711],
             "running": True,
+            "restarts": 0,
+            "changes": 0,
+            "started_at": START,
             "error": None,
-            **spec,
         }
         self.fleets.append(fleet)
-        for index in range(spec["count"]):
-            self.add_device(f"{spec['prefix']}-{index + 1:05d}")
+        for group in spec["groups"]:
+            for number in range(group["first"], group["first"] + group["count"]):
+                self.add_device(f"{group['prefix']}-{number:05d}")
         return fleet
 
-    def _stop(self, fleet_id: str) -> Json:
+    def _find(self, fleet_id: str) -> Json:
         for fleet in self.fleets:
             if fleet["fleet_id"] == fleet_id:
-                self.fleets.remove(fleet)
-                return {**fleet, "running": False}
+                return fleet
         raise FakeProblemError(404, f"Unknown fleet: {fleet_id}. See `muster fleet list`.")
+
+    def _fleet(self, fleet_id: str) -> Json:
+        self.fleet_looks -= 1
+        if self.fleet_looks == 0:
+            self._stop(fleet_id)
+        fleet = self._find(fleet_id)
+        return {**fleet, "statistics": self.statistics_of(fleet)}
+
+    def statistics_of(self, fleet: Json) -> Json:
+        """What a fleet counts: everything a bit."""
+        return merge(
+            [
+                {
+                    "connects": 12,
+                    "messages_in": 3,
+                    "bytes_in": 4_000,
+                    "latencies": {"ack": {"count": 1, "sum_s": 0.1, "buckets": {"73": 1}}},
+                    "groups": {
+                        group["name"]: {"devices": group["count"], "connected": group["count"]}
+                        for group in fleet["groups"]
+                    },
+                }
+            ]
+        )
+
+    def _stop(self, fleet_id: str) -> Json:
+        fleet = self._find(fleet_id)
+        self.fleets.remove(fleet)
+        return {**fleet, "running": False, "statistics": self.statistics_of(fleet)}
+
+    def _change(self, fleet_id: str, change: Json) -> Json:
+        fleet = self._find(fleet_id)
+        answer = {
+            "fleet_id": fleet_id,
+            "do": change["do"],
+            "affected": fleet["devices"],
+            "processes": 2,
+            "missed": self.missed,
+            "lasts": change["do"] != "storm",
+        }
+        if change["do"] != "add":
+            return answer
+        return {**answer, "group": {"name": "group-2", "prefix": "dev", "first": 4, **change["group"]}}
+
+    def _fleet_devices(self, fleet_id: str) -> Json:
+        self._find(fleet_id)
+        devices = [
+            {
+                "device_id": device_id,
+                "group": "devices",
+                "behaviour": "healthy",
+                "running": True,
+                "online": False,
+                "expected": None,
+            }
+            for device_id in sorted(self.devices)
+        ]
+        return {"devices": devices, "next": None, "total": len(devices)}
+
+    def _check(self, fleet_id: str) -> Json:
+        fleet = self._find(fleet_id)
+        return {
+            "fleet_id": fleet_id,
+            "devices": fleet["devices"],
+            "as_expected": fleet["devices"] - len(self.differences),
+            "not_judged": 0,
+            "not_provisioned_yet": 0,
+            "different": len(self.differences),
+            "differences": self.differences,
+        }
 
     def _provision(self, body: Json) -> Json:
         wanted = body["device_ids"]

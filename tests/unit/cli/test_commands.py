@@ -9,6 +9,11 @@ import pytest
 from tests.unit.cli.conftest import Muster
 from tests.unit.cli.fake_service import FakeService
 
+FLEET_COMMANDS = (
+    *("launch", "list", "show", "watch", "stats", "add", "kill", "start", "offline", "online", "behave"),
+    *("storm", "stop", "check", "plan", "behaviours", "example", "run"),
+)
+
 
 def test_fleet_launch_asks_for_the_fleet_and_names_the_next_step(
     service: FakeService, muster: Muster
@@ -18,43 +23,14 @@ def test_fleet_launch_asks_for_the_fleet_and_names_the_next_step(
     )
     assert result.exit_code == 0
     assert result.out == "fleet-1: 3 devices launched (seed 7); next: muster provision\n"
-    assert service.requests[-1] == (
-        "POST",
-        "/api/fleets",
-        {
-            "count": 3,
-            "seed": 7,
-            "behaviours": {"healthy": 3.0, "slow": 1.0},
-            "model": "demo-1",
-            "firmware_version": "0.9.0",
-            "tags": {"a": "b"},
-            "prefix": "dev",
-        },
-    )
-
-
-def test_fleet_list_and_stop(service: FakeService, muster: Muster) -> None:
-    muster("fleet", "launch", "--count", "3")
-    listed = muster("fleet", "list")
-    assert listed.out.splitlines()[0].split() == [
-        "fleet",
-        "devices",
-        "seed",
-        "state",
-        "processes",
-        "behaviours",
-    ]
-    assert listed.out.splitlines()[1].split() == ["fleet-1", "3", "1", "running", "1", "default"]
-    assert json.loads(muster("fleet", "list", "--json").out)["fleets"][0]["fleet_id"] == "fleet-1"
-    assert muster("fleet", "stop", "--all").out == "stopped: fleet-1\n"
-    assert muster("fleet", "list").out.startswith("no fleets; start one with")
-
-
-@pytest.mark.parametrize("argv", [(), ("fleet-1", "--all")])
-def test_fleet_stop_needs_ids_or_all(service: FakeService, muster: Muster, argv: tuple[str, ...]) -> None:
-    result = muster("fleet", "stop", *argv)
-    assert result.exit_code == 2
-    assert "--all" in result.error_line
+    method, path, body = service.requests[-1]
+    assert (method, path) == ("POST", "/api/fleets")
+    assert body is not None
+    (group,) = body["spec"]["groups"]
+    assert body["spec"]["seed"] == 7
+    assert group["count"] == 3
+    assert group["behaviours"] == {"healthy": 3.0, "slow": 1.0}
+    assert group["tags"] == {"a": "b"}
 
 
 def test_provision_starts_a_run_over_all_new_devices(service: FakeService, muster: Muster) -> None:
@@ -184,9 +160,7 @@ def test_a_pipe_gets_no_escape_codes(service: FakeService, muster: Muster) -> No
         ("up",),
         ("down",),
         ("fleet",),
-        ("fleet", "launch"),
-        ("fleet", "list"),
-        ("fleet", "stop"),
+        *(("fleet", command) for command in FLEET_COMMANDS),
         ("provision",),
         ("devices",),
         ("device",),

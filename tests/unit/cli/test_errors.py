@@ -133,7 +133,7 @@ def test_impossible_numbers_of_devices(muster: Muster, command: tuple[str, ...],
     ("argv", "named"),
     [
         (("nonsense",), "nonsense"),
-        (("fleet",), "launch, list or stop"),
+        (("fleet",), "launch, list, stop or another command"),
         (("fleet", "launch"), "--count"),
         (("fleet", "launch", "--count", "1", "--behaviours", "evil=1"), "unknown behaviour 'evil'"),
         (("fleet", "launch", "--count", "1", "--behaviours", "healthy=x"), "'healthy=x' has no number"),

@@ -46,6 +46,9 @@ sys.exit(code)
     [
         ("fleet", "launch", "--count", "2", "--behaviours", "healthy=1"),
         ("fleet", "list"),
+        ("fleet", "plan", "--count", "5", "--behaviours", "all"),
+        ("fleet", "behaviours"),
+        ("fleet", "example"),
         ("provision",),
         ("provision", "--follow"),
         ("devices",),

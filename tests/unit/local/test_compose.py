@@ -226,7 +226,7 @@ def test_the_fleet_is_started_by_a_command_that_exists(fleet_script: str) -> Non
     assert words[:4] == ["exec", "python", "-m", "devices"]
     args = parse_fleet(words[4:])
     assert args.broker_url == "mqtt://mosquitto:1883"
-    assert args.spec.count == 200
+    assert args.read().spec.count == 200
     assert str(args.stats_file) in " ".join(SERVICES["fleet"]["healthcheck"]["test"])
 
 

@@ -8,7 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,16 +18,18 @@ import pytest
 from provisioning.errors import (
     PortBusyError,
     ProvisioningError,
+    RequestError,
     SettingsError,
     StateBusyError,
     StateError,
     StateVersionError,
     UnknownFleetError,
 )
-from provisioning.fleets import FleetRecord, FleetRequest
+from provisioning.fleets import FleetDevice, FleetRecord, FleetRequest
 from provisioning.service import Service
 from provisioning.settings import ServiceSettings
 from tests.conftest import free_port
+from tests.unit.provisioning.fleet_doubles import a_device
 
 ACCOUNT_KEY = "c2VjcmV0LWtleQ=="
 
@@ -46,6 +48,12 @@ def _settings(state_dir: Path, **changes: object) -> ServiceSettings:
     )
 
 
+class NoSuchFleetError(RequestError):
+    """A fleet that can't be."""
+
+    status = 422
+
+
 class Launcher:
     """A launcher that launches nothing."""
 
@@ -53,15 +61,40 @@ class Launcher:
         self.fleets: dict[str, FleetRecord] = {}
 
     async def launch(self, request: FleetRequest) -> FleetRecord:
+        groups = request.spec.get("groups")
+        if not groups:
+            raise NoSuchFleetError("groups: there is none; write at least one")
         record = FleetRecord(
             fleet_id=f"fleet-{len(self.fleets) + 1}",
+            devices=sum(group["count"] for group in groups),
+            seed=request.spec["seed"],
+            groups=groups,
+            processes=request.processes or 1,
             pids=[1],
             running=True,
             started_at="2026-01-01T00:00:00+00:00",
-            **request.model_dump(exclude={"processes"}),
         )
         self.fleets[record.fleet_id] = record
         return record
+
+    async def show(self, fleet_id: str) -> FleetRecord:
+        return self._known(fleet_id).model_copy(update={"statistics": {"connected": 3}})
+
+    async def change(self, fleet_id: str, change: Mapping[str, Any]) -> dict[str, Any]:
+        self._known(fleet_id)
+        return {"affected": 2, "do": change["do"]}
+
+    async def devices(self, fleet_id: str) -> Sequence[FleetDevice]:
+        self._known(fleet_id)
+        return [a_device(f"dev-{number}") for number in range(3)]
+
+    async def metrics(self, fleet_id: str | None = None) -> str:
+        return f"# {fleet_id}\n"
+
+    def _known(self, fleet_id: str) -> FleetRecord:
+        if fleet_id not in self.fleets:
+            raise UnknownFleetError(fleet_id)
+        return self.fleets[fleet_id]
 
     async def list(self) -> Sequence[FleetRecord]:
         return list(self.fleets.values())
@@ -131,9 +164,15 @@ def _modes(directory: Path) -> set[int]:
         ("POST", "/api/provision", {"device_ids": []}, 422, "device_ids"),
         ("POST", "/api/provision", {"options": {"speed": 9}}, 422, "Unknown option: speed"),
         ("POST", "/api/provision", {"options": {"max_attempts": 0}}, 422, "max_attempts"),
-        ("POST", "/api/fleets", {"count": 0}, 422, "count"),
-        ("POST", "/api/fleets", {"count": 1_000_000}, 422, "100000"),
+        ("POST", "/api/fleets", {"count": 3}, 422, "count"),
+        ("POST", "/api/fleets", {"spec": 3}, 422, "spec"),
+        ("POST", "/api/fleets", {"spec": {}}, 422, "groups: there is none"),
+        ("POST", "/api/fleets", {"spec": {}, "processes": 65}, 422, "processes"),
+        ("GET", "/api/fleets/ghost", None, 404, "Unknown fleet: ghost"),
         ("DELETE", "/api/fleets/ghost", None, 404, "Unknown fleet: ghost"),
+        ("POST", "/api/fleets/ghost/changes", {"do": "stop"}, 404, "Unknown fleet: ghost"),
+        ("GET", "/api/fleets/ghost/devices", None, 404, "Unknown fleet: ghost"),
+        ("GET", "/api/fleets/ghost/check", None, 404, "Unknown fleet: ghost"),
     ],
 )
 async def test_a_bad_request_is_told_what_is_wrong(
@@ -155,14 +194,64 @@ async def test_pages_from_elsewhere_can_not_drive_the_service(
     assert response.status_code == 403
 
 
+SPEC = {
+    "seed": 5,
+    "groups": [
+        {
+            "name": "lab",
+            "count": 3,
+            "model": "m",
+            "firmware_version": "1",
+            "behaviours": {"healthy": 1.0},
+            "prefix": "dev",
+        }
+    ],
+}
+
+
 async def test_fleets_are_the_launchers(api: httpx.AsyncClient) -> None:
-    launched = await api.post("/api/fleets", json={"count": 3, "seed": 5, "behaviours": {"healthy": 1}})
+    launched = await api.post("/api/fleets", json={"spec": SPEC})
     assert launched.status_code == 201
     fleet = launched.json()
-    assert (fleet["fleet_id"], fleet["count"], fleet["seed"]) == ("fleet-1", 3, 5)
+    assert (fleet["fleet_id"], fleet["devices"], fleet["seed"]) == ("fleet-1", 3, 5)
     assert (await api.get("/api/fleets")).json() == {"fleets": [fleet]}
+    shown = (await api.get("/api/fleets/fleet-1")).json()
+    assert shown == {**fleet, "statistics": {"connected": 3}}
+    changed = await api.post("/api/fleets/fleet-1/changes", json={"do": "storm"})
+    assert changed.json() == {"affected": 2, "do": "storm"}
     assert (await api.delete("/api/fleets/fleet-1")).json() == fleet
     assert (await api.get("/api/fleets")).json() == {"fleets": []}
+
+
+async def test_devices_of_a_fleet_come_in_pages(api: httpx.AsyncClient) -> None:
+    await api.post("/api/fleets", json={"spec": SPEC})
+    first = (await api.get("/api/fleets/fleet-1/devices?limit=2")).json()
+    assert [device["device_id"] for device in first["devices"]] == ["dev-0", "dev-1"]
+    assert (first["next"], first["total"]) == ("dev-1", 3)
+    assert first["devices"][0] == {
+        "device_id": "dev-0",
+        "group": "lab",
+        "behaviour": "healthy",
+        "running": True,
+        "online": True,
+        "expected": "provisioned",
+    }
+    rest = (await api.get("/api/fleets/fleet-1/devices?limit=2&after=dev-1")).json()
+    assert [device["device_id"] for device in rest["devices"]] == ["dev-2"]
+    assert rest["next"] is None
+    assert (await api.get("/api/fleets/fleet-1/devices?group=none")).json()["total"] == 0
+
+
+async def test_devices_that_no_run_has_had_are_waited_for(api: httpx.AsyncClient) -> None:
+    await api.post("/api/fleets", json={"spec": SPEC})
+    checked = (await api.get("/api/fleets/fleet-1/check")).json()
+    assert (checked["devices"], checked["not_provisioned_yet"], checked["different"]) == (3, 3, 0)
+
+
+async def test_metrics_are_in_prometheus_text_format(api: httpx.AsyncClient) -> None:
+    answer = await api.get("/metrics?fleet_id=fleet-1")
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert answer.text == "# fleet-1\n"
 
 
 async def test_without_a_launcher_there_are_no_fleets(tmp_path: Path) -> None:
@@ -171,7 +260,8 @@ async def test_without_a_launcher_there_are_no_fleets(tmp_path: Path) -> None:
         httpx.AsyncClient(base_url=service.url) as api,
     ):
         assert (await api.get("/api/fleets")).json() == {"fleets": []}
-        assert (await api.post("/api/fleets", json={"count": 1})).status_code == 503
+        assert (await api.post("/api/fleets", json={"spec": SPEC})).status_code == 503
+        assert (await api.get("/metrics")).text == ""
 
 
 async def test_a_second_service_on_the_state_is_refused_by_the_first_ones_process(tmp_path: Path) -> None:

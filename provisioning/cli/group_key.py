@@ -1,0 +1,30 @@
+"""The group key, from which follows what each device logs in with: made once, or the user's own."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+from devices.credentials import read_group_key
+
+FILE: Final = "group.key"
+_KEY_BYTES: Final = 32
+
+
+def provide_group_key(state_dir: Path, given: Path | None) -> Path:
+    """Return the file ``given``, or that of the state directory, which is made where it is missing.
+
+    Raises devices.errors.FleetStartError, which names the file, where it holds no key.
+    """
+    path = (given if given is not None else state_dir / FILE).absolute()
+    if given is None:
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode() + "\n")
+    read_group_key(path)
+    return path

@@ -1,0 +1,61 @@
+"""Whether the devices of a fleet ended as they should: what the registry has against what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from .fleets import FleetDevice
+from .registry import Standing
+from .settings import RunOptions
+from .states import FINAL
+
+MAX_DIFFERENCES: Final = 1_000
+"""Devices that are named; the others are counted."""
+
+_DEFAULT_ATTEMPTS: Final = RunOptions().max_attempts
+
+Json = dict[str, Any]
+
+
+def check_fleet(fleet_id: str, devices: Sequence[FleetDevice], standings: Mapping[str, Standing]) -> Json:
+    """Compare each device that has ended in a run with what was expected of it under that run's options.
+
+    Devices that an operator has kept from it, or told to behave otherwise since the run began, are
+    ``not_judged``; those that no run has brought to an end
+    are ``not_provisioned_yet``. Neither are differences. The cost grows with the number of devices.
+    """
+    as_expected = not_judged = not_yet = wrong = 0
+    differences: list[Json] = []
+    for device in devices:
+        standing = standings.get(device.device_id)
+        if standing is None or standing.run_id is None or standing.state not in FINAL:
+            not_yet += 1
+            continue
+        expected = device.expected_outcome(max_attempts=standing.max_attempts or _DEFAULT_ATTEMPTS)
+        if expected is None or (device.behaves_since or 0.0) > (standing.run_started_at or 0.0):
+            not_judged += 1
+        elif expected == standing.state:
+            as_expected += 1
+        else:
+            wrong += 1
+            if wrong <= MAX_DIFFERENCES:
+                differences.append(
+                    {
+                        "device_id": device.device_id,
+                        "group": device.group,
+                        "behaviour": device.behaviour,
+                        "expected": expected,
+                        "actual": standing.state.value,
+                        "error": standing.error,
+                    }
+                )
+    return {
+        "fleet_id": fleet_id,
+        "devices": len(devices),
+        "as_expected": as_expected,
+        "not_judged": not_judged,
+        "not_provisioned_yet": not_yet,
+        "different": wrong,
+        "differences": differences,
+    }
