@@ -1,7 +1,7 @@
 """The emulated fleet: devices that connect, download, acknowledge and misbehave.
 
-- `devices.plan` says which devices a fleet has and how each behaves (pure, standard library only);
-- `devices.behaviours` is the table of behaviours;
+- `devices.spec` is a fleet as it is asked for, `devices.roster` the devices that it has (both pure);
+- `devices.behaviours` is how they misbehave;
 - `devices.device` is one device, `devices.download` and `devices.verify` its parts;
 - `devices.fleet` runs many in one process, `python -m devices` is that process.
 
