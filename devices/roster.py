@@ -182,8 +182,8 @@ class Entry:
     behaviour: str
     running: bool = True
     online: bool = True
-    touched: bool = False
-    """Whether an operator has stopped it or taken it offline at some time."""
+    changed_at: float | None = None
+    """When an operator last changed how it is: seconds since the epoch; None: never."""
 
 
 class Roster:
@@ -203,8 +203,11 @@ class Roster:
         for change in changes:
             self.apply(change)
 
-    def apply(self, change: Change) -> list[Entry]:
-        """Make ``change``; returns the entries that it is about. `FleetSpecError` changes nothing."""
+    def apply(self, change: Change, *, at: float = 0.0) -> list[Entry]:
+        """Make ``change``; returns the entries that it is about. `FleetSpecError` changes nothing.
+
+        ``at`` is when it was made, for `Entry.changed_at`.
+        """
         if change.group is not None:
             self.spec = self.spec.with_group(change.group)
             return self._join(change.group)
@@ -212,15 +215,15 @@ class Roster:
             self.spec.catalogue.check(change.behaviour, key="behaviour")
         selected = self.select(change.which)
         for entry in selected:
+            if change.do != "storm":
+                entry.changed_at = at
             match change.do:
                 case "stop" | "kill":
-                    entry.running, entry.touched = False, True
+                    entry.running = False
                 case "start":
                     entry.running = True
-                case "offline":
-                    entry.touched = True
-                    if change.for_s is None:
-                        entry.online = False
+                case "offline" if change.for_s is None:
+                    entry.online = False
                 case "online":
                     entry.online = True
                 case "behave":
@@ -245,10 +248,10 @@ class Roster:
             and (which.share is None or share_of(entry.plan.seed) < which.share)
         ]
 
-    def expected_outcome(self, entry: Entry, *, max_attempts: int) -> Outcome | None:
-        """How the service should end the device; None where an operator has kept it from its provisioning."""
-        if entry.touched:
-            return None
+    def expected_outcome(self, entry: Entry, *, max_attempts: int) -> Outcome:
+        """How the service should end the device, if it stays as it is at the moment."""
+        if not (entry.running and entry.online):
+            return "timed_out"
         return self.spec.catalogue.expected_outcome(
             entry.behaviour, entry.plan.seed, max_attempts=max_attempts
         )

@@ -21,9 +21,9 @@ Json = dict[str, Any]
 def check_fleet(fleet_id: str, devices: Sequence[FleetDevice], standings: Mapping[str, Standing]) -> Json:
     """Compare each device that has ended in a run with what was expected of it under that run's options.
 
-    Devices that an operator has kept from it, or told to behave otherwise since the run began, are
-    ``not_judged``; those that no run has brought to an end
-    are ``not_provisioned_yet``. Neither are differences. The cost grows with the number of devices.
+    Devices that an operator has changed since their run began are ``not_judged``; those that no run has
+    brought to an end are ``not_provisioned_yet``. Neither are differences. The cost grows with the number of
+    devices.
     """
     as_expected = not_judged = not_yet = wrong = 0
     differences: list[Json] = []
@@ -33,7 +33,7 @@ def check_fleet(fleet_id: str, devices: Sequence[FleetDevice], standings: Mappin
             not_yet += 1
             continue
         expected = device.expected_outcome(max_attempts=standing.max_attempts or _DEFAULT_ATTEMPTS)
-        if expected is None or (device.behaves_since or 0.0) > (standing.run_started_at or 0.0):
+        if device.changed_at is not None and device.changed_at > (standing.run_started_at or 0.0):
             not_judged += 1
         elif expected == standing.state:
             as_expected += 1

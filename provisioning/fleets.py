@@ -91,12 +91,12 @@ class FleetDevice(Protocol):
         ...
 
     @property
-    def behaves_since(self) -> float | None:
-        """When an operator changed its behaviour, in seconds since the epoch; None: never."""
+    def changed_at(self) -> float | None:
+        """When an operator last changed how it is, in seconds since the epoch; None: never."""
         ...
 
-    def expected_outcome(self, *, max_attempts: int) -> str | None:
-        """The state in which a run should leave it; None where an operator has interfered."""
+    def expected_outcome(self, *, max_attempts: int) -> str:
+        """The state in which a run should leave it, if it stays as it is at the moment."""
         ...
 
 

@@ -274,9 +274,8 @@ class Demo:
         roster = Roster(self._spec())
         attempts = int(self._record.options.get("max_attempts", RunOptions.max_attempts))
         return {
-            device_id: outcome
+            device_id: roster.expected_outcome(entry, max_attempts=attempts)
             for device_id, entry in roster.entries.items()
-            if (outcome := roster.expected_outcome(entry, max_attempts=attempts)) is not None
         }
 
     def _example_device(self) -> str:

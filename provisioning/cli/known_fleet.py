@@ -27,8 +27,6 @@ class KnownFleet:
     """Whether its processes are down on purpose."""
     counts: dict[str, int] = field(default_factory=dict)
     """How many devices each group has on this host."""
-    behaves_since: dict[str, float] = field(default_factory=dict)
-    """When an operator changed a device's behaviour: seconds since the epoch, by id."""
 
     @property
     def fleet_id(self) -> str:
@@ -76,9 +74,7 @@ class KnownFleet:
     def apply(self, change: Change, *, at: float) -> Sequence[Entry]:
         """Make a change in the roster; returns whom it is about. FleetSpecError changes nothing."""
         assert self.roster is not None
-        affected = self.roster.apply(change)
-        if change.do == "behave":
-            self.behaves_since.update({entry.plan.device_id: at for entry in affected})
+        affected = self.roster.apply(change, at=at)
         if change.do == "add":
             self._count()
         return affected
@@ -99,10 +95,7 @@ class KnownFleet:
     def devices(self) -> list[DeviceView]:
         """The devices, group after group."""
         assert self.roster is not None
-        return [
-            DeviceView(self.roster, entry, self.behaves_since.get(device_id))
-            for device_id, entry in self.roster.entries.items()
-        ]
+        return [DeviceView(self.roster, entry) for entry in self.roster.entries.values()]
 
     def _count(self) -> None:
         assert self.roster is not None
@@ -115,12 +108,11 @@ class KnownFleet:
 class DeviceView:
     """A `provisioning.fleets.FleetDevice`."""
 
-    __slots__ = ("_entry", "_roster", "behaves_since")
+    __slots__ = ("_entry", "_roster")
 
-    def __init__(self, roster: Roster, entry: Entry, behaves_since: float | None) -> None:
+    def __init__(self, roster: Roster, entry: Entry) -> None:
         self._roster = roster
         self._entry = entry
-        self.behaves_since = behaves_since
 
     @property
     def device_id(self) -> str:
@@ -142,7 +134,11 @@ class DeviceView:
     def online(self) -> bool:
         return self._entry.online
 
-    def expected_outcome(self, *, max_attempts: int) -> str | None:
+    @property
+    def changed_at(self) -> float | None:
+        return self._entry.changed_at
+
+    def expected_outcome(self, *, max_attempts: int) -> str:
         return self._roster.expected_outcome(self._entry, max_attempts=max_attempts)
 
 

@@ -20,8 +20,8 @@ def add_parsers(commands: Subparsers) -> None:
         summary="has each device ended as it should",
         description=(
             "Compare the state of each device that was in a run with what its behaviour leads to, given\n"
-            "that run's number of attempts. Exit code 1 if any differs. Devices that were stopped or taken\n"
-            "offline by hand, or told to behave otherwise since the run began, are not judged."
+            "that run's number of attempts. Exit code 1 if any differs. Devices that were changed by hand\n"
+            "since their run began (stopped, offline, told to behave otherwise) are not judged."
         ),
         examples="muster fleet check\nmuster fleet check fleet-1 --json | jq .differences",
     )
@@ -51,7 +51,7 @@ def _show(found: Json, terminal: Terminal) -> None:
     if waiting := found["not_provisioned_yet"]:
         terminal.line(f"  {waiting:,} not provisioned yet")
     if not_judged := found["not_judged"]:
-        terminal.line(f"  {not_judged:,} not judged: stopped, taken offline or told to behave otherwise")
+        terminal.line(f"  {not_judged:,} not judged: changed by hand since their run began")
     if not different:
         return
     shown = found["differences"][:MAX_SHOWN]

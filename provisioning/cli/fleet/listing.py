@@ -172,7 +172,7 @@ def _show_devices(client: ServiceClient, fleet_id: str, terminal: Terminal, *, a
                 device["group"],
                 "yes" if device["running"] else "no",
                 "yes" if device["online"] else "no",
-                (device["expected"] or "not judged").replace("_", " "),
+                device["expected"].replace("_", " "),
                 device["behaviour"],
             ]
             for device in devices

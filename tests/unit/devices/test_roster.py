@@ -177,13 +177,18 @@ def test_a_group_that_joins_continues_the_shards() -> None:
         Roster(spec).apply(Change(do="add", group=Group(name="again", count=1, prefix="line")))
 
 
-def test_nobody_knows_how_a_device_should_end_that_an_operator_has_kept_from_it() -> None:
+def test_how_a_device_should_end_follows_from_how_it_is_now() -> None:
     roster = Roster(FleetSpec.of(count=3, behaviours={"healthy": 1}))
     one, two, three = roster.entries.values()
-    roster.apply(Change(do="kill", which=Selection(devices=(one.plan.device_id,))))
+    roster.apply(Change(do="kill", which=Selection(devices=(one.plan.device_id,))), at=7.0)
     roster.apply(Change(do="behave", which=Selection(devices=(two.plan.device_id,)), behaviour="rejects"))
     outcomes = [roster.expected_outcome(entry, max_attempts=3) for entry in (one, two, three)]
-    assert outcomes == [None, "rejected", "provisioned"]
+    assert outcomes == ["timed_out", "rejected", "provisioned"]
+    roster.apply(Change(do="start"), at=8.0)
+    roster.apply(Change(do="storm"), at=9.0)
+    assert roster.expected_outcome(one, max_attempts=3) == "provisioned"
+    # Who compares that with a run knows by the time whether the run is older.
+    assert [entry.changed_at for entry in (one, two, three)] == [8.0, 8.0, 8.0]
 
 
 DEVICES = st.sampled_from([("a-00001",), ("a-00002", "a-00003")])

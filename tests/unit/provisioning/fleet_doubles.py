@@ -15,10 +15,10 @@ class ADevice:
     behaviour: str = "healthy"
     running: bool = True
     online: bool = True
-    behaves_since: float | None = None
-    outcome: Callable[[int], str | None] = lambda _: "provisioned"
+    changed_at: float | None = None
+    outcome: Callable[[int], str] = lambda _: "provisioned"
 
-    def expected_outcome(self, *, max_attempts: int) -> str | None:
+    def expected_outcome(self, *, max_attempts: int) -> str:
         return self.outcome(max_attempts)
 
 

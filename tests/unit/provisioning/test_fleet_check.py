@@ -23,7 +23,7 @@ def test_each_device_is_compared_with_what_its_run_should_lead_to() -> None:
         ADevice(device_id="good"),
         ADevice(device_id="bad", behaviour="corrupt"),
         ADevice(device_id="fails", outcome=lambda _: "failed"),
-        ADevice(device_id="stopped", outcome=lambda _: None),
+        ADevice(device_id="stopped", changed_at=101.0),
         ADevice(device_id="under-way"),
         ADevice(device_id="new"),
         ADevice(device_id="unknown"),
@@ -67,11 +67,9 @@ def test_the_attempts_are_those_of_the_devices_own_run() -> None:
         assert found["different"] == different
 
 
-@pytest.mark.parametrize(("behaves_since", "not_judged"), [(99.0, 0), (101.0, 1)])
-def test_a_behaviour_that_is_newer_than_the_run_says_nothing_of_it(
-    behaves_since: float, not_judged: int
-) -> None:
-    device = ADevice(device_id="d", behaves_since=behaves_since, outcome=lambda _: "failed")
+@pytest.mark.parametrize(("changed_at", "not_judged"), [(99.0, 0), (101.0, 1)])
+def test_a_change_that_is_newer_than_the_run_says_nothing_of_it(changed_at: float, not_judged: int) -> None:
+    device = ADevice(device_id="d", changed_at=changed_at, outcome=lambda _: "failed")
     found = check_fleet("f", [device], {"d": standing(DeviceState.FAILED)})
     assert (found["not_judged"], found["different"]) == (not_judged, 0)
 
