@@ -243,7 +243,7 @@ class FakeService:
                 "behaviour": "healthy",
                 "running": True,
                 "online": False,
-                "expected": None,
+                "expected": "timed_out",
             }
             for device_id in sorted(self.devices)
         ]
