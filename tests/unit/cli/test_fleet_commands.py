@@ -149,7 +149,7 @@ def test_show_has_groups_and_numbers(service: FakeService, muster: Muster, fleet
 
 def test_show_lists_each_device(service: FakeService, muster: Muster, fleet: str) -> None:
     shown = rows(muster("fleet", "show", "--devices"))
-    assert shown[1] == ["dev-00001", "devices", "yes", "no", "not", "judged", "healthy"]
+    assert shown[1] == ["dev-00001", "devices", "yes", "no", "timed", "out", "healthy"]
     assert len(json.loads(muster("fleet", "show", "--devices", "--json").out)["devices"]) == 3
 
 
