@@ -36,11 +36,12 @@ def run_check(args: argparse.Namespace) -> int:
     if args.json:
         terminal.json(found)
     else:
-        _show(found, terminal)
+        show_check(found, terminal)
     return 1 if found["different"] else 0
 
 
-def _show(found: Json, terminal: Terminal) -> None:
+def show_check(found: Json, terminal: Terminal) -> None:
+    """Write what a check has found."""
     different = found["different"]
     verdict = f"; {different:,} did not" if different else ""
     terminal.line(
