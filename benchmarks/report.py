@@ -34,9 +34,9 @@ engines in the same run; `python -m benchmarks.engine`:
 
 def fleet_report(fleets: Results) -> str:
     """Markdown for the README."""
-    return f"""**The fleet**: devices that are connected and have nothing to do, and how fast they connect beside bare
-aiomqtt in the same run; `python -m benchmarks.fleet`. Processes are counted whole; a ratio is the median of those of
-neighbouring runs:
+    return f"""**The fleet**: devices that are connected and have nothing to do, and how fast they
+connect beside bare aiomqtt in the same run; `python -m benchmarks.fleet`. Processes are counted whole; a ratio
+is the median of those of neighbouring runs:
 
 {fleet.as_markdown(fleets)}
 """
@@ -44,8 +44,8 @@ neighbouring runs:
 
 def main_job_report(main_job: str) -> str:
     """Markdown for the README."""
-    return f"""**The main job**, with a real broker, Azurite and fleet on the same cores, against the same job without an
-engine; `python -m benchmarks.end_to_end`. What the other two leave out is in `benchmarks/pipeline.py`; a
+    return f"""**The main job**, with a real broker, Azurite and fleet on the same cores, against the same job
+without an engine; `python -m benchmarks.end_to_end`. What the other two leave out is in `benchmarks/pipeline.py`; a
 ratio is the median of those of neighbouring runs. The aim is 0.9 against the service without its engine:
 
 {main_job}

@@ -85,7 +85,7 @@ def test_the_whole_benchmark_ends_in_tables_and_json(tmp_path: Path) -> None:
     assert re.search(
         r"the seed's workflow, devices \| 4 \| .* a device costs [\d.]+× what it does at 2", text
     )
-    assert "main job" in report.as_report(results, "")
+    assert "seed's workflow" in report.engines_report(results)
     assert json.loads(json.dumps(asdict(results)))["alone"][0]["contestant"] == "muster"
     assert any("muster seed 4" in line for line in lines)
 
