@@ -35,8 +35,8 @@ engines in the same run; `python -m benchmarks.engine`:
 def fleet_report(fleets: Results) -> str:
     """Markdown for the README."""
     return f"""**The fleet**: devices that are connected and have nothing to do, and how fast they
-connect beside bare aiomqtt in the same run; `python -m benchmarks.fleet`. Processes are counted whole; a ratio
-is the median of those of neighbouring runs:
+connect beside bare aiomqtt in the same run; `python -m benchmarks.fleet`. Processes are counted whole; a
+ratio is the median of those of neighbouring runs:
 
 {fleet.as_markdown(fleets)}
 """
@@ -45,8 +45,9 @@ is the median of those of neighbouring runs:
 def main_job_report(main_job: str) -> str:
     """Markdown for the README."""
     return f"""**The main job**, with a real broker, Azurite and fleet on the same cores, against the same job
-without an engine; `python -m benchmarks.end_to_end`. What the other two leave out is in `benchmarks/pipeline.py`; a
-ratio is the median of those of neighbouring runs. The aim is 0.9 against the service without its engine:
+without an engine; `python -m benchmarks.end_to_end`. What the other two leave out is in
+`benchmarks/pipeline.py`; a ratio is the median of those of neighbouring runs. The aim is 0.9 against the
+service without its engine:
 
 {main_job}
 """
@@ -86,11 +87,11 @@ def main() -> None:
 
 def _write(part: str, text: str) -> None:
     """Put ``text`` between the markers of its part."""
-    markers = re.compile(
-        rf"(<!-- benchmarks-{part}:begin -->\n).*?(<!-- benchmarks-{part}:end -->)", re.DOTALL
-    )
-    readme = README.read_text("utf-8")
-    README.write_text(markers.sub(lambda found: f"{found[1]}{text}{found[2]}", readme))
+    name = f"benchmarks-{part}"
+    markers = re.compile(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
+    readme, found = markers.subn(lambda marks: f"{marks[1]}{text}{marks[2]}", README.read_text("utf-8"))
+    assert found == 1, f"the README has no place for {part}"
+    README.write_text(readme)
 
 
 if __name__ == "__main__":
