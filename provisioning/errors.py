@@ -2,6 +2,7 @@
 
 ProvisioningError
 ├── SettingsError              a setting can't be used
+│   └── PlanError              a rollout plan can't be; names the key and the remedy
 ├── StateError                 the state directory or a file in it can't be used
 │   ├── StateBusyError         another service owns it
 │   └── StateVersionError      made by a newer version, or not ours
@@ -38,6 +39,20 @@ class ProvisioningError(Exception):
 
 class SettingsError(ProvisioningError, ValueError):
     """A setting can't be used."""
+
+
+class PlanError(SettingsError):
+    """A rollout plan that can't be; ``key`` is the part at fault, ``remedy`` what to write instead."""
+
+    def __init__(self, key: str, problem: str, remedy: str) -> None:
+        super().__init__(f"{key}: {problem}; {remedy}" if key else f"{problem}; {remedy}")
+        self.key = key
+        self.problem = problem
+        self.remedy = remedy
+
+    def below(self, parent: str) -> PlanError:
+        """The same error, its key seen from further out."""
+        return PlanError(".".join(filter(None, (parent, self.key))), self.problem, self.remedy)
 
 
 class StateError(ProvisioningError):
