@@ -73,10 +73,15 @@ def _instant(value: datetime) -> datetime:
     return value.astimezone(UTC)
 
 
-def _no_timestamp(value: object) -> object:
-    """Pydantic takes numbers for times too, and texts of digits."""
-    if isinstance(value, datetime) or (isinstance(value, str) and _DATE.match(value)):
+def _read_instant(value: object) -> datetime:
+    """A time as a text or by itself; pydantic would take numbers too, and texts of digits."""
+    if isinstance(value, datetime):
         return value
+    try:
+        if isinstance(value, str) and _DATE.match(value):
+            return datetime.fromisoformat(value)
+    except ValueError:
+        pass
     raise PlanError("", f"{shown(value)} is no time", f"give {_INSTANT}")
 
 
@@ -107,7 +112,7 @@ States = Annotated[tuple[DeviceState, ...], Field(min_length=1), AfterValidator(
 Percent = Annotated[float, Field(gt=0, le=100)]
 PerMinute = Annotated[float, Field(ge=MIN_PER_MINUTE, le=MAX_PER_MINUTE)]
 DurationS = Annotated[float, Field(gt=0, le=MAX_DURATION_S)]
-Instant = Annotated[AwareDatetime, AfterValidator(_instant), BeforeValidator(_no_timestamp)]
+Instant = Annotated[AwareDatetime, AfterValidator(_instant), BeforeValidator(_read_instant)]
 ClockTime = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 Options = Annotated[
     RunOptions,
