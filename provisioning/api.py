@@ -37,6 +37,8 @@ from . import __version__
 from .errors import RequestError, SettingsError
 from .fleets import FleetRecord, FleetRequest
 from .packages import mask_sas
+from .rollouts.api import rollout_routes
+from .rollouts.operations import Rollouts
 from .settings import MAX_PAGE, MAX_RUN_DEVICES, RunOptions
 from .states import DeviceState
 
@@ -53,6 +55,8 @@ Json = dict[str, Any]
 class Backend(Protocol):
     """What the API asks of the service; each may raise `RequestError`."""
 
+    @property
+    def rollouts(self) -> Rollouts: ...
     async def health(self) -> Json: ...
     async def launch_fleet(self, request: FleetRequest) -> FleetRecord: ...
     async def list_fleets(self) -> list[FleetRecord]: ...
@@ -147,6 +151,7 @@ def create_api(backend: Backend) -> FastAPI:
     async def metrics(fleet_id: str | None = None) -> Response:
         return Response(await backend.metrics(fleet_id), media_type=METRICS_TYPE)
 
+    app.include_router(rollout_routes(lambda: backend.rollouts))
     _add_error_handlers(app)
     app.middleware("http")(_guard)
     app.add_middleware(_AnswersAtTheEnd)

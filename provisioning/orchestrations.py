@@ -34,6 +34,8 @@ ACTIVATION_COMPLETED = "ActivationCompleted"
 ACTIVATION_FAILED = "ActivationFailed"
 DEVICE_RETURNED = "DeviceReturned"
 """The device may have missed what was sent: it was started again, or the broker has lost a session."""
+CANCEL_PROVISIONING = "CancelProvisioning"
+"""An operator has cancelled it: the device has been told, and nothing is waited for any more."""
 # Why an activation fails on a device that was switched off and kept nothing.
 PACKAGE_NOT_PRESENT = "package-not-present"
 
@@ -187,7 +189,7 @@ class _Device:
                 # said of this one (twice, on an engine without idempotency keys) counts no more.
                 self._lost_attempts = attempt
                 continue
-            if self._state == DeviceState.REJECTED:
+            if self._state in (DeviceState.REJECTED, DeviceState.CANCELLED):
                 return
 
     def _create_package(self) -> Flow:
@@ -214,8 +216,16 @@ class _Device:
         timer = self._ctx.create_timer(timedelta(seconds=self._options.ack_timeout_s))
         while True:
             name, event = yield from self._next_event(
-                timer, DOWNLOAD_COMPLETED_ACK, PACKAGE_REJECTED, DOWNLOAD_FAILED, DEVICE_RETURNED
+                timer,
+                CANCEL_PROVISIONING,
+                DOWNLOAD_COMPLETED_ACK,
+                PACKAGE_REJECTED,
+                DOWNLOAD_FAILED,
+                DEVICE_RETURNED,
             )
+            if name == CANCEL_PROVISIONING:
+                self._cancel(timer, event)
+                return False
             if name == DEVICE_RETURNED:
                 # The same attempt: a device that has heard of it all the same answers once more.
                 yield from self._send(package)
@@ -264,7 +274,7 @@ class _Device:
             timer = self._ctx.create_timer(timedelta(seconds=self._options.activation_timeout_s))
             answer = yield from self._wait_for_activation(timer, package, attempt)
             if answer is not None:
-                return answer == ACTIVATION_COMPLETED
+                return answer != PACKAGE_NOT_PRESENT
         return True
 
     def _command_activation(self, package: Json, attempt: int) -> Flow:
@@ -276,14 +286,17 @@ class _Device:
         )
 
     def _wait_for_activation(self, timer: task.TimerTask, package: Json, attempt: int) -> Flow:
-        """ACTIVATION_COMPLETED, PACKAGE_NOT_PRESENT, or None where the command may be worth another try.
+        """What ended it: ACTIVATION_COMPLETED, PACKAGE_NOT_PRESENT, CANCEL_PROVISIONING; None: try again.
 
         The state says how the attempt ended.
         """
         while True:
             name, event = yield from self._next_event(
-                timer, ACTIVATION_COMPLETED, ACTIVATION_FAILED, DEVICE_RETURNED
+                timer, CANCEL_PROVISIONING, ACTIVATION_COMPLETED, ACTIVATION_FAILED, DEVICE_RETURNED
             )
+            if name == CANCEL_PROVISIONING:
+                self._cancel(timer, event)
+                return CANCEL_PROVISIONING
             if name == DEVICE_RETURNED:
                 yield from self._command_activation(package, attempt)
                 continue
@@ -308,6 +321,10 @@ class _Device:
             timer.cancel()
             self.end(DeviceState.FAILED, problem)
             return PACKAGE_NOT_PRESENT if event.get("reason") == PACKAGE_NOT_PRESENT else None
+
+    def _cancel(self, timer: task.TimerTask, event: Json) -> None:
+        timer.cancel()
+        self.end(DeviceState.CANCELLED, _brief(str(event.get("reason") or "cancelled")))
 
     # -- waiting -------------------------------------------------------------------------------------
 

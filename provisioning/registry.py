@@ -39,8 +39,11 @@ from .states import WORKING, DeviceState, transition_rows
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _APPLICATION_ID = 0x4D555354  # "MUST"
+# What each version of the format adds to the one before it.
+_SCHEMAS = ("registry_schema.sql", "rollouts/schema.sql")
+assert len(_SCHEMAS) == SCHEMA_VERSION
 _RETRY_INTERVAL_S = 0.5
 _BUSY_TIMEOUT_S = 10.0
 _RANK = {state: rank for rank, state in enumerate(WORKING)}
@@ -188,7 +191,7 @@ class Registry:
         self._linger_s = linger_s
         self._max_batch = max_batch
         self._clock = clock
-        self._sql = _statements()
+        self._sql = statements(__package__, "registry_statements.sql")
         self._batch = _Batch()
         self._writing: _Batch | None = None
         self._wake = asyncio.Event()
@@ -275,11 +278,11 @@ class Registry:
                 )
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")
-            if version == 0:
-                schema = files(__package__).joinpath("registry_schema.sql").read_text(encoding="utf-8")
+            for number, schema in enumerate(_SCHEMAS[version:], start=version + 1):
+                text = files(__package__).joinpath(schema).read_text(encoding="utf-8")
                 database.executescript(
-                    f"BEGIN IMMEDIATE; {schema} PRAGMA application_id = {_APPLICATION_ID};"
-                    f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                    f"BEGIN IMMEDIATE; {text} PRAGMA application_id = {_APPLICATION_ID};"
+                    f"PRAGMA user_version = {number}; COMMIT;"
                 )
             database.execute(self._sql["create_transitions"])
             database.executemany(self._sql["add_transition"], transition_rows())
@@ -553,6 +556,28 @@ class Registry:
 
         await self._write_now(lambda: self._transact(work))
 
+    def sql(self, name: str) -> str:
+        """One of the registry's own statements."""
+        return self._sql[name]
+
+    async def transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Do ``work`` in one transaction; on disk when this returns. What it raises rolls back.
+
+        For what else is kept in this file. It runs in the writer's thread. What it must see of what was noted
+        before, `flush` first.
+        """
+        return await self._write_now(lambda: self._transact(work))
+
+    async def ask(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Let ``work`` read, in the reader's thread; it sees one state of the file in each statement."""
+
+        def asked() -> _T:
+            if self._read_db is None:
+                raise RegistryClosedError("The registry is closed.")
+            return work(self._read_db)
+
+        return await asyncio.get_running_loop().run_in_executor(self._reader, asked)
+
     async def _write_now(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._writer, work)
 
@@ -660,12 +685,7 @@ class Registry:
         return percentiles
 
     async def _ask(self, name: str, *arguments: Any) -> list[tuple[Any, ...]]:
-        def work() -> list[tuple[Any, ...]]:
-            if self._read_db is None:
-                raise RegistryClosedError("The registry is closed.")
-            return self._read_db.execute(self._sql[name], arguments).fetchall()
-
-        return await asyncio.get_running_loop().run_in_executor(self._reader, work)
+        return await self.ask(lambda database: database.execute(self._sql[name], arguments).fetchall())
 
     def statistics(self) -> RegistryStatistics:
         """A snapshot of the counters."""
@@ -691,13 +711,14 @@ def _resolver(done: asyncio.Future[None]) -> Then:
     return then
 
 
-def _statements() -> dict[str, str]:
-    text = files(__package__).joinpath("registry_statements.sql").read_text(encoding="utf-8")
-    statements = {}
+def statements(package: str, file: str) -> dict[str, str]:
+    """The statements of a file of SQL, by name."""
+    text = files(package).joinpath(file).read_text(encoding="utf-8")
+    named = {}
     for part in text.split("-- name: ")[1:]:
         name, _, body = part.partition("\n")
-        statements[name.strip()] = body.strip()
-    return statements
+        named[name.strip()] = body.strip()
+    return named
 
 
 def _device(row: tuple[Any, ...]) -> DeviceRecord:

@@ -1,4 +1,5 @@
--- The registry of devices and runs, version 1. Times are seconds since the epoch, UTC.
+-- The registry of devices and runs, version 1 of its format; rollouts/schema.sql is what version 2 adds.
+-- Times are seconds since the epoch, UTC.
 
 CREATE TABLE identity (
     key   TEXT PRIMARY KEY,

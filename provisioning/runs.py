@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -59,10 +60,11 @@ class Runs:
         self._claims: dict[str, asyncio.Event] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
 
-    async def open(self) -> None:
-        """Watch the runs that an earlier process left under way."""
+    async def open(self, *, but: Collection[str] = ()) -> None:
+        """Watch the runs that an earlier process left under way, ``but`` those that somebody else starts."""
         for run_id in await self._registry.open_runs():
-            self._watch(run_id)
+            if run_id not in but:
+                self.watch(run_id)
 
     async def close(self) -> None:
         """Watch no more; the runs stay as they are."""
@@ -74,9 +76,10 @@ class Runs:
         """Told by GetNewDeviceIds that a run has its devices."""
         if (claimed := self._claims.get(run_id)) is not None:
             claimed.set()
-        self._watch(run_id)
+        self.watch(run_id)
 
-    def _watch(self, run_id: str) -> None:
+    def watch(self, run_id: str) -> None:
+        """Close the run in the registry when its orchestration ends; asked twice, once is enough."""
         if run_id not in self._watchers:
             task = asyncio.create_task(self._end_when_done(run_id), name=f"watch-{run_id}")
             self._watchers[run_id] = task

@@ -46,6 +46,10 @@ from .fleets import FleetLauncher, FleetRecord, FleetRequest, page_of
 from .orchestrations import DeviceProvisioningOrchestration, ProvisionNewDevices
 from .packages import PackageStore, Release, SigningKey, blob_name_of, mask_sas
 from .registry import DeviceRecord, Registry, RegistryError, RegistryFormatError
+from .rollouts.activities import RolloutActivities
+from .rollouts.operations import Rollouts
+from .rollouts.orchestrations import LaneOrchestration, RolloutOrchestration, WaveOrchestration
+from .rollouts.store import RolloutStore
 from .runs import Runs
 from .settings import DEFAULT_API_PORT, RunOptions, ServiceSettings
 from .state_directory import SERVICE_RECORD, iso, owned, prepare_state_directory, readable, write_atomically
@@ -88,6 +92,8 @@ class Service:
         self._client: EngineClient
         self._bridge: Bridge
         self._runs: Runs
+        self._rollouts: Rollouts
+        self._rollout_store: RolloutStore
         self._server: _Server
         self._server_task: asyncio.Task[None]
 
@@ -161,7 +167,10 @@ class Service:
         self._bridge.open()
         stack.push_async_callback(self._bridge.close)
         stack.push_async_callback(self._runs.close)
-        await self._runs.open()
+        # Rollouts first: one whose orchestration a crash has kept from starting must not be taken for gone.
+        unfinished = await self._rollouts.open()
+        stack.push_async_callback(self._rollouts.close)
+        await self._runs.open(but=unfinished)
         prober = asyncio.create_task(self._keep_probing(), name="blob-probe")
         stack.push_async_callback(_cancel, prober)
         await self._serve(listener)
@@ -215,6 +224,13 @@ class Service:
         )
         self._bridge = Bridge(registry=self._registry, sink=self._client)
         self._runs = Runs(registry=self._registry, client=self._client)
+        self._rollout_store = RolloutStore(self._registry)
+        self._rollouts = Rollouts(
+            registry=self._registry,
+            store=self._rollout_store,
+            client=self._client,
+            on_start=self._runs.watch,
+        )
         self._connection = await self._stack.enter_async_context(
             BrokerConnection(
                 url=settings.broker_url,
@@ -242,7 +258,14 @@ class Service:
         )
         self._engine.add_orchestrator(ProvisionNewDevices)
         self._engine.add_orchestrator(DeviceProvisioningOrchestration)
-        for name, activity in activities.named().items():
+        for orchestrator in (RolloutOrchestration, WaveOrchestration, LaneOrchestration):
+            self._engine.add_orchestrator(orchestrator)
+        of_rollouts = RolloutActivities(
+            store=self._rollout_store,
+            publisher=self._connection,
+            publish_timeout_s=settings.publish_timeout_s,
+        )
+        for name, activity in (activities.named() | of_rollouts.named()).items():
             self._engine.add_named_activity(name, activity)
         await self._stack.enter_async_context(self._engine)
 
@@ -363,6 +386,11 @@ class Service:
     async def provision(self, device_ids: list[str] | None, options: Json) -> Json:
         """Start a run; on disk, and its devices claimed, when this returns."""
         return await self._runs.start(device_ids, RunOptions.from_json(options))
+
+    @property
+    def rollouts(self) -> Rollouts:
+        """The rollouts, for the API."""
+        return self._rollouts
 
     async def list_runs(self) -> list[Json]:
         """The latest runs, without their times and failures."""

@@ -1,0 +1,89 @@
+"""The activities of rollouts. Each may run twice, and twice is as once.
+
+| activity | why a second run does no harm |
+|---|---|
+| DecideRollout | it reads what is, and puts on record what follows from it |
+| TakeDevice | a lane's n-th question is answered with the same device |
+| StopRollout | what has been cancelled stays so; a device that is told twice forgets once |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+from durabletask.task import ActivityContext
+
+from broker import messages, topics
+
+from . import orchestrations
+from .store import RolloutStore, TakeRequest
+
+Json = dict[str, Any]
+
+_CANCELLED: Final = "the rollout was cancelled"
+
+
+class Publisher(Protocol):
+    """Where messages to devices go: `broker.connection.BrokerConnection`."""
+
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float) -> None:
+        """Return at the broker's acknowledgement, or raise."""
+        ...
+
+
+class RolloutActivities:
+    """The activities with what they need; their names are those of `orchestrations`."""
+
+    def __init__(self, *, store: RolloutStore, publisher: Publisher, publish_timeout_s: float) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._publish_timeout_s = publish_timeout_s
+
+    def named(self) -> dict[str, Callable[[ActivityContext, Json], Any]]:
+        """The activities by name, to be registered with an engine or a worker."""
+        return {
+            orchestrations.DECIDE_ROLLOUT: self.decide_rollout,
+            orchestrations.TAKE_DEVICE: self.take_device,
+            orchestrations.STOP_ROLLOUT: self.stop_rollout,
+        }
+
+    async def decide_rollout(self, _ctx: ActivityContext, request: Json) -> Json:
+        """What the rollout does next."""
+        return await self._store.decide(
+            request["rollout_id"], now=_seconds(request["now"]), under_way=request.get("under_way", False)
+        )
+
+    async def take_device(self, _ctx: ActivityContext, request: Json) -> Json:
+        """A device for a lane, or how long it has to wait, or why there is none for it."""
+        take = await self._store.take(
+            TakeRequest(
+                rollout_id=request["rollout_id"],
+                wave=request["wave"],
+                generation=request["generation"],
+                lane=request["lane"],
+                seq=request["seq"],
+                now=_seconds(request["now"]),
+            )
+        )
+        return take.to_json()
+
+    async def stop_rollout(self, _ctx: ActivityContext, request: Json) -> list[str]:
+        """End what was not started; with `force` tell those in flight, and return them."""
+        in_flight = await self._store.stop(
+            request["rollout_id"], force=request["force"], now=_seconds(request["now"])
+        )
+        if not request["force"]:
+            return []
+        for device_id in in_flight:
+            instance_id = topics.instance_id_of(request["rollout_id"], device_id)
+            command = messages.Cancel(instance_id=instance_id, reason=_CANCELLED)
+            await self._publisher.publish(
+                topics.command(device_id, "Cancel"), command.to_json(), timeout_s=self._publish_timeout_s
+            )
+        return in_flight
+
+
+def _seconds(iso: str) -> float:
+    return datetime.fromisoformat(iso).timestamp()

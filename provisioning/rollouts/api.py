@@ -1,0 +1,106 @@
+"""The HTTP API of rollouts: thin handlers over `operations.Rollouts`.
+
+| call | answer |
+|---|---|
+| POST /api/rollouts, GET /api/rollouts, GET /api/rollouts/{rollout_id} | create, list, one with its waves |
+| POST /api/rollouts/plan | what a plan comes to, with nothing created |
+| POST /api/rollouts/{rollout_id}/actions | pause, resume, approve, next, cancel, exclude, add, pace |
+| POST /api/rollouts/{rollout_id}/retry | a new rollout of what failed in this one |
+| GET /api/rollouts/{rollout_id}/log | what was done to it, and what became of it |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from provisioning.settings import MAX_RUN_DEVICES
+
+from .operations import RETRIED_STATES, Rollouts
+
+Json = dict[str, Any]
+Action = Literal["pause", "resume", "approve", "next", "cancel", "force_cancel", "exclude", "add", "pace"]
+
+_UNKNOWN: Final = "api"
+_Actor = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class PlanRequest(BaseModel):
+    """A plan, as `provisioning.rollouts.plan` has it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    plan: Json
+    actor: _Actor = _UNKNOWN
+    """Who asks: it goes into the rollout's log."""
+
+
+class ActionRequest(BaseModel):
+    """What an operator wants of a rollout."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    action: Action
+    actor: _Actor = _UNKNOWN
+    reason: Annotated[str, StringConstraints(max_length=500)] | None = None
+    devices: Annotated[list[str], Field(max_length=MAX_RUN_DEVICES)] = Field(default_factory=list)
+    """With exclude and add."""
+    pace: Json | None = None
+    """With pace: keys of the plan's `pace` that are to change."""
+
+
+class RetryRequest(BaseModel):
+    """Which devices of an earlier rollout a new one is for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    actor: _Actor = _UNKNOWN
+    states: Annotated[list[str], Field(min_length=1, max_length=10)] = Field(
+        default_factory=lambda: list(RETRIED_STATES)
+    )
+
+
+def rollout_routes(rollouts: Callable[[], Rollouts]) -> APIRouter:
+    """The routes, for the rollouts of a service that runs by the time of a call."""
+    router = APIRouter(prefix="/api/rollouts")
+
+    @router.post("", status_code=HTTPStatus.CREATED)
+    async def create(request: PlanRequest) -> Json:
+        return await rollouts().create(request.plan, actor=request.actor)
+
+    @router.post("/plan")
+    async def preview(request: PlanRequest) -> Json:
+        return await rollouts().preview(request.plan)
+
+    @router.get("")
+    async def listing() -> Json:
+        return {"rollouts": await rollouts().latest()}
+
+    @router.get("/{rollout_id}")
+    async def show(rollout_id: str) -> Json:
+        return await rollouts().view(rollout_id)
+
+    @router.post("/{rollout_id}/actions")
+    async def act(rollout_id: str, request: ActionRequest) -> Json:
+        return await rollouts().act(
+            rollout_id,
+            request.action,
+            actor=request.actor,
+            reason=request.reason,
+            devices=request.devices,
+            pace=request.pace,
+        )
+
+    @router.post("/{rollout_id}/retry", status_code=HTTPStatus.CREATED)
+    async def retry(rollout_id: str, request: RetryRequest) -> Json:
+        return await rollouts().retry(rollout_id, actor=request.actor, states=request.states)
+
+    @router.get("/{rollout_id}/log")
+    async def log(rollout_id: str) -> Json:
+        return {"log": await rollouts().log(rollout_id)}
+
+    return router

@@ -1,0 +1,177 @@
+"""What the service does for operators: create rollouts, show them, act on them, retry what failed in them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from provisioning.engines import (
+    EngineClient,
+    EngineStoppedError,
+    OrchestrationAlreadyExistsError,
+    OrchestrationNotFoundError,
+)
+from provisioning.errors import EngineAwayError
+from provisioning.registry import Registry
+
+from .operators import RolloutActions
+from .orchestrations import ROLLOUT_CHANGED, RolloutOrchestration
+from .plan import RolloutPlan
+from .records import RolloutRefusedError
+from .store import RolloutStore
+from .views import RolloutViews
+
+_LOG = logging.getLogger(__name__)
+
+RETRIED_STATES: Final = ("failed", "timed_out")
+_AWAY_INTERVAL_S: Final = 1.0
+
+Json = dict[str, Any]
+
+
+class Rollouts:
+    """The rollouts of one service, on a loop with a running engine.
+
+    The registry is told first and the engine second; `open` starts what a crash in between has left out.
+    ``on_start`` is told of each rollout, whose end has to be watched as that of any run.
+    """
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        store: RolloutStore,
+        client: EngineClient,
+        on_start: Callable[[str], None] = lambda rollout_id: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._views = RolloutViews(registry)
+        self._actions = RolloutActions(registry)
+        self._client = client
+        self._on_start = on_start
+        self._clock = clock
+        self._opening: asyncio.Task[None] | None = None
+
+    async def open(self) -> list[str]:
+        """Go on with the rollouts that have not ended; returns them.
+
+        A service that died between the registry and the engine had told the former only: so each is started
+        once more, which changes nothing where it runs, and told that something may have changed.
+        """
+        unfinished = list(await self._views.open())
+        if unfinished:
+            self._opening = asyncio.create_task(self._keep_opening(unfinished), name="open-rollouts")
+        return unfinished
+
+    async def close(self) -> None:
+        """Start nothing more."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
+
+    async def _keep_opening(self, rollout_ids: Sequence[str]) -> None:
+        for rollout_id in rollout_ids:
+            while True:
+                try:
+                    await self._start(rollout_id)
+                    await self._tell(rollout_id)
+                except EngineStoppedError:
+                    return
+                except EngineAwayError:
+                    await asyncio.sleep(_AWAY_INTERVAL_S)
+                else:
+                    break
+
+    async def create(self, document: Mapping[str, Any], *, actor: str) -> Json:
+        """A new rollout; on disk, its devices claimed, when this returns."""
+        return await self._create(RolloutPlan.from_json(document), actor=actor)
+
+    async def preview(self, document: Mapping[str, Any]) -> Json:
+        """What such a rollout would be: its plan with all defaults, and the sizes of its waves."""
+        plan = RolloutPlan.from_json(document)
+        waves = await self._store.preview(plan)
+        return {"plan": plan.to_json(), "devices": sum(waves), "waves": waves}
+
+    async def latest(self) -> Sequence[Json]:
+        """The latest rollouts, in short."""
+        return await self._views.latest()
+
+    async def view(self, rollout_id: str) -> Json:
+        """One rollout with its waves, counts and reasons."""
+        return await self._views.view(rollout_id, now=self._clock())
+
+    async def log(self, rollout_id: str) -> Sequence[Json]:
+        """What was done to a rollout and what became of it, in order."""
+        return await self._views.log(rollout_id)
+
+    async def act(
+        self,
+        rollout_id: str,
+        action: str,
+        *,
+        actor: str,
+        reason: str | None = None,
+        devices: Sequence[str] = (),
+        pace: Mapping[str, Any] | None = None,
+    ) -> Json:
+        """Do what an operator asks; on disk when this returns. ``changed`` is False where nothing was to do."""
+        changed = await self._actions.act(
+            rollout_id,
+            action,
+            actor=actor,
+            now=self._clock(),
+            reason=reason,
+            devices=devices,
+            pace=pace,
+        )
+        # Told though nothing has changed: who asks again may do so since the first time was cut off.
+        await self._tell(rollout_id)
+        return {"view": await self.view(rollout_id), "changed": changed}
+
+    async def retry(self, rollout_id: str, *, actor: str, states: Sequence[str] = RETRIED_STATES) -> Json:
+        """A new rollout, by the same plan, of the devices that ended in one of ``states`` in another."""
+        earlier = await self._views.view(rollout_id, now=self._clock())
+        if earlier["ended_at"] is None:
+            raise RolloutRefusedError(
+                f"{rollout_id} has not ended: wait for it, or cancel it; then what failed is retried."
+            )
+        plan = RolloutPlan.from_json(
+            {
+                **earlier["plan"],
+                "targets": {"failed_in": rollout_id, "failed_states": list(states)},
+                # Once is enough of a time of the past.
+                "schedule": {"windows": earlier["plan"]["schedule"]["windows"]},
+            }
+        )
+        return await self._create(plan, actor=actor, retry_of=rollout_id)
+
+    async def _create(self, plan: RolloutPlan, *, actor: str, retry_of: str | None = None) -> Json:
+        rollout_id = f"rollout-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        devices = await self._store.create(
+            rollout_id, plan, actor=actor, now=self._clock(), retry_of=retry_of
+        )
+        _LOG.info("rollout %s: %d devices", rollout_id, devices)
+        await self._start(rollout_id)
+        return await self.view(rollout_id)
+
+    async def _start(self, rollout_id: str) -> None:
+        try:
+            await self._client.schedule_new_orchestration(
+                RolloutOrchestration, input={"rollout_id": rollout_id}, instance_id=rollout_id
+            )
+        except OrchestrationAlreadyExistsError:
+            # By the life before this one.
+            _LOG.debug("%s runs already", rollout_id)
+        self._on_start(rollout_id)
+
+    async def _tell(self, rollout_id: str) -> None:
+        try:
+            await self._client.raise_orchestration_event(rollout_id, ROLLOUT_CHANGED)
+        except OrchestrationNotFoundError:
+            await self._start(rollout_id)

@@ -1,0 +1,97 @@
+"""What the store keeps of a rollout, and what it hands out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+from provisioning.errors import RequestError
+from provisioning.states import DeviceState
+
+from .plan import RolloutPlan
+
+How = Literal["finish", "force"]
+"""How a rollout is cancelled: those in flight may finish, or are told to stop."""
+
+
+class UnknownRolloutError(RequestError):
+    """There is no rollout of that id."""
+
+    status = 404
+    title = "Unknown rollout"
+
+    def __init__(self, rollout_id: str) -> None:
+        super().__init__(f"There is no rollout {rollout_id!r}: `muster rollout list` shows all.")
+
+
+class RolloutRefusedError(RequestError):
+    """What was asked of a rollout can't be done as it is now."""
+
+    status = 409
+    title = "Rollout refused"
+
+
+@dataclass(kw_only=True, slots=True)
+class Rollout:
+    """One row of the table `rollouts`; changed within a transaction only."""
+
+    rollout_id: str
+    plan_json: str
+    retry_of: str | None
+    created_at: float
+    started_at: float | None
+    state: str
+    reason: str | None
+    wave: int
+    generation: int
+    paused: str | None
+    approved_json: str
+    skipped_to: int
+    forgiven_json: str
+    cancel: How | None
+    cancelled: How | None
+    taken: int
+    next_at: float
+
+    @property
+    def plan(self) -> RolloutPlan:
+        """The plan as it is now."""
+        return read_plan(self.plan_json)
+
+    @property
+    def approved(self) -> frozenset[int]:
+        """The waves after which an operator lets it go on."""
+        return frozenset(json.loads(self.approved_json))
+
+    @property
+    def forgiven(self) -> dict[DeviceState, int]:
+        """How many had ended how when it was last resumed."""
+        return {DeviceState(state): count for state, count in json.loads(self.forgiven_json).items()}
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over."""
+        return self.state in ("completed", "cancelled", "failed")
+
+
+@lru_cache(maxsize=256)
+def read_plan(text: str) -> RolloutPlan:
+    """A plan from its JSON; read once and not for each device."""
+    return RolloutPlan.from_json(json.loads(text))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Take:
+    """What a lane is told when it asks for a device: one of the three."""
+
+    device_id: str | None = None
+    wait_s: float | None = None
+    """Ask again after so many seconds."""
+    stop: str | None = None
+    """There is nothing more for this lane, and why."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As an activity's result."""
+        return {"device_id": self.device_id, "wait_s": self.wait_s, "stop": self.stop}

@@ -1,0 +1,172 @@
+"""The tables of rollouts within one transaction: rows read and written, no decision made."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from provisioning.registry import Registry, statements
+from provisioning.states import FINAL, WORKING, DeviceState
+
+from .facts import Facts, WaveFacts
+from .records import Rollout, UnknownRolloutError
+
+_SQL: Final = statements(__package__, "statements.sql")
+_COLUMNS: Final = tuple(f.name for f in dataclasses.fields(Rollout))
+_FINAL_IN_ORDER: Final = tuple(state for state in DeviceState if state in FINAL)
+
+Counts = dict[str, int]
+
+
+class Tables:
+    """One connection to the registry's file, within a transaction of the caller's."""
+
+    def __init__(self, registry: Registry, database: sqlite3.Connection) -> None:
+        self._registry = registry
+        self._database = database
+
+    def execute(self, name: str, arguments: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Execute the statement of that name."""
+        return self._database.execute(_SQL[name], arguments)
+
+    def column(self, name: str, *arguments: Any) -> list[str]:
+        """The first column of what a statement finds."""
+        return [row[0] for row in self.execute(name, arguments)]
+
+    def rollout(self, rollout_id: str) -> Rollout:
+        """One rollout; raises UnknownRolloutError."""
+        row = self.execute("rollout", (rollout_id,)).fetchone()
+        if row is None:
+            raise UnknownRolloutError(rollout_id)
+        return Rollout(**dict(zip(_COLUMNS, row, strict=True)))
+
+    def rollouts(self, limit: int) -> list[Rollout]:
+        """The latest ones first."""
+        return [
+            Rollout(**dict(zip(_COLUMNS, row, strict=True))) for row in self.execute("rollouts", (limit,))
+        ]
+
+    def update(self, rollout: Rollout) -> None:
+        """Write what may have changed of a rollout."""
+        self.execute(
+            "update",
+            (
+                rollout.rollout_id,
+                rollout.plan_json,
+                rollout.started_at,
+                rollout.state,
+                rollout.reason,
+                rollout.wave,
+                rollout.generation,
+                rollout.paused,
+                rollout.approved_json,
+                rollout.skipped_to,
+                rollout.forgiven_json,
+                rollout.cancel,
+                rollout.cancelled,
+                rollout.taken,
+                rollout.next_at,
+            ),
+        )
+
+    def log(self, rollout_id: str, now: float, actor: str, what: str, detail: str | None) -> None:
+        """Add a line to the rollout's log."""
+        self.execute("write_log", (rollout_id, now, actor, what, detail))
+
+    def known(self, device_ids: Sequence[str]) -> dict[str, str]:
+        """The states of those of the devices that are registered, in order of id."""
+        return dict(self.execute("named", (json.dumps(list(device_ids)),)))
+
+    def claim(self, rollout_id: str, device_ids: Sequence[str], now: float) -> list[str]:
+        """Give the rollout those of the devices that may be queued; returns them, in order of id."""
+        as_json = json.dumps(list(device_ids))
+        self.execute("claim", (rollout_id, now, as_json))
+        return sorted(self.column("claimed", rollout_id, as_json))
+
+    def join(self, rollout_id: str, rows: Iterable[tuple[str, int, int]]) -> None:
+        """Let devices, each with its wave and place, be of the rollout."""
+        listed = list(rows)
+        self.execute("add_devices", (rollout_id, json.dumps(listed)))
+        self.execute("count_run", (rollout_id, len(listed)))
+
+    def cancel(self, rollout_id: str, device_ids: Sequence[str], reason: str, now: float) -> None:
+        """End devices that were not started as cancelled."""
+        rows = json.dumps(
+            [
+                (rollout_id, device_id, DeviceState.CANCELLED, 0, reason, now, *[None] * 6)
+                for device_id in device_ids
+            ]
+        )
+        self._database.execute(self._registry.sql("outcomes"), (rows,))
+        self._database.execute(self._registry.sql("finish"), (rows,))
+
+    def ended(self, rollout_id: str) -> dict[DeviceState, int]:
+        """How many devices have ended how; as quick with a million devices as with one."""
+        counts = dict.fromkeys(FINAL, 0)
+        for _, state, count, _ in self.execute("counts", (rollout_id,)):
+            counts[DeviceState(state)] += count
+        return counts
+
+    def facts(self, rollout: Rollout, now: float) -> Facts:
+        """What is so, for `decisions.decide`."""
+        sizes = dict(self.execute("wave_sizes", (rollout.rollout_id,)))
+        waiting = dict(self.execute("waiting", (rollout.rollout_id,)))
+        ended: dict[int, dict[DeviceState, int]] = {}
+        last: dict[int, float] = {}
+        for wave, state, count, last_at in self.execute("counts", (rollout.rollout_id,)):
+            ended.setdefault(wave, {})[DeviceState(state)] = count
+            last[wave] = max(last.get(wave, 0.0), last_at)
+        waves = []
+        for number in range(1, len(rollout.plan.waves) + 1):
+            counts, size = ended.get(number, {}), sizes.get(number, 0)
+            done = size == sum(counts.values()) and number in last
+            waves.append(
+                WaveFacts(
+                    devices=size,
+                    pending=waiting.get(number, 0),
+                    ended=counts,
+                    ended_at=instant(last[number]) if done else None,
+                )
+            )
+        return Facts(
+            now=instant(now),
+            created_at=instant(rollout.created_at),
+            started_at=None if rollout.started_at is None else instant(rollout.started_at),
+            waves=tuple(waves),
+            wave=max(rollout.wave, 1),
+            paused=rollout.paused,
+            approved_waves=rollout.approved,
+            skipped_to=rollout.skipped_to,
+            cancel=rollout.cancel,
+            cancel_reason=rollout.reason if rollout.state == "cancelling" else None,
+            cancelled=rollout.cancelled,
+            forgiven=rollout.forgiven,
+        )
+
+    def wave_counts(self, rollout: Rollout) -> list[Counts]:
+        """The devices of each wave by state, ``pending`` those not started: they add up to its size."""
+        waves = [no_counts() for _ in rollout.plan.waves]
+        for wave, state, count, _ in self.execute("counts", (rollout.rollout_id,)):
+            waves[wave - 1][state] += count
+        for wave, count in self.execute("waiting", (rollout.rollout_id,)):
+            waves[wave - 1]["pending"] += count
+        for wave, state, count in self.execute("states", (rollout.rollout_id,)):
+            waves[wave - 1][state if state in WORKING else DeviceState.QUEUED] += count
+        for wave, size in self.execute("wave_sizes", (rollout.rollout_id,)):
+            counts = waves[wave - 1]
+            counts[DeviceState.QUEUED] += size - sum(counts.values())
+        return waves
+
+
+def no_counts() -> Counts:
+    """No device in any state."""
+    return {"pending": 0, **{str(state): 0 for state in (*WORKING, *_FINAL_IN_ORDER)}}
+
+
+def instant(seconds: float) -> datetime:
+    """Seconds since the epoch as an aware time."""
+    return datetime.fromtimestamp(seconds, UTC)

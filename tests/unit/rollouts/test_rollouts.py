@@ -1,0 +1,298 @@
+"""Rollouts run by the embedded engine: waves, bounds, gates, aborts, operators, and services that end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provisioning.errors import NothingToDoError, UnknownDeviceError
+from provisioning.rollouts.records import RolloutRefusedError, UnknownRolloutError
+from tests.unit.rollouts.harness import Devices, register, service_on
+
+CANARY = [{"percent": 5}, {"percent": 25}, {"percent": 100}]
+
+
+async def test_waves_follow_each_other_and_every_device_is_started_once(tmp_path: Path) -> None:
+    devices = Devices()
+    async with service_on(tmp_path, devices) as service:
+        ids = await register(service.registry, 100)
+        made = await service.rollouts.create({"waves": CANARY, "pace": {"in_flight": 7}}, actor="test")
+        view = await service.ended(made["rollout_id"])
+        assert (view["state"], view["devices"]) == ("completed", 100)
+        assert view["counts"]["provisioned"] == 100
+        assert [wave["devices"] for wave in view["waves"]] == [5, 20, 75]
+        assert {wave["state"] for wave in view["waves"]} == {"done"}
+        log = await service.log(made["rollout_id"])
+    assert devices.started == ids
+    assert devices.most_in_flight == 7
+    assert log == ["created", "running", "completed"]
+
+
+async def test_what_is_in_flight_is_never_more_than_the_bound(tmp_path: Path) -> None:
+    devices = Devices()
+    devices.open.clear()
+    async with service_on(tmp_path, devices) as service:
+        await register(service.registry, 30)
+        made = await service.rollouts.create({"pace": {"in_flight": 4}}, actor="test")
+        await service.wait(made["rollout_id"], lambda view: view["in_flight"] == 4)
+        view = await service.rollouts.view(made["rollout_id"])
+        assert view["counts"]["pending"] == 26
+        devices.open.set()
+        await service.ended(made["rollout_id"])
+    assert devices.most_in_flight == 4
+
+
+async def test_a_gate_waits_for_an_approval(tmp_path: Path) -> None:
+    devices = Devices()
+    plan = {"waves": [{"count": 3, "gate": "approval"}, {}]}
+    async with service_on(tmp_path, devices) as service:
+        await register(service.registry, 10)
+        rollout_id = (await service.rollouts.create(plan, actor="test"))["rollout_id"]
+        view = await service.in_state(rollout_id, "awaiting_approval")
+        assert "muster rollout approve" in view["reason"]
+        assert len(devices.started) == 3
+        assert (await service.rollouts.act(rollout_id, "approve", actor="ann"))["changed"]
+        view = await service.ended(rollout_id)
+        log = await service.rollouts.log(rollout_id)
+    assert view["state"] == "completed"
+    assert [(line["actor"], line["what"]) for line in log] == [
+        ("test", "created"),
+        ("muster", "running"),
+        ("muster", "awaiting_approval"),
+        ("ann", "approve"),
+        ("muster", "running"),
+        ("muster", "completed"),
+    ]
+
+
+async def test_a_wave_below_its_threshold_stops_the_rollout_until_somebody_approves(tmp_path: Path) -> None:
+    devices = Devices()
+    devices.outcome = lambda device_id: "failed" if device_id <= "dev-00002" else "provisioned"
+    plan = {"waves": [{"count": 4, "success_threshold_percent": 75}, {}]}
+    async with service_on(tmp_path, devices) as service:
+        await register(service.registry, 10)
+        rollout_id = (await service.rollouts.create(plan, actor="test"))["rollout_id"]
+        view = await service.in_state(rollout_id, "paused")
+        assert "50 %" in view["reason"]
+        assert len(devices.started) == 4
+        await service.rollouts.act(rollout_id, "approve", actor="ann")
+        view = await service.ended(rollout_id)
+    assert (view["state"], view["counts"]["provisioned"], view["counts"]["failed"]) == ("completed", 8, 2)
+    assert view["reasons"] == [{"state": "failed", "reason": "it failed", "count": 2, "example": "dev-00001"}]
+
+
+@pytest.mark.parametrize("action", ["pause", "cancel"])
+async def test_a_rollout_aborts_exactly_when_a_criterion_is_met(tmp_path: Path, action: str) -> None:
+    devices = Devices()
+    devices.outcome = lambda device_id: "provisioned" if device_id <= "dev-00007" else "timed_out"
+    criterion = {"on": "timed_out", "threshold_percent": 30, "min_sample": 10, "action": action}
+    async with service_on(tmp_path, devices) as service:
+        await register(service.registry, 50)
+        plan = {"abort": [criterion], "pace": {"in_flight": 1}}
+        rollout_id = (await service.rollouts.create(plan, actor="test"))["rollout_id"]
+        state = "paused" if action == "pause" else "cancelled"
+        view = await service.in_state(rollout_id, state)
+        # Seven went well: the third time-out is the tenth device, and 30 %.
+        assert len(devices.started) == 10
+        assert view["counts"]["timed_out"] == 3
+        if action == "cancel":
+            assert view["counts"]["cancelled"] == 40
+            return
+        # Whoever resumes has seen that; it pauses again when as many have timed out since.
+        await service.rollouts.act(rollout_id, "resume", actor="ann")
+        view = await service.wait(
+            rollout_id, lambda v: v["state"] == "paused" and v["counts"]["timed_out"] > 3
+        )
+        assert view["counts"]["timed_out"] == 13
+
+
+async def test_a_pause_lets_those_in_flight_finish_and_starts_nobody_else(tmp_path: Path) -> None:
+    devices = Devices()
+    devices.open.clear()
+    async with service_on(tmp_path, devices) as service:
+        await register(service.registry, 20)
+        rollout_id = (await service.rollouts.create({"pace": {"in_flight": 3}}, actor="test"))["rollout_id"]
+        await service.wait(rollout_id, lambda view: view["in_flight"] == 3)
+        first = await service.rollouts.act(rollout_id, "pause", actor="ann", reason="lunch")
+        again = await service.rollouts.act(rollout_id, "pause", actor="ann", reason="lunch")
+        assert (first["changed"], again["changed"]) == (True, False)
+        assert first["view"]["state"] == "paused"
+        assert "ann, lunch" in first["view"]["reason"]
+        devices.open.set()
+        view = await service.wait(rollout_id, lambda view: view["in_flight"] == 0)
+        assert (view["counts"]["provisioned"], view["counts"]["pending"]) == (3, 17)
+        assert (await service.rollouts.act(rollout_id, "resume", actor="ann"))["changed"]
+        assert (await service.ended(rollout_id))["counts"]["provisioned"] == 20
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_a_cancelled_rollout_lets_those_in_flight_finish_or_tells_them(
+    tmp_path: Path, force: bool
+) -> None:
+    devices = Devices()
+    devices.open.clear()
+    async with service_on(tmp_path, devices) as service:
+        await register(service.registry, 20)
+        rollout_id = (await service.rollouts.create({"pace": {"in_flight": 3}}, actor="test"))["rollout_id"]
+        await service.wait(rollout_id, lambda view: view["in_flight"] == 3)
+        action = "force_cancel" if force else "cancel"
+        await service.rollouts.act(rollout_id, action, actor="ann")
+        await service.wait(rollout_id, lambda view: view["counts"]["cancelled"] >= 17)
+        if not force:
+            assert (await service.rollouts.view(rollout_id))["state"] == "cancelling"
+            devices.open.set()
+        view = await service.ended(rollout_id)
+        devices.open.set()
+        told = [topic for topic in service.publisher.published if topic.endswith("/commands/Cancel")]
+        with pytest.raises(RolloutRefusedError, match="has ended"):
+            await service.rollouts.act(rollout_id, "resume", actor="ann")
+    assert view["state"] == "cancelled"
+    assert view["counts"]["cancelled"] == (20 if force else 17)
+    assert len(told) == (3 if force else 0)
+    assert len(devices.started) == 3
+
+
+async def test_a_retry_takes_those_that_failed_and_names_the_rollout(tmp_path: Path) -> None:
+    devices = Devices()
+    devices.outcome = lambda device_id: {"dev-00002": "failed", "dev-00005": "timed_out"}.get(
+        device_id, "provisioned"
+    )
+    async with service_on(tmp_path, devices) as service:
+        await register(service.registry, 6)
+        devices.open.clear()
+        first = (await service.rollouts.create({"name": "spring"}, actor="test"))["rollout_id"]
+        with pytest.raises(RolloutRefusedError, match="has not ended"):
+            await service.rollouts.retry(first, actor="ann")
+        devices.open.set()
+        await service.ended(first)
+        devices.outcome = lambda _: "provisioned"
+        second = await service.rollouts.retry(first, actor="ann")
+        view = await service.ended(second["rollout_id"])
+    assert (view["retry_of"], view["name"], view["devices"]) == (first, "spring", 2)
+    assert devices.started[6:] == ["dev-00002", "dev-00005"]
+
+
+async def test_the_pace_can_be_changed_while_it_runs(tmp_path: Path) -> None:
+    devices = Devices()
+    devices.open.clear()
+    async with service_on(tmp_path, devices) as service:
+        await register(service.registry, 40)
+        rollout_id = (await service.rollouts.create({"pace": {"in_flight": 2}}, actor="test"))["rollout_id"]
+        await service.wait(rollout_id, lambda view: view["in_flight"] == 2)
+        await service.rollouts.act(rollout_id, "pace", actor="ann", pace={"in_flight": 9})
+        devices.open.set()
+        await service.ended(rollout_id)
+        log = await service.rollouts.log(rollout_id)
+    assert devices.most_in_flight <= 9
+    assert devices.most_in_flight > 2
+    assert ("pace", "in_flight 9") in {(line["what"], line["detail"]) for line in log}
+
+
+async def test_devices_are_excluded_and_added(tmp_path: Path) -> None:
+    devices = Devices()
+    devices.open.clear()
+    async with service_on(tmp_path, devices) as service:
+        await register(service.registry, 6)
+        plan = {"targets": {"devices": [f"dev-{n:05d}" for n in range(1, 5)]}, "pace": {"in_flight": 1}}
+        rollout_id = (await service.rollouts.create(plan, actor="test"))["rollout_id"]
+        await service.wait(rollout_id, lambda view: view["in_flight"] == 1)
+        excluded = await service.rollouts.act(
+            rollout_id, "exclude", actor="ann", devices=["dev-00001", "dev-00003"]
+        )
+        added = await service.rollouts.act(rollout_id, "add", actor="ann", devices=["dev-00006"])
+        again = await service.rollouts.act(rollout_id, "add", actor="ann", devices=["dev-00006"])
+        assert [one["changed"] for one in (excluded, added, again)] == [True, True, False]
+        with pytest.raises(UnknownDeviceError):
+            await service.rollouts.act(rollout_id, "add", actor="ann", devices=["nobody"])
+        devices.open.set()
+        view = await service.ended(rollout_id)
+    assert devices.started == ["dev-00001", "dev-00002", "dev-00004", "dev-00006"]
+    assert (view["devices"], view["counts"]["cancelled"], view["counts"]["provisioned"]) == (5, 1, 4)
+
+
+async def test_two_rollouts_never_have_the_same_device(tmp_path: Path) -> None:
+    devices = Devices()
+    devices.open.clear()
+    async with service_on(tmp_path, devices) as service:
+        ids = await register(service.registry, 8)
+        first = (await service.rollouts.create({"targets": {"devices": ids[:5]}}, actor="test"))["rollout_id"]
+        with pytest.raises(RolloutRefusedError, match=r"dev-00004 and 1 more|dev-00004, dev-00005 are being"):
+            await service.rollouts.create({"targets": {"devices": ids[3:]}}, actor="test")
+        second = await service.rollouts.create(
+            {"targets": {"devices": ids[3:]}, "overlap": "skip"}, actor="test"
+        )
+        assert second["devices"] == 3
+        devices.open.set()
+        await service.ended(first)
+        await service.ended(second["rollout_id"])
+    assert sorted(devices.started) == ids
+
+
+async def test_targets_are_by_model_tag_and_share(tmp_path: Path) -> None:
+    devices = Devices()
+    async with service_on(tmp_path, devices) as service:
+        await register(service.registry, 40)
+        await register(service.registry, 40, model="other", prefix="oth")
+        preview = await service.rollouts.preview(
+            {"targets": {"models": ["other"], "tags": {"site": "lab"}, "percent": 50}, "waves": CANARY}
+        )
+        assert 10 < preview["devices"] < 30
+        assert sum(preview["waves"]) == preview["devices"]
+        with pytest.raises(NothingToDoError):
+            await service.rollouts.preview({"targets": {"tags": {"site": "field"}}})
+        with pytest.raises(UnknownRolloutError):
+            await service.rollouts.preview({"targets": {"failed_in": "rollout-x"}})
+
+
+async def test_a_pace_by_the_minute_spaces_the_starts(tmp_path: Path) -> None:
+    devices = Devices()
+    async with service_on(tmp_path, devices) as service:
+        await register(service.registry, 6)
+        plan = {"pace": {"in_flight": 4, "per_minute": 600}}
+        view = await service.rollouts.create(plan, actor="test")
+        view = await service.ended(view["rollout_id"])
+    assert view["counts"]["provisioned"] == 6
+    # Ten a second: five intervals between six starts.
+    assert view["elapsed_s"] >= 0.5
+
+
+PHASES: list[Any] = ["running", "paused", "awaiting_approval", "cancelling"]
+
+
+@pytest.mark.parametrize("phase", PHASES)
+async def test_a_service_that_ends_in_any_phase_is_gone_on_with(tmp_path: Path, phase: str) -> None:
+    devices = Devices()
+    devices.open.clear()
+    plan = {"waves": [{"count": 4, "gate": "approval"}, {}], "pace": {"in_flight": 2}}
+    async with service_on(tmp_path, devices) as service:
+        await register(service.registry, 12)
+        rollout_id = (await service.rollouts.create(plan, actor="test"))["rollout_id"]
+        await service.wait(rollout_id, lambda view: view["in_flight"] == 2)
+        if phase == "paused":
+            await service.rollouts.act(rollout_id, "pause", actor="ann")
+        elif phase == "cancelling":
+            await service.rollouts.act(rollout_id, "cancel", actor="ann")
+        elif phase == "awaiting_approval":
+            devices.open.set()
+        await service.in_state(rollout_id, phase)
+    devices.open.set()
+    async with service_on(tmp_path, devices) as service:
+        if phase == "paused":
+            await service.in_state(rollout_id, "paused")
+            await service.rollouts.act(rollout_id, "resume", actor="ann")
+        if phase != "cancelling":
+            await service.in_state(rollout_id, "awaiting_approval")
+            await service.rollouts.act(rollout_id, "approve", actor="ann")
+        view = await service.ended(rollout_id)
+    if phase == "cancelling":
+        assert (view["state"], view["counts"]["provisioned"], view["counts"]["cancelled"]) == (
+            "cancelled",
+            2,
+            10,
+        )
+    else:
+        assert (view["state"], view["counts"]["provisioned"]) == ("completed", 12)
+    # Activities that the end has cut off run again: at least once. Nobody else is started.
+    assert len(set(devices.started)) == view["counts"]["provisioned"]
