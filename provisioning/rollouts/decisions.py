@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 _RESUME: Final = "`muster rollout resume` goes on, `muster rollout cancel` gives it up."
+_WATCH: Final = "`muster rollout watch` shows them."
 
 
 def decide(plan: RolloutPlan, facts: Facts) -> Directive:
@@ -69,7 +70,11 @@ def _cancelled(facts: Facts) -> Directive | None:
     force = facts.cancel == "force"
     if facts.pending or facts.cancelled is None or (force and facts.cancelled != "force"):
         return Cancel(force=force, reason=why)
-    told = "were told to stop" if force else "may finish; `muster rollout cancel --force` tells them to stop"
+    told = (
+        f"were told to stop; {_WATCH[:-1]}"
+        if force
+        else "may finish; `muster rollout cancel --force` tells them to stop"
+    )
     return Wait(
         until=None,
         state="cancelling",
@@ -128,7 +133,7 @@ def _held(plan: RolloutPlan, facts: Facts) -> Wait | None:
             facts,
             state="paused",
             cause="pause",
-            reason=f"Paused: {facts.paused} {_RESUME}",
+            reason=_paused(facts.paused),
         )
     if not open_at(schedule.windows, facts.now):
         opens = next_change(schedule.windows, facts.now)
@@ -151,7 +156,7 @@ def _aborted(plan: RolloutPlan, facts: Facts) -> Directive | None:
     action, why = abort
     if action == "cancel":
         return Cancel(force=False, reason=f"{why} `muster rollout retry` tries the failed devices again.")
-    return _wait(plan, facts, state="paused", cause="abort", reason=f"{why} {_RESUME}")
+    return _wait(plan, facts, state="paused", cause="abort", reason=_paused(why))
 
 
 def _go_on(plan: RolloutPlan, facts: Facts) -> Directive:
@@ -165,7 +170,7 @@ def _go_on(plan: RolloutPlan, facts: Facts) -> Directive:
             return held
         if wave.pending:
             return _run(plan, facts, number)
-    return _in_flight(plan, facts, f"{_devices(facts.in_flight)} in flight, the last ones.")
+    return _in_flight(plan, facts, f"{_devices(facts.in_flight)} in flight, the last ones; {_WATCH}")
 
 
 def _run(plan: RolloutPlan, facts: Facts, number: int) -> Directive:
@@ -188,7 +193,7 @@ def _between(plan: RolloutPlan, facts: Facts, number: int) -> Wait | None:
     """What stands between the end of a wave and the next one."""
     wave, planned = facts.waves[number - 1], plan.waves[number - 1]
     if not wave.done:
-        return _in_flight(plan, facts, f"Wave {number}: {_devices(wave.in_flight)} in flight.")
+        return _in_flight(plan, facts, f"Wave {number}: {_devices(wave.in_flight)} in flight; {_WATCH}")
     approved = number in facts.approved_waves
     if not approved and not meets(planned.success_threshold_percent, wave):
         return _wait(
@@ -229,7 +234,7 @@ def _pause_ends(planned: Wave, wave: WaveFacts) -> datetime:
 
 
 def _ended(plan: RolloutPlan, facts: Facts) -> End:
-    """Every device has ended. The last wave's threshold holds nothing back: it says whether that went well."""
+    """Every device has ended. The last wave's threshold holds nothing back: it says whether all is well."""
     counts = facts.ended
     provisioned, all_of_them = counts[DeviceState.PROVISIONED], sum(counts.values())
     what = f"{provisioned:,} of {_devices(all_of_them)} provisioned."
@@ -267,6 +272,12 @@ def _deadline(plan: RolloutPlan, facts: Facts) -> datetime | None:
     if plan.deadlines.rollout_s is None or facts.started_at is None:
         return None
     return facts.started_at + timedelta(seconds=plan.deadlines.rollout_s)
+
+
+def _paused(why: str) -> str:
+    """The reason of a pause, which may have been recorded as it was said here."""
+    why = why.removeprefix("Paused: ").removesuffix(_RESUME).strip()
+    return f"Paused: {why}{'' if why.endswith(('.', '!', '?')) else '.'} {_RESUME}"
 
 
 def _missed(number: int, planned: Wave, wave: WaveFacts) -> str:

@@ -25,7 +25,7 @@ def open_at(windows: Sequence[Window], at: datetime) -> bool:
 
 
 def next_change(windows: Sequence[Window], at: datetime) -> datetime | None:
-    """When, after `at`, it opens or closes next; None: never, as there are no windows or they leave no gap."""
+    """When, after `at`, it opens or closes next; None: never, as no window or no gap is left."""
     spans = sorted(_spans(windows, at, days=_AHEAD))
     if not open_at(windows, at):
         return next((opens for opens, _ in spans if opens > at), None)
