@@ -74,6 +74,8 @@ class Part(BaseModel):
 def shown(value: object) -> str:
     """A value as an error shows it: never longer than `MAX_SHOWN_CHARS`."""
     text = "null" if value is None else repr(value)
+    if isinstance(value, datetime):
+        text = value.isoformat()
     return text if len(text) <= MAX_SHOWN_CHARS else f"{text[: MAX_SHOWN_CHARS - 1]}…"
 
 

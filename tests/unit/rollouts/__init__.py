@@ -1,0 +1,1 @@
+"""Rollouts: plans, paces, schedules and decisions."""
