@@ -139,7 +139,8 @@ def _report(answer: RolloutAnswer, args: argparse.Namespace, details: dict[str, 
         terminal.line(f"{rollout['rollout_id']}: {_done(args, rollout, details)}")
     else:
         terminal.line(f"{rollout['rollout_id']}: nothing to change; it is {state_line(rollout)}")
-    for step in next_steps(rollout):
+    # What --force has been asked for need not be proposed.
+    for step in [] if args.action == "cancel" and args.force else next_steps(rollout):
         terminal.line(f"next: {step}")
 
 
@@ -147,7 +148,7 @@ def _done(args: argparse.Namespace, rollout: Rollout, details: dict[str, Any]) -
     """Return what was done; the rollout itself may take a moment to follow."""
     match args.action:
         case "pause":
-            return "paused; " + _in_flight(rollout, "on to their end")
+            return "paused" + _in_flight(rollout, "go on to the end")
         case "resume":
             return "goes on"
         case "approve":
@@ -155,29 +156,34 @@ def _done(args: argparse.Namespace, rollout: Rollout, details: dict[str, Any]) -
         case "next":
             return "the next wave starts"
         case "cancel":
-            stopping = "to be stopped" if args.force else "on to their end"
-            return "cancelled; " + _in_flight(rollout, stopping)
+            return "cancelled" + (_in_flight(rollout, "told to stop") if args.force else "")
         case "exclude":
             return f"{_asked(details)} out; {counted(rollout['devices'], 'device')} now"
         case "add":
             return f"{_asked(details)} in; {counted(rollout['devices'], 'device')} now"
         case "pace":
-            return "pace changed: " + ", ".join(f"{name} {value}" for name, value in _pace(rollout).items())
+            return f"the pace is {_pace(rollout)}"
     raise AssertionError(args.action)
 
 
 def _in_flight(rollout: Rollout, how: str) -> str:
-    return f"{counted(rollout.get('in_flight', 0), 'device')} in flight {how}"
+    in_flight = rollout.get("in_flight", 0)
+    return f"; {counted(in_flight, 'device')} in flight {how}" if in_flight else ""
 
 
 def _asked(details: dict[str, Any]) -> str:
     return counted(len(details["devices"]), "device")
 
 
-def _pace(rollout: Rollout) -> dict[str, str]:
+def _pace(rollout: Rollout) -> str:
     """Return the pace as it is now, in words."""
     pace = rollout.get("plan", {}).get("pace") or {}
-    rate = pace.get("per_minute")
-    if isinstance(rate, dict):
-        rate = f"{rate.get('base')} ×{rate.get('factor')}"
-    return {"in flight": str(pace.get("in_flight", "-")), "per minute": "any" if rate is None else str(rate)}
+    words = [f"{pace['in_flight']:,} in flight"] if "in_flight" in pace else []
+    match pace.get("per_minute"):
+        case None:
+            words.append("no limit per minute")
+        case {"base": base, "factor": factor}:
+            words.append(f"{base:g} per minute, growing by {factor:g}")
+        case rate:
+            words.append(f"{rate:g} per minute")
+    return ", ".join(words)

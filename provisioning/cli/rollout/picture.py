@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 BAR_WIDTH = 30
 MAX_WAVES_SHOWN = 8
 # What each part of a bar is drawn with: to be told from each other without colours too.
-PARTS = (("█", "green"), ("▓", "red"), ("▒", "cyan"), ("░", "dim"))
+PARTS = (("█", "green"), ("▓", "red"), ("─", "yellow"), ("▒", "cyan"), ("░", "dim"))
 
 
 def picture(rollout: Rollout, now: datetime.datetime, *, note: str = "") -> Group:
@@ -76,19 +76,21 @@ def picture(rollout: Rollout, now: datetime.datetime, *, note: str = "") -> Grou
 
 
 def stacked(counts: Mapping[str, int], width: int = BAR_WIDTH) -> list[int]:
-    """Return how many characters of a bar are provisioned, not provisioned, in flight and to be started.
+    """Return how many characters of a bar are provisioned, failed, cancelled, in flight, to be started.
 
     They add up to ``width``, and what there is at all has at least one.
     """
+    cancelled = counts.get(DeviceState.CANCELLED, 0)
     amounts = [
         counts.get(DeviceState.PROVISIONED, 0),
-        missed_devices(counts),
+        missed_devices(counts) - cancelled,
+        cancelled,
         sum(counts.get(state, 0) for state in WORKING),
         counts.get("pending", 0),
     ]
     total = sum(amounts)
     if not total:
-        return [0, 0, 0, width]
+        return [0, 0, 0, 0, width]
     shares = [max(round(amount * width / total), 1) if amount else 0 for amount in amounts]
     # Rounding may be off by a few: the largest part gives or takes them.
     largest = shares.index(max(shares))

@@ -10,11 +10,12 @@ from provisioning.cli.documents import Rollout, Wave
 from provisioning.cli.progress import rate
 from provisioning.cli.rollout.choice import add_rollout_choice, chosen_rollout
 from provisioning.cli.rollout.words import (
-    MISSES,
     STATE_STYLES,
+    counts_line,
     ended_devices,
     expected_end,
     headline,
+    missed_devices,
     moment,
     next_steps,
     state_line,
@@ -84,6 +85,7 @@ def _facts(rollout: Rollout) -> list[tuple[str, str]]:
                 f" {rollout['counts'].get('pending', 0):,} to be started"
             ),
         ),
+        ("by state", counts_line(rollout["counts"]) or "-"),
         ("time", f"{clock(rollout.get('elapsed_s'))}, {rate(rollout.get('devices_per_s'))}"),
     ]
     if end := expected_end(rollout, datetime.datetime.now(datetime.UTC)):
@@ -97,27 +99,26 @@ def _facts(rollout: Rollout) -> list[tuple[str, str]]:
 
 
 def _show_waves(rollout: Rollout, terminal: Terminal) -> None:
-    """Write the waves, with a column for each way that devices have ended so far."""
-    misses = [state for state in MISSES if rollout["counts"].get(state)]
+    """Write the waves, narrow enough for 80 columns."""
     rows = []
     for wave in rollout["waves"]:
         counts = wave["counts"]
-        ends = [f"{counts.get(state, 0):,}" for state in (DeviceState.PROVISIONED, *misses)]
-        flying = sum(counts.get(state, 0) for state in WORKING)
-        pending = counts.get("pending", 0)
+        figures = (
+            wave["devices"],
+            counts.get("pending", 0),
+            sum(counts.get(state, 0) for state in WORKING),
+            counts.get(DeviceState.PROVISIONED, 0),
+            missed_devices(counts),
+        )
         rows.append(
             [
                 str(wave["number"]),
                 state_word(wave["state"]),
-                f"{wave['devices']:,}",
-                f"{pending:,}",
-                f"{flying:,}",
-                *ends,
+                *(f"{figure:,}" for figure in figures),
                 success(wave),
             ]
         )
-    columns = ["wave", "state", "devices", "to start", "in flight", "provisioned"]
-    columns += [state_word(state) for state in misses] + ["success"]
+    columns = ["wave", "state", "devices", "to start", "in flight", "ok", "not ok", "success"]
     terminal.table(
         columns,
         rows,

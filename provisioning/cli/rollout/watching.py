@@ -26,6 +26,7 @@ from provisioning.cli.rollout.choice import add_rollout_choice, chosen_rollout
 from provisioning.cli.rollout.showing import show_end
 from provisioning.cli.rollout.words import (
     PARKED,
+    counts_line,
     ended_devices,
     expected_end,
     has_ended,
@@ -287,7 +288,6 @@ class LiveView:
 def plain_line(rollout: Rollout, now: datetime.datetime) -> str:
     """Return a rollout's numbers in one line."""
     counts, devices = rollout["counts"], rollout["devices"]
-    states = "  ".join(f"{state_word(state)} {count:,}" for state, count in counts.items() if count)
     parts = [
         clock(rollout.get("elapsed_s")),
         state_word(rollout["state"]),
@@ -297,7 +297,7 @@ def plain_line(rollout: Rollout, now: datetime.datetime) -> str:
     ]
     if end := expected_end(rollout, now):
         parts.append(f"end at {end}")
-    return "  ".join([*parts, states])
+    return "  ".join([*parts, counts_line(counts)])
 
 
 def _changing(rollout: Rollout) -> object:

@@ -56,6 +56,11 @@ def missed_devices(counts: Mapping[str, int]) -> int:
     return sum(counts.get(state, 0) for state in MISSES)
 
 
+def counts_line(counts: Mapping[str, int]) -> str:
+    """Return the states with devices in them: ``pending 20  notified 3``."""
+    return "  ".join(f"{state_word(state)} {count:,}" for state, count in counts.items() if count)
+
+
 def wave_of(wave: int, waves: int) -> str:
     """Return which wave it is, as ``2/3``; a dash before the first."""
     return f"{wave}/{waves}" if wave else f"-/{waves}"
@@ -105,8 +110,7 @@ def next_steps(rollout: Rollout) -> list[str]:
         case "waiting":
             return [f"starts devices in its windows only ({windows_of(rollout)}); {cancel}"]
         case "paused":
-            going = f"; {in_flight} in flight go on to their end" if rollout.get("in_flight") else ""
-            return [f"{resume}, {cancel}{going}"]
+            return [f"{resume}, {cancel}"]
         case "awaiting_approval":
             return [f"`muster rollout approve {rollout_id}` starts wave {wave + 1}, {cancel}"]
         case "cancelling":
