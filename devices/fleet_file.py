@@ -48,7 +48,7 @@ def load_fleet_file(path: Path) -> FleetSpec:
     try:
         return FleetSpec.from_document(document)
     except FleetSpecError as error:
-        line = _line_of(text, error.key)
+        line = line_of(text, error.key)
         where = f"{path}, line {line}" if line is not None else str(path)
         raise FleetSpecError(f"{where}: {error.key}", error.problem, error.remedy) from error
 
@@ -99,8 +99,8 @@ def _find_code(document: Mapping[str, Any], directory: Path) -> None:
             definition["is"] = f"{directory / place}:{name}"
 
 
-def _line_of(text: str, key: str) -> int | None:
-    """The line that the key of an error is about: the longest path in the file that it begins with."""
+def line_of(text: str, key: str) -> int | None:
+    """The line of a TOML file that the key of an error is about: that of the longest path it begins with."""
     best: tuple[int, int] | None = None
     wanted = _parts(key)
     for number, path in _paths(text):

@@ -184,3 +184,19 @@ def run_options_of(args: argparse.Namespace) -> dict[str, float | int]:
         "max_attempts": args.attempts,
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def tags_of(pairs: list[str]) -> dict[str, str]:
+    """Return the tags that were given as ``NAME=VALUE``."""
+    tags: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
+            raise UsageError(f"{pair!r} is no tag: write NAME=VALUE")
+        tags[name] = value
+    return tags
+
+
+def names_of(parts: list[str]) -> list[str]:
+    """Return the names in arguments that may be repeated and may hold several, joined by commas."""
+    return [name.strip() for part in parts for name in part.split(",") if name.strip()]

@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote, urlencode, urlsplit
 
-from provisioning.cli.documents import Device, DevicePage, Fleet, Json, Run
+from provisioning.cli.documents import (
+    Device,
+    DevicePage,
+    Fleet,
+    Json,
+    LogEntry,
+    PlannedRollout,
+    Rollout,
+    RolloutAnswer,
+    Run,
+    ShortRollout,
+)
 from provisioning.cli.errors import ApiError, ServiceNotRunningError, UsageError
 
 REQUEST_TIMEOUT_S = 15.0
@@ -23,6 +34,8 @@ PROVISION_TIMEOUT_S = 90.0
 """The service waits for its engine and until the run has its devices, and says itself what is late."""
 FLEET_TIMEOUT_S = 90.0
 """Processes start, take a change of thousands of devices, and let them say goodbye."""
+ROLLOUT_TIMEOUT_S = 90.0
+"""The targets of a large fleet are looked for, and shared among waves, before the answer."""
 PAGE_LIMIT = 1000
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 
@@ -166,6 +179,41 @@ class ServiceClient:
     def run(self, run_id: str) -> Run:
         return cast(Run, self._request("GET", f"/api/runs/{quote(run_id, safe='')}"))
 
+    def create_rollout(self, plan: Mapping[str, Any], *, actor: str) -> Rollout:
+        """Start a rollout by ``plan``."""
+        body = {"plan": dict(plan), "actor": actor}
+        return cast(Rollout, self._request("POST", "/api/rollouts", body, timeout_s=ROLLOUT_TIMEOUT_S))
+
+    def plan_rollout(self, plan: Mapping[str, Any]) -> PlannedRollout:
+        """What ``plan`` would come to now; nothing is started."""
+        body = {"plan": dict(plan)}
+        answer = self._request("POST", "/api/rollouts/plan", body, timeout_s=ROLLOUT_TIMEOUT_S)
+        return cast(PlannedRollout, answer)
+
+    def rollouts(self) -> list[ShortRollout]:
+        """All rollouts, the latest first."""
+        return cast("list[ShortRollout]", self._request("GET", "/api/rollouts")["rollouts"])
+
+    def rollout(self, rollout_id: str) -> Rollout:
+        return cast(Rollout, self._request("GET", _rollout_path(rollout_id)))
+
+    def act_on_rollout(self, rollout_id: str, action: str, *, actor: str, **details: Any) -> RolloutAnswer:
+        """Do ``action`` (pause, resume, …) to a rollout; details that are None are left out."""
+        given = {name: value for name, value in details.items() if value is not None}
+        body = {"action": action, "actor": actor, **given}
+        path = f"{_rollout_path(rollout_id)}/actions"
+        return cast(RolloutAnswer, self._request("POST", path, body, timeout_s=ROLLOUT_TIMEOUT_S))
+
+    def retry_rollout(self, rollout_id: str, states: Sequence[str], *, actor: str) -> Rollout:
+        """Start a new rollout over the devices that ended in ``states`` in this one."""
+        body = {"actor": actor, "states": list(states)}
+        path = f"{_rollout_path(rollout_id)}/retry"
+        return cast(Rollout, self._request("POST", path, body, timeout_s=ROLLOUT_TIMEOUT_S))
+
+    def rollout_log(self, rollout_id: str) -> list[LogEntry]:
+        """What was done to a rollout and by whom, the oldest first."""
+        return cast("list[LogEntry]", self._request("GET", f"{_rollout_path(rollout_id)}/log")["log"])
+
     def devices_page(
         self,
         *,
@@ -248,3 +296,7 @@ class ServiceClient:
 
 def _fleet_path(fleet_id: str) -> str:
     return f"/api/fleets/{quote(fleet_id, safe='')}"
+
+
+def _rollout_path(rollout_id: str) -> str:
+    return f"/api/rollouts/{quote(rollout_id, safe='')}"

@@ -129,3 +129,84 @@ class Fleet(TypedDict, total=False):
     started_at: str | None
     error: str | None
     statistics: Json
+
+
+class Wave(TypedDict, total=False):
+    """One wave of a rollout; ``success_percent`` is null before a device of it has ended."""
+
+    number: int
+    devices: int
+    state: str
+    counts: dict[str, int]
+    success_percent: float | None
+
+
+class Reason(TypedDict, total=False):
+    """Why devices did not end as provisioned: one reason with how many, and one device of them."""
+
+    reason: str
+    state: str
+    count: int
+    example: str
+
+
+class Rollout(TypedDict, total=False):
+    """GET /api/rollouts/{rollout_id}."""
+
+    rollout_id: str
+    name: str | None
+    state: str
+    reason: str | None
+    wave: int
+    devices: int
+    counts: dict[str, int]
+    waves: list[Wave]
+    in_flight: int
+    elapsed_s: float | None
+    devices_per_s: float | None
+    eta_s: float | None
+    reasons: list[Reason]
+    created_at: str | None
+    started_at: str | None
+    ended_at: str | None
+    retry_of: str | None
+    plan: Json
+
+
+class ShortRollout(TypedDict, total=False):
+    """One row of GET /api/rollouts: ``waves`` is their number."""
+
+    rollout_id: str
+    name: str | None
+    state: str
+    reason: str | None
+    wave: int
+    waves: int
+    devices: int
+    counts: dict[str, int]
+    created_at: str | None
+    ended_at: str | None
+
+
+class PlannedRollout(TypedDict, total=False):
+    """POST /api/rollouts/plan: what a plan would come to, its waves by their devices."""
+
+    plan: Json
+    devices: int
+    waves: list[int]
+
+
+class RolloutAnswer(TypedDict, total=False):
+    """POST /api/rollouts/{rollout_id}/actions."""
+
+    view: Rollout
+    changed: bool
+
+
+class LogEntry(TypedDict, total=False):
+    """One thing that was done to a rollout, or that it did."""
+
+    at: str
+    actor: str
+    what: str
+    detail: Json | str | None

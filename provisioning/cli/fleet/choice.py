@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from provisioning.cli.arguments import names_of
 from provisioning.cli.client import ServiceClient
 from provisioning.cli.documents import Json
 from provisioning.cli.errors import CliError, UsageError
@@ -58,10 +59,9 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
 
 def selection_of(args: argparse.Namespace) -> Json:
     """Return the devices that are meant, as the API has it; empty for the whole fleet."""
-    ids = [device_id for part in args.devices for device_id in part.split(",") if device_id]
     given = {
         "group": args.group,
-        "devices": ids or None,
+        "devices": names_of(args.devices) or None,
         "behaviour": args.behaviour,
         "share": args.share,
     }

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from provisioning.cli.arguments import behaviour_weights, device_count, process_count
+from provisioning.cli.arguments import behaviour_weights, device_count, process_count, tags_of
 from provisioning.cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def group_of(args: argparse.Namespace) -> dict[str, Any]:
     """Return what was given of a group, by the keys of a fleet file."""
     given = {name: getattr(args, name) for name in _GROUP_FLAGS}
     group = {name: value for name, value in given.items() if value is not None}
-    return {**group, "tags": _tags(args.tag)} if args.tag else group
+    return {**group, "tags": tags_of(args.tag)} if args.tag else group
 
 
 def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,13 +126,3 @@ def fleet_errors() -> Iterator[None]:
         yield
     except FleetSpecError as error:
         raise UsageError(str(error)) from error
-
-
-def _tags(pairs: list[str]) -> dict[str, str]:
-    tags: dict[str, str] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not name or not equals:
-            raise UsageError(f"{pair!r} is no tag: write NAME=VALUE")
-        tags[name] = value
-    return tags

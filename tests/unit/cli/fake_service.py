@@ -16,6 +16,7 @@ from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from devices.statistics import merge
+from tests.unit.cli.fake_rollouts import FakeRefusalError, FakeRollouts
 
 Json = dict[str, Any]
 START = "2026-01-02T03:04:05.000+00:00"
@@ -45,6 +46,7 @@ class FakeService:
         self.fleet_looks = 0
         self.missed = 0
         self.differences: list[Json] = []
+        self.rollouts = FakeRollouts()
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -114,7 +116,7 @@ class FakeService:
         self.requests.append((method, handler.path, body))
         try:
             status, document = self._route(method, handler.path, body)
-        except FakeProblemError as problem:
+        except (FakeProblemError, FakeRefusalError) as problem:
             status = problem.status
             document = {
                 "type": "about:blank",
@@ -148,6 +150,8 @@ class FakeService:
                 return 200, self._fleet_devices(fleet_id)
             case "GET", ["fleets", fleet_id, "check"]:
                 return 200, self._check(fleet_id)
+            case _, ["rollouts", *rest]:
+                return self.rollouts.route(method, rest, body or {})
             case "POST", ["provision"]:
                 return 202, self._provision(body or {})
             case "GET", ["runs"]:

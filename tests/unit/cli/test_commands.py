@@ -14,6 +14,11 @@ FLEET_COMMANDS = (
     *("storm", "stop", "check", "plan", "behaviours", "example", "run"),
 )
 
+ROLLOUT_COMMANDS = (
+    *("create", "example", "list", "show", "watch", "pause", "resume", "approve", "next", "cancel"),
+    *("exclude", "add", "pace", "retry", "log"),
+)
+
 
 def test_fleet_launch_asks_for_the_fleet_and_names_the_next_step(
     service: FakeService, muster: Muster
@@ -161,6 +166,8 @@ def test_a_pipe_gets_no_escape_codes(service: FakeService, muster: Muster) -> No
         ("down",),
         ("fleet",),
         *(("fleet", command) for command in FLEET_COMMANDS),
+        ("rollout",),
+        *(("rollout", command) for command in ROLLOUT_COMMANDS),
         ("provision",),
         ("devices",),
         ("device",),

@@ -54,11 +54,21 @@ sys.exit(code)
         ("devices",),
         ("device", "d1"),
         ("watch",),
+        ("rollout", "create", "--waves", "50%,rest", "--abort", "failed=20%/10:pause", "--follow"),
+        ("rollout", "create", "--dry-run"),
+        ("rollout", "example"),
+        ("rollout", "list"),
+        ("rollout", "show"),
+        ("rollout", "pause"),
+        ("rollout", "log"),
     ],
     ids=" ".join,
 )
 def test_client_commands_import_nothing_heavy(service: FakeService, argv: tuple[str, ...]) -> None:
     service.add_device("d1")
+    service.rollouts.device_ids = ["d1", "d2"]
+    if argv[0] == "rollout" and "create" not in argv:
+        service.rollouts.route("POST", [], {"plan": {}, "actor": "ada"})
     if argv == ("watch",):
         service._provision({"device_ids": ["d1"]})
     result = subprocess.run(

@@ -1,0 +1,292 @@
+"""Flags that say what a rollout is to do, and the plan that they make with a file's."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from provisioning.cli.arguments import add_run_options, names_of, positive_seconds, run_options_of, tags_of
+from provisioning.cli.documents import Json
+from provisioning.cli.errors import ApiError, UsageError
+from provisioning.cli.rollout import values
+from provisioning.cli.rollout.plan_file import PlanFile, key_of, load_plan_file
+
+# By the keys of the plan that they set: what the service says of a key is told by the flag.
+_FLAGS: Mapping[str, str] = {
+    "name": "--name",
+    "targets.devices": "--devices",
+    "targets.models": "--model",
+    "targets.firmware_versions": "--firmware-version",
+    "targets.tags": "--tag",
+    "targets.states": "--states",
+    "targets.percent": "--percent",
+    "targets.failed_in": "--failed-in",
+    "targets.exclude": "--exclude",
+    "waves": "--waves",
+    "pace.in_flight": "--in-flight",
+    "pace.per_minute": "--per-minute",
+    "pace.order": "--order",
+    "pace.seed": "--seed",
+    "abort": "--abort",
+    "deadlines.rollout_s": "--deadline",
+    "options.ack_timeout_s": "--ack-timeout",
+    "options.activation_timeout_s": "--activation-timeout",
+    "options.max_attempts": "--attempts",
+    "schedule.start_at": "--start-at",
+    "schedule.end_at": "--end-at",
+    "schedule.at_end": "--at-end",
+    "schedule.windows": "--window",
+    "overlap": "--overlap",
+}
+
+_ABSENT: Any = object()
+"""Not given; None is a value, which takes back what a file has."""
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add all that a plan has; what is not given the service's defaults say."""
+    parser.add_argument(
+        "--file",
+        type=Path,
+        metavar="PLAN",
+        help="a plan as TOML or JSON; flags go before it; `muster rollout example` prints one",
+    )
+    parser.add_argument("--name", help="what the rollout is called")
+    _add_targets(parser.add_argument_group("which devices"))
+    _add_waves(parser.add_argument_group("waves"))
+    pace = parser.add_argument_group("pace")
+    add_pace_arguments(pace)
+    _add_order(pace)
+    _add_schedule(parser.add_argument_group("abort and schedule"))
+    add_run_options(parser)
+
+
+def _add_targets(group: argparse._ArgumentGroup) -> None:
+    whom = group.add_mutually_exclusive_group()
+    whom.add_argument("--all-new", action="store_true", help="all new devices (the default)")
+    whom.add_argument("--devices", action="append", metavar="ID,…", help="these; may be repeated")
+    whom.add_argument("--failed-in", metavar="ROLLOUT", help="those that failed or timed out there")
+    group.add_argument("--model", action="append", metavar="MODEL,…", help="only these models")
+    group.add_argument(
+        "--tag", action="append", metavar="NAME=VALUE", help="only with this tag; several: all"
+    )
+    group.add_argument("--firmware-version", action="append", metavar="VERSION,…", help="only with these")
+    group.add_argument("--states", action="append", metavar="STATE,…", help="in these states (default: new)")
+    group.add_argument("--percent", type=values.percent, help="this share of them, always the same ones")
+    group.add_argument("--exclude", action="append", metavar="ID,…", help="not these; may be repeated")
+    group.add_argument(
+        "--overlap",
+        choices=("refuse", "skip"),
+        help="devices that another run has in flight: an error (the default), or left out",
+    )
+
+
+def _add_waves(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--waves",
+        type=values.waves,
+        metavar="WAVES",
+        help="5%%,25%%,100%% (cumulative) or 10,100,rest (devices of each); default: one wave",
+    )
+    group.add_argument(
+        "--threshold",
+        type=values.threshold,
+        metavar="PERCENT",
+        help="share of a wave's devices that must be provisioned; else the rollout pauses",
+    )
+    group.add_argument(
+        "--gate", choices=("none", "approval", "pause"), help="between waves: wait for somebody, or a while"
+    )
+    group.add_argument(
+        "--pause", type=positive_seconds, metavar="SECONDS", help="how long to wait between waves"
+    )
+
+
+def add_pace_arguments(group: argparse._ActionsContainer) -> None:
+    """Add how fast devices are started."""
+    group.add_argument(
+        "--in-flight", type=values.positive_count, metavar="N", help="devices at once (default: 500)"
+    )
+    group.add_argument(
+        "--per-minute", type=values.per_minute, metavar="N", help="devices started a minute; 'none': no limit"
+    )
+    group.add_argument(
+        "--grow",
+        type=values.growth,
+        metavar="FACTOR/AFTER",
+        help="the rate grows: 2/1000 is twice as fast each time 1,000 were notified; 2/1000:succeeded",
+    )
+    group.add_argument(
+        "--max-per-minute", type=values.per_minute, metavar="N", help="the rate grows no further"
+    )
+
+
+def _add_order(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--order", choices=("id", "random"), help="by id (the default), or at random by --seed"
+    )
+    group.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same order")
+
+
+def _add_schedule(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--abort",
+        type=values.abort,
+        action="append",
+        metavar="CRITERION",
+        help="failed=20%%/10:pause is: pause at 20%% failed of at least 10 that ended; may be repeated",
+    )
+    group.add_argument(
+        "--deadline", type=positive_seconds, metavar="SECONDS", help="cancel when it has run so long"
+    )
+    group.add_argument("--start-at", type=values.moment, metavar="TIME", help="2026-08-01T22:00, local or …Z")
+    group.add_argument("--end-at", type=values.moment, metavar="TIME", help="start no device after this")
+    group.add_argument(
+        "--at-end",
+        choices=("finish", "cancel", "force-cancel"),
+        help="what becomes of it at --end-at",
+    )
+    group.add_argument(
+        "--window",
+        type=values.window,
+        action="append",
+        metavar="WINDOW",
+        help="start devices only then: 'mon-fri 22:00-06:00' (UTC); may be repeated",
+    )
+
+
+class PlanSource:
+    """A plan made of a file and of flags, which remembers what came from where."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.file: PlanFile | None = None if args.file is None else load_plan_file(args.file)
+        before: Json = {} if self.file is None else self.file.document
+        self._given = flags_of(args, before)
+        self.plan = _merged(before, self._given)
+
+    def located(self, error: ApiError) -> UsageError | ApiError:
+        """Return the service's ``error`` about a key with the place that the key was given at."""
+        key = key_of(error.detail) if error.status in (400, 422) else None
+        if key is None:
+            return error
+        flag = next((flag for name, flag in _FLAGS.items() if _covers(name, key, self._given)), None)
+        place = flag or (self.file.place_of(key) if self.file is not None else None)
+        return error if place is None else UsageError(f"{place}: {error.detail}")
+
+
+def flags_of(args: argparse.Namespace, before: Mapping[str, Any]) -> Json:
+    """Return what was given by flags, by the keys of a plan; ``before`` is a file's plan."""
+    plan: Json = {
+        "name": args.name,
+        "targets": _present(_targets_of(args, before)),
+        "pace": _present({**pace_of(args, _table(before, "pace")), "order": args.order, "seed": args.seed}),
+        "abort": args.abort,
+        "deadlines": _present({"rollout_s": args.deadline}),
+        "options": run_options_of(args),
+        "schedule": _present(
+            {
+                "start_at": args.start_at,
+                "end_at": args.end_at,
+                "at_end": args.at_end and args.at_end.replace("-", "_"),
+                "windows": args.window,
+            }
+        ),
+        "overlap": args.overlap,
+        "waves": _waves_of(args, before),
+    }
+    return {name: value for name, value in plan.items() if value not in (None, {})}
+
+
+def _targets_of(args: argparse.Namespace, before: Mapping[str, Any]) -> Json:
+    targets: Json = {
+        "models": names_of(args.model or []) or _ABSENT,
+        "firmware_versions": names_of(args.firmware_version or []) or _ABSENT,
+        "tags": tags_of(args.tag) if args.tag else _ABSENT,
+        "states": [state.replace("-", "_") for state in names_of(args.states or [])] or _ABSENT,
+        "percent": _ABSENT if args.percent is None else args.percent,
+        "exclude": names_of(args.exclude or []) or _ABSENT,
+    }
+    if not (args.all_new or args.devices or args.failed_in):
+        return targets
+    in_file = _table(before, "targets")
+    targets["devices"] = names_of(args.devices or []) or (None if "devices" in in_file else _ABSENT)
+    targets["failed_in"] = args.failed_in or (None if "failed_in" in in_file else _ABSENT)
+    return targets
+
+
+def _waves_of(args: argparse.Namespace, before: Mapping[str, Any]) -> list[Json] | None:
+    """Return the waves with their threshold and gate, which apply before each next one."""
+    gate = args.gate or ("pause" if args.pause is not None else None)
+    if args.pause is not None and gate != "pause":
+        raise UsageError(f"--pause is for --gate pause, not for {gate}: leave one of them out")
+    if args.gate == "pause" and args.pause is None:
+        raise UsageError("--gate pause needs --pause SECONDS: how long to wait between waves")
+    more = {"success_threshold_percent": args.threshold, "gate": gate, "pause_s": args.pause}
+    given = {name: value for name, value in more.items() if value is not None}
+    waves = args.waves if args.waves is not None else before.get("waves")
+    if not given:
+        return args.waves  # type: ignore[no-any-return]  # what `values.waves` has made
+    if not isinstance(waves, list) or len(waves) < 2:
+        flag = "--threshold" if args.threshold is not None else "--gate" if args.gate else "--pause"
+        raise UsageError(f"{flag} is between waves: give several, as in --waves 5%,25%,100%")
+    return [{**wave, **given} for wave in waves[:-1]] + [waves[-1]]
+
+
+def pace_of(args: argparse.Namespace, before: Mapping[str, Any]) -> Json:
+    """Return the pace that was given; what grows begins with --per-minute, or what ``before`` has."""
+    pace: Json = {} if args.in_flight is None else {"in_flight": args.in_flight}
+    if args.grow is None and args.max_per_minute is None:
+        if args.per_minute is not None:
+            pace["per_minute"] = None if args.per_minute == "none" else args.per_minute
+        return pace
+    rate: Any = before.get("per_minute")
+    growth: Json = dict(rate) if isinstance(rate, dict) else {} if rate is None else {"base": rate}
+    if args.per_minute is not None:
+        growth["base"] = args.per_minute
+    if args.grow is not None:
+        growth = {name: value for name, value in growth.items() if not name.startswith("grow_after")}
+        growth |= args.grow
+    if args.max_per_minute is not None:
+        growth["maximum"] = None if args.max_per_minute == "none" else args.max_per_minute
+    if not isinstance(growth.get("base"), int | float):
+        raise UsageError("--grow and --max-per-minute need --per-minute N, the rate to begin with")
+    if "factor" not in growth:
+        raise UsageError("--max-per-minute needs --grow FACTOR/AFTER: without it the rate stays as it is")
+    return {**pace, "per_minute": growth}
+
+
+def _present(values_: Json) -> Json:
+    """Return what was given; a pace of None a minute and targets of None stay, being said so."""
+    return {
+        name: value
+        for name, value in values_.items()
+        if value is not _ABSENT and (value is not None or name in ("per_minute", "devices", "failed_in"))
+    }
+
+
+def _merged(before: Mapping[str, Any], given: Mapping[str, Any]) -> Json:
+    """Return ``before`` with what was ``given``, which wins key by key; tags and rates are one value each."""
+    plan = dict(before)
+    for name, value in given.items():
+        if isinstance(value, dict):
+            plan[name] = {**_table(before, name), **value}
+        else:
+            plan[name] = value
+    return plan
+
+
+def _table(plan: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    table = plan.get(name, {})
+    if not isinstance(table, Mapping):
+        raise UsageError(f"{name} must be a table of keys, not {table!r}: see `muster rollout example`")
+    return table
+
+
+def _covers(name: str, key: str, given: Mapping[str, Any]) -> bool:
+    """Return whether ``key`` lies in what the flag of ``name`` has set."""
+    if not (key == name or key.startswith((f"{name}.", f"{name}["))):
+        return False
+    first, _, second = name.partition(".")
+    return first in given and (not second or second in given[first])

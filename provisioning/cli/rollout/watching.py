@@ -1,0 +1,305 @@
+"""``muster rollout watch``: a rollout as it goes, until it ends."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import signal
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from provisioning.cli.arguments import Subparsers, add_client_arguments, add_command, client_of
+from provisioning.cli.client import ServiceClient
+from provisioning.cli.documents import Rollout
+from provisioning.cli.errors import InterruptedBySignalError, ServiceNotRunningError
+from provisioning.cli.progress import (
+    LARGE_RUN_DEVICES,
+    LARGE_RUN_POLL_INTERVAL_S,
+    PLAIN_INTERVAL_S,
+    POLL_INTERVAL_S,
+    rate,
+)
+from provisioning.cli.rollout.choice import add_rollout_choice, chosen_rollout
+from provisioning.cli.rollout.showing import show_end
+from provisioning.cli.rollout.words import (
+    PARKED,
+    counts_line,
+    ended_devices,
+    expected_end,
+    has_ended,
+    next_steps,
+    state_line,
+    succeeded,
+    wave_of,
+)
+from provisioning.cli.terminal import Terminal, clock, state_word
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+AWAY_TIMEOUT_S = 60.0
+
+
+def add_parsers(commands: Subparsers) -> None:
+    watch = add_command(
+        commands,
+        "watch",
+        run_watch,
+        summary="follow a rollout until it ends",
+        description=(
+            "Follow a rollout: each wave, counters, rate, expected end, its state with the reason and what\n"
+            "can be done next. Ends with the rollout: 0 if it was completed and every device provisioned,\n"
+            "1 if not. Ctrl-C ends the watching only."
+        ),
+        examples="""muster rollout watch
+            muster rollout watch --json | jq -r '[.state, .wave] | @tsv'
+            muster rollout watch > rollout.log""",
+    )
+    add_rollout_choice(watch)
+    add_client_arguments(watch)
+
+
+def run_watch(args: argparse.Namespace) -> int:
+    return watch_rollout(args, chosen_rollout(args, client_of(args), or_latest=True))
+
+
+def watch_rollout(args: argparse.Namespace, rollout_id: str) -> int:
+    """Follow a rollout to its end, show what it came to, and return the exit code."""
+    terminal = Terminal()
+    view: RolloutView = JsonView(terminal) if args.json else rollout_view(terminal)
+    fetch = Fetcher(args, rollout_id, view)
+    try:
+        last = follow_rollout(fetch, view)
+    except KeyboardInterrupt as interrupt:
+        raise InterruptedBySignalError(
+            f"interrupted; {rollout_id} goes on, and `muster rollout watch {rollout_id}` shows it again",
+            signum=signal.SIGINT,
+        ) from interrupt
+    good = succeeded(last)
+    if not args.json:
+        terminal.line()
+        show_end(last, terminal, good=good)
+    return 0 if good else 1
+
+
+def follow_rollout(
+    fetch: Callable[[], Rollout], view: RolloutView, wait: Callable[[float], object] = time.sleep
+) -> Rollout:
+    """Show a rollout until it has ended and return its last state."""
+    with view:
+        while True:
+            rollout = fetch()
+            view.update(rollout)
+            if has_ended(rollout["state"]):
+                return rollout
+            slow = rollout["devices"] > LARGE_RUN_DEVICES or rollout["state"] in PARKED
+            wait(LARGE_RUN_POLL_INTERVAL_S if slow else POLL_INTERVAL_S)
+
+
+class Fetcher:
+    """Gets the rollout; while the service is away it waits for it, for a rollout survives its service."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        rollout_id: str,
+        view: RolloutView,
+        wait: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._args = args
+        self._rollout_id = rollout_id
+        self._view = view
+        self._wait = wait
+        self._client: ServiceClient = client_of(args)
+
+    def __call__(self) -> Rollout:
+        deadline = time.monotonic() + AWAY_TIMEOUT_S
+        while True:
+            try:
+                found = self._client.rollout(self._rollout_id)
+            except ServiceNotRunningError:
+                if time.monotonic() >= deadline:
+                    raise
+                self._view.note(f"the service is away; looking for it again for {AWAY_TIMEOUT_S:g} s")
+                self._wait(POLL_INTERVAL_S * 4)
+                self._look_elsewhere()
+            else:
+                self._view.note("")
+                return found
+
+    def _look_elsewhere(self) -> None:
+        """Take the client of another port where the service has come back on one."""
+        try:
+            self._client = client_of(self._args)
+        except ServiceNotRunningError:
+            return
+
+
+class RolloutView(Protocol):
+    """Shows a rollout as it goes."""
+
+    def __enter__(self) -> RolloutView: ...
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def update(self, rollout: Rollout) -> None:
+        """Show ``rollout`` now, or later if it is too soon."""
+
+    def note(self, text: str) -> None:
+        """Show a remark, such as that the service is away; an empty one takes it back."""
+
+
+def rollout_view(terminal: Terminal) -> RolloutView:
+    """Return the view that suits ``terminal``."""
+    return LiveView(terminal) if terminal.interactive else PlainView(terminal)
+
+
+class JsonView:
+    """One line of JSON whenever a count or a state has changed."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._before: object = None
+
+    def __enter__(self) -> JsonView:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        return None
+
+    def update(self, rollout: Rollout) -> None:
+        now = _changing(rollout)
+        if now != self._before:
+            print(json.dumps(rollout, ensure_ascii=False), file=self._terminal.stream, flush=True)
+        self._before = now
+
+    def note(self, text: str) -> None:
+        return None
+
+
+class PlainView:
+    """A line every PLAIN_INTERVAL_S seconds where something has changed, and at once for each new state."""
+
+    def __init__(self, terminal: Terminal, now: Callable[[], float] = time.monotonic) -> None:
+        self._terminal = terminal
+        self._now = now
+        self._next_s = 0.0
+        self._note = ""
+        self._state: object = None
+        self._before: object = None
+        self._reasons: set[tuple[str, str]] = set()
+
+    def __enter__(self) -> PlainView:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        return None
+
+    def update(self, rollout: Rollout) -> None:
+        state, changing = (rollout["state"], rollout.get("reason"), rollout.get("wave")), _changing(rollout)
+        if state == self._state and (
+            self._now() < self._next_s or (rollout["state"] in PARKED and changing == self._before)
+        ):
+            return
+        self._next_s = self._now() + PLAIN_INTERVAL_S
+        self._before = changing
+        self._terminal.line(plain_line(rollout, datetime.datetime.now(datetime.UTC)))
+        if state != self._state and not has_ended(rollout["state"]):
+            self._state_lines(rollout)
+        self._state = state
+        for one in rollout.get("reasons") or []:
+            key = (one["state"], one["reason"])
+            if key not in self._reasons:
+                self._reasons.add(key)
+                example = one.get("example") or "-"
+                self._terminal.line(f"  {state_word(one['state'])}: {one['reason']} (such as {example})")
+
+    def _state_lines(self, rollout: Rollout) -> None:
+        if rollout.get("reason"):
+            self._terminal.line(f"  {state_line(rollout)}")
+        for step in next_steps(rollout):
+            self._terminal.line(f"  next: {step}")
+
+    def note(self, text: str) -> None:
+        if text and text != self._note:
+            self._terminal.line(text)
+        self._note = text
+
+
+class LiveView:
+    """A picture that is drawn over itself."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._live: Live | None = None
+        self._note = ""
+        self._rollout: Rollout | None = None
+
+    def __enter__(self) -> LiveView:
+        from rich.live import Live
+
+        self._live = Live(console=self._terminal.console, auto_refresh=False)
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def update(self, rollout: Rollout) -> None:
+        self._rollout = rollout
+        self._draw()
+
+    def note(self, text: str) -> None:
+        self._note = text
+        self._draw()
+
+    def _draw(self) -> None:
+        if self._live is not None and self._rollout is not None:
+            from provisioning.cli.rollout.picture import picture
+
+            now = datetime.datetime.now(datetime.UTC)
+            self._live.update(picture(self._rollout, now, note=self._note), refresh=True)
+
+
+def plain_line(rollout: Rollout, now: datetime.datetime) -> str:
+    """Return a rollout's numbers in one line."""
+    counts, devices = rollout["counts"], rollout["devices"]
+    parts = [
+        clock(rollout.get("elapsed_s")),
+        state_word(rollout["state"]),
+        f"wave {wave_of(rollout.get('wave', 0), len(rollout['waves']))}",
+        f"{ended_devices(counts):,}/{devices:,} ended",
+        rate(rollout.get("devices_per_s")),
+    ]
+    if end := expected_end(rollout, now):
+        parts.append(f"end at {end}")
+    return "  ".join([*parts, counts_line(counts)])
+
+
+def _changing(rollout: Rollout) -> object:
+    waves = [wave["state"] for wave in rollout["waves"]]
+    return [rollout["state"], rollout.get("reason"), rollout.get("wave"), rollout["counts"], waves]
