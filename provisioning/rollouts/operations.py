@@ -120,7 +120,7 @@ class Rollouts:
         devices: Sequence[str] = (),
         pace: Mapping[str, Any] | None = None,
     ) -> Json:
-        """Do what an operator asks; on disk when this returns. ``changed`` is False where nothing was to do."""
+        """Do what an operator asks; on disk when this returns. ``changed``: whether anything was to do."""
         changed = await self._actions.act(
             rollout_id,
             action,
@@ -135,7 +135,7 @@ class Rollouts:
         return {"view": await self.view(rollout_id), "changed": changed}
 
     async def retry(self, rollout_id: str, *, actor: str, states: Sequence[str] = RETRIED_STATES) -> Json:
-        """A new rollout, by the same plan, of the devices that ended in one of ``states`` in another."""
+        """A new rollout by the same plan, of the devices that ended in one of ``states`` in another."""
         earlier = await self._views.view(rollout_id, now=self._clock())
         if earlier["ended_at"] is None:
             raise RolloutRefusedError(

@@ -97,7 +97,9 @@ class RolloutActions:
 
     def _resume(self, rollout: Rollout, ended: Mapping[DeviceState, int]) -> None:
         # What has paused it by itself counts from now on: an operator has looked, and goes on.
-        if rollout.paused is not None:
+        if rollout.paused is None and rollout.state == "paused":
+            self._approve(rollout)
+        elif rollout.paused is not None:
             rollout.paused = None
             rollout.forgiven_json = json.dumps({str(state): count for state, count in ended.items() if count})
 

@@ -28,8 +28,8 @@ def targets_of(tables: Tables, plan: RolloutPlan) -> list[str]:
     busy = [device_id for device_id, state in chosen.items() if state in WORKING]
     if busy and plan.overlap == "refuse":
         raise RolloutRefusedError(
-            f"{name_some(busy)} {'is' if len(busy) == 1 else 'are'} being provisioned by another run: wait for "
-            f'it, or leave them out with overlap = "skip" (--overlap skip).'
+            f"{name_some(busy)} {'is' if len(busy) == 1 else 'are'} being provisioned by another run: wait "
+            f'for it, or leave them out with overlap = "skip" (--overlap skip).'
         )
     left = [device_id for device_id, state in chosen.items() if state not in WORKING]
     if not left:

@@ -1,0 +1,156 @@
+"""Rollouts with real devices: a canary, an abort, a retry that brings the rest home."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.local import LocalBroker
+from devices.control import ControlAddress
+from devices.roster import Change
+from provisioning.azurite import LocalAzurite
+from provisioning.service import Service
+from provisioning.settings import ServiceSettings
+
+from .driving import Api, wait_until
+
+pytestmark = pytest.mark.real
+
+CANARY = [{"percent": 5, "success_threshold_percent": 50}, {"percent": 25}, {"percent": 100}]
+OPTIONS = {"ack_timeout_s": 20, "activation_timeout_s": 20, "max_attempts": 2}
+
+
+@contextlib.asynccontextmanager
+async def fleet(
+    broker_url: str, trust: str, directory: Path, *, count: int, behaviours: str
+) -> AsyncIterator[Path]:
+    """Real devices in a process that can be told of changes."""
+    control = directory / "control"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "devices", "--broker", broker_url, "--count", str(count)),
+        *("--trust", trust, "--behaviours", behaviours, "--control-file", str(control)),
+    )
+    try:
+        yield control
+    finally:
+        process.terminate()
+        await asyncio.wait_for(process.wait(), 30)
+
+
+def settings(directory: Path, broker: LocalBroker, azurite: LocalAzurite, container: str) -> ServiceSettings:
+    return ServiceSettings(
+        state_dir=directory,
+        broker_url=broker.url,
+        blob_connection_string=azurite.connection_string,
+        container=container,
+        api_port=0,
+    )
+
+
+async def ended(api: Api, rollout_id: str, *states: str) -> dict[str, Any]:
+    view: dict[str, Any] = {}
+
+    async def check() -> bool:
+        nonlocal view
+        view = await api.get(f"/api/rollouts/{rollout_id}")
+        assert sum(view["counts"].values()) == view["devices"]
+        return view["state"] in states
+
+    await wait_until(f"{rollout_id} is {' or '.join(states)}", check, timeout_s=180)
+    return view
+
+
+@pytest.mark.timeout(300)
+async def test_a_canary_goes_through_and_a_retry_brings_the_rest_home(
+    tmp_path: Path, mosquitto_broker: LocalBroker, azurite: LocalAzurite, unique: str
+) -> None:
+    state_dir = tmp_path / "state"
+    plan = {
+        "name": "canary",
+        "waves": CANARY,
+        "pace": {"in_flight": 100, "order": "random"},
+        "abort": [{"on": "all", "threshold_percent": 20, "min_sample": 25}],
+        "options": OPTIONS,
+    }
+    async with Service(settings(state_dir, mosquitto_broker, azurite, unique)):
+        api = Api(state_dir)
+        trust = (await api.get("/api/health"))["trust"]["public_key"]
+        weights = "healthy=0.9,out-of-storage=0.05,rejects=0.05"
+        async with fleet(mosquitto_broker.url, trust, tmp_path, count=500, behaviours=weights) as control:
+            await api.wait_registered(500)
+            status, created = await api.call("POST", "/api/rollouts", {"plan": plan, "actor": "test"})
+            assert status == 201, created
+            assert [wave["devices"] for wave in created["waves"]] == [25, 100, 375]
+            view = await ended(api, created["rollout_id"], "completed", "paused", "cancelled")
+            assert view["state"] == "completed", view["reason"]
+            assert (view["counts"]["provisioned"], view["counts"]["failed"], view["counts"]["rejected"]) == (
+                450,
+                25,
+                25,
+            )
+            assert {reason["count"] for reason in view["reasons"]} == {25}
+            # Somebody makes room, and gives them the right model.
+            address = ControlAddress.read(control)
+            assert address is not None
+            assert await address.tell(Change(do="behave", behaviour="healthy"), number=None) == 500
+            status, retry = await api.call(
+                "POST",
+                f"/api/rollouts/{created['rollout_id']}/retry",
+                {"states": ["failed", "timed_out", "rejected"]},
+            )
+            assert status == 201, retry
+            again = await ended(api, retry["rollout_id"], "completed")
+            assert (again["retry_of"], again["counts"]["provisioned"]) == (created["rollout_id"], 50)
+            assert (await api.get("/api/statistics"))["states"]["provisioned"] == 500
+
+
+@pytest.mark.timeout(300)
+async def test_a_rollout_that_goes_wrong_stops_before_it_has_done_much(
+    tmp_path: Path, mosquitto_broker: LocalBroker, azurite: LocalAzurite, unique: str
+) -> None:
+    state_dir = tmp_path / "state"
+    plan = {
+        "waves": CANARY,
+        "pace": {"in_flight": 5},
+        "abort": [{"on": "failed", "threshold_percent": 20, "min_sample": 5, "action": "cancel"}],
+        "options": OPTIONS,
+    }
+    async with Service(settings(state_dir, mosquitto_broker, azurite, unique)):
+        api = Api(state_dir)
+        trust = (await api.get("/api/health"))["trust"]["public_key"]
+        async with fleet(
+            mosquitto_broker.url, trust, tmp_path, count=100, behaviours="healthy=0.5,bad-signature=0.5"
+        ):
+            await api.wait_registered(100)
+            status, created = await api.call("POST", "/api/rollouts", {"plan": plan})
+            assert status == 201, created
+            view = await ended(api, created["rollout_id"], "cancelled")
+            log = (await api.get(f"/api/rollouts/{created['rollout_id']}/log"))["log"]
+    assert "reaches the 20 %" in view["reason"]
+    counts = view["counts"]
+    # Five in flight when the criterion was met may have ended after it.
+    assert 5 <= counts["provisioned"] + counts["failed"] <= 15
+    assert counts["cancelled"] == 100 - counts["provisioned"] - counts["failed"]
+    assert log[-1]["what"] == "cancelled"
+
+
+async def test_what_cannot_be_is_refused_with_its_key(
+    tmp_path: Path, mosquitto_broker: LocalBroker, azurite: LocalAzurite, unique: str
+) -> None:
+    state_dir = tmp_path / "state"
+    async with Service(settings(state_dir, mosquitto_broker, azurite, unique)):
+        api = Api(state_dir)
+        status, problem = await api.call("POST", "/api/rollouts", {"plan": {"waves": [{"percnt": 5}, {}]}})
+        assert (status, problem["detail"]) == (
+            422,
+            "waves[0].percnt: there is no such key; did you mean 'percent'?",
+        )
+        assert (await api.call("POST", "/api/rollouts", {"plan": {}}))[0] == 409
+        assert (await api.call("GET", "/api/rollouts/rollout-x"))[0] == 404
+        assert (await api.get("/api/rollouts"))["rollouts"] == []
