@@ -56,6 +56,9 @@ class Spoils:
     outcome: Outcome
     step: Step
     attempts: int = ALWAYS
+    share: float | None = None
+    """At `Step.DOWNLOADING`, how much of the package has arrived by then. None: as much as it first pauses at,
+    or all where it does not pause, as for whoever checks the whole."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -232,7 +235,7 @@ def outcome_of(costs: Sequence[Spoils], *, max_attempts: int) -> Outcome:
 
     An attempt is spoilt by the first that strikes in it; what the last attempt came to is the outcome.
     """
-    in_order = sorted(costs, key=lambda spoils: STEPS.index(spoils.step))
+    in_order = sorted(costs, key=_when)
     for phase in (
         [spoils for spoils in in_order if spoils.step not in (Step.ACTIVATING, Step.ACTIVATED)],
         [spoils for spoils in in_order if spoils.step is Step.ACTIVATING],
@@ -240,6 +243,12 @@ def outcome_of(costs: Sequence[Spoils], *, max_attempts: int) -> Outcome:
         if (outcome := _spoilt(phase, max_attempts)) is not None:
             return outcome
     return "provisioned"
+
+
+def _when(spoils: Spoils) -> tuple[int, float]:
+    """What strikes first in an attempt sorts first."""
+    share = 1.0 if spoils.share is None else spoils.share
+    return STEPS.index(spoils.step), share if spoils.step is Step.DOWNLOADING else 0.0
 
 
 def _spoilt(costs: Sequence[Spoils], max_attempts: int) -> Outcome | None:

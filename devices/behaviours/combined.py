@@ -7,6 +7,7 @@ device goes on as if that behaviour had nothing to say.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from devices.behaviours.base import Behaviour, Controls, Outcome, Sending, Step, Verdict, Way, outcome_of
@@ -78,7 +79,12 @@ class Combined:
 
     def expected_outcome(self, *, max_attempts: int) -> Outcome:
         """How the service should end this device, when it tries so many times."""
-        costs = [spoils for behaviour in self.behaviours if (spoils := behaviour.costs()) is not None]
+        costs = []
+        for behaviour in self.behaviours:
+            if (spoils := behaviour.costs()) is not None:
+                if spoils.share is None and (pauses := behaviour.pauses()):
+                    spoils = replace(spoils, share=min(pauses))
+                costs.append(spoils)
         return outcome_of(costs, max_attempts=max_attempts)
 
     def pauses(self) -> list[float]:

@@ -59,6 +59,14 @@ def never(behaviour: Behaviour, method: str, error: Exception) -> None:
         ("clock-skew", "provisioned", "provisioned"),
         ("corrupt+lost-ack", "failed", "provisioned"),
         ("slow+rejects+never-answers", "timed_out", "timed_out"),
+        # Which comes first in an attempt does not depend on the order of the names.
+        ("expired-url+rejects", "rejected", "rejected"),
+        ("expired-url+hangs(after=notified)", "timed_out", "timed_out"),
+        ("hangs(after=downloading)+expired-url", "failed", "timed_out"),
+        ("hangs(after=downloaded)+bad-signature", "failed", "failed"),
+        ("corrupt+hangs(after=downloading)", "timed_out", "timed_out"),
+        ("truncated(at_fraction=0.9)+hangs(after=downloading)", "timed_out", "timed_out"),
+        ("hangs(after=downloading)+truncated(at_fraction=0.1)", "failed", "timed_out"),
     ],
 )
 def test_each_says_how_the_provisioning_should_end(name: str, once: Outcome, three_times: Outcome) -> None:
