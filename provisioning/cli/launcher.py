@@ -350,8 +350,9 @@ class ProcessFleetLauncher:
                 member = self._processes.spawn(fleet.entry, part)
                 started.append(member)
                 fleet.entry = fleet.entry.with_member(member)
-                # After each one: a service that is killed now must find what it started.
+                # Before it does anything: a service that is killed now must find what it started.
                 self._book.write(fleet.entry)
+                self._processes.release(member)
             await self._processes.wait_started(fleet.entry, started)
         except BaseException:
             await self._processes.end(started)
