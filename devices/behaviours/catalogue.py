@@ -7,6 +7,7 @@ by ``+``.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -329,7 +330,8 @@ def _checked(cls: type[Behaviour], given: Mapping[str, Any], key: str) -> dict[s
             raise FleetSpecError(f"{key}.{name}", "there is no such parameter", remedy)
         wanted = type(known[name])
         if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            with contextlib.suppress(OverflowError):
+                value = float(value)
         if type(value) is not wanted:
             raise FleetSpecError(
                 f"{key}.{name}", f"{value!r} is no {_KINDS[wanted]}", f"give one, such as {known[name]!r}"
