@@ -66,10 +66,7 @@ class Group:
     """Cap on each download of the group's devices, whatever their behaviour."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not _GROUP_NAME.fullmatch(self.name):
-            raise FleetSpecError(
-                "name", f"{self.name!r} is no name", "use 1 to 64 letters, digits, '.', '_' or '-'"
-            )
+        _check_name("name", self.name)
         _check_integer("count", self.count, 1, MAX_DEVICES)
         _check_weights(self.behaviours)
         _check_label("model", self.model)
@@ -494,6 +491,11 @@ def _check_tags(tags: Mapping[str, Any]) -> None:
                 "tags", f"the value of {key!r} is too long", f"use at most {MAX_LABEL_CHARS} characters"
             )
         _check_text(f"tags.{key}", value)
+
+
+def _check_name(key: str, name: Any) -> None:
+    if not isinstance(name, str) or not _GROUP_NAME.fullmatch(name):
+        raise FleetSpecError(key, f"{name!r} is no name", "use 1 to 64 letters, digits, '.', '_' or '-'")
 
 
 def _check_prefix(prefix: Any) -> None:
