@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -306,8 +309,41 @@ def test_code_that_cannot_be_used_is_told_by_line(tmp_path: Path, source: str, c
 def test_code_that_anybody_may_write_is_not_run(tmp_path: Path) -> None:
     path = write_own(tmp_path, "mine.py:Stubborn")
     (tmp_path / "mine.py").chmod(0o666)
-    with pytest.raises(FleetSpecError, match="anybody may write to it"):
+    with pytest.raises(FleetSpecError, match="others may write to it"):
         load_fleet_file(path)
+
+
+@pytest.mark.parametrize(
+    ("group", "members", "runs"),
+    [("me", [], True), ("me", ["me"], True), ("me", ["you"], False), ("staff", [], False)],
+)
+def test_code_that_a_group_may_write_is_run_where_the_group_is_the_owner_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, members: list[str], runs: bool
+) -> None:
+    path = write_own(tmp_path, "mine.py:Stubborn")
+    (tmp_path / "mine.py").chmod(0o664)
+    monkeypatch.setattr("pwd.getpwuid", lambda _: SimpleNamespace(pw_name="me"))
+    monkeypatch.setattr("grp.getgrgid", lambda _: SimpleNamespace(gr_name=group, gr_mem=members))
+    if runs:
+        load_fleet_file(path)
+        return
+    with pytest.raises(FleetSpecError, match="others may write to it"):
+        load_fleet_file(path)
+
+
+def test_code_that_was_mended_in_a_moment_is_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = write_own(tmp_path, "mine.py:Stubborn")
+    file = tmp_path / "mine.py"
+    before = file.stat()
+    assert load_fleet_file(path).catalogue.definition("mine").summary == "Says no."
+    file.write_text(OWN.replace("Says no.", "Says yo."))
+    # As long as before, in the same second: Python takes its bytecode for that of this text.
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert load_fleet_file(path).catalogue.definition("mine").summary == "Says yo."
+    assert not (tmp_path / "__pycache__").exists()
 
 
 def test_every_built_in_behaviour_says_what_it_is() -> None:
