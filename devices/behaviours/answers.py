@@ -54,8 +54,13 @@ class Hangs(Behaviour):
     def pauses(self) -> tuple[float, ...]:
         return (0.5,) if self.after == Step.DOWNLOADING else ()
 
+    async def live(self, device: Controls) -> None:
+        # A package that the broker has kept comes before the registration is through.
+        if self.after == Step.REGISTERED:
+            await device.hang()
+
     async def at(self, step: Step, device: Controls) -> None:
-        if step == self.after:
+        if step == self.after and step is not Step.REGISTERED:
             await device.hang()
 
 

@@ -177,3 +177,13 @@ async def test_a_small_package_comes_to_each_share_that_it_passes_in_one_piece()
     ) as made:
         made.send()
         await made.answers(("DownloadFailed", 1))
+
+
+async def test_a_device_that_answers_nothing_does_not_before_it_has_registered_either() -> None:
+    async with world(*named("never-answers")) as made:
+        made.device._start_lives()
+        await asyncio.sleep(0)
+        # In the breath of the CONNACK.
+        made.send()
+        assert made.counters.ignored == 1
+        assert made.link.said == []
