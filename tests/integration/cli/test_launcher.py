@@ -301,6 +301,31 @@ async def test_what_cannot_come_back_is_told_and_keeps_nothing_else_from_it(
     await again.stop("fleet-1")
 
 
+async def test_a_full_disk_keeps_neither_the_service_from_starting_nor_fleets_from_ending(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await workshop.launcher().launch(a_fleet(2))
+    await workshop.launcher().stop_all()
+    write = FleetBook.write_private
+    launcher = workshop.launcher()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FleetBook, "write_private", full)
+    (restored,) = await launcher.restore()
+    assert "make room" in str(restored.problem)
+    await launcher.stop_all()
+    monkeypatch.setattr(FleetBook, "write_private", write)
+    (restored,) = await workshop.launcher().restore()
+    assert restored.problem is None
+    launcher = workshop.launcher()
+    monkeypatch.setattr(FleetBook, "write_private", full)
+    await launcher.stop_all()
+    monkeypatch.setattr(FleetBook, "write_private", write)
+    assert not workshop.pids()
+
+
 def lives(pid: int) -> bool:
     """Whether there is such a process, and not only its exit status."""
     try:
