@@ -156,7 +156,8 @@ class Combined:
             try:
                 if (url := behaviour.url(package)) != package.url:
                     if not isinstance(url, str):
-                        raise TypeError(f"{url!r} is no text")
+                        # Not what it is: whatever it is may hold the URL's secret.
+                        raise TypeError(f"a {type(url).__name__} is no text")
                     return url
             except Exception as error:
                 self._complain(behaviour, "url", error)
