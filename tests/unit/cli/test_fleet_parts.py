@@ -276,6 +276,20 @@ def test_counters_of_processes_that_are_gone_stay(tmp_path: Path) -> None:
     assert seen(1) == (35, 1)
 
 
+def test_what_a_process_has_counted_counts_once_whenever_the_service_is_killed(tmp_path: Path) -> None:
+    book, entry = FleetBook(tmp_path), an_entry()
+    last = json.dumps({"connects": 10, "uptime_s": 1.5})
+    book.write_private(book.statistics_path("fleet-1", 2), last)
+    FleetStatistics(book).retire(entry, 2)
+    # Killed before the file was gone.
+    book.write_private(book.statistics_path("fleet-1", 2), last)
+    statistics = FleetStatistics(book)
+    assert statistics.of(entry, living=(), devices={})["connects"] == 10
+    statistics.retire(entry, 2)
+    assert statistics.of(entry, living=(), devices={})["connects"] == 10
+    assert not book.statistics_path("fleet-1", 2).exists()
+
+
 def test_a_password_is_on_no_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     book = FleetBook(tmp_path)
     book.directory.mkdir()
