@@ -246,10 +246,17 @@ class Fleet:
         return self._roster.spec.catalogue.make(entry.behaviour, dice, self._complain)
 
     async def _live(self, device: Device, *, after: asyncio.Task[None] | None) -> None:
-        try:
-            if after is not None:
-                # Switched off a moment ago: the broker must not see the same device twice.
+        gone = False
+        while after is not None and not after.done():
+            # Switched off a moment ago: the broker must not see the same device twice. Nor if this one is
+            # switched off too, and on again: whoever comes next waits for this task alone.
+            try:
                 await asyncio.wait([after])
+            except asyncio.CancelledError:
+                gone = True
+        if gone:
+            return
+        try:
             await device.run()
         except Exception:
             # A bug in one device must not end the fleet, and must not hide either.

@@ -194,7 +194,9 @@ class ProcessFleetLauncher:
             await self._processes.end([member for fleet in fleets for member in fleet.entry.members])
             for fleet in fleets:
                 fleet.entry = replace(fleet.entry, members=())
-                self._book.write(fleet.entry)
+                # On a full disk the record names processes that are gone, which does no harm.
+                with contextlib.suppress(OSError):
+                    self._book.write(fleet.entry)
 
     async def restore(self) -> Sequence[Restored]:
         """Bring all fleets on record to life: adopt the processes that live, start the others.
@@ -314,7 +316,8 @@ class ProcessFleetLauncher:
         if fleet.roster is not None and missing:
             try:
                 self._check_machine(devices=fleet.size, more=0, processes=entry.processes)
-                await self._start(fleet, missing)
+                with _writing():
+                    await self._start(fleet, missing)
             except RequestError as error:
                 fleet.problem, fleet.stopped = str(error), True
         return Restored(
@@ -350,8 +353,9 @@ class ProcessFleetLauncher:
                 member = self._processes.spawn(fleet.entry, part)
                 started.append(member)
                 fleet.entry = fleet.entry.with_member(member)
-                # After each one: a service that is killed now must find what it started.
+                # Before it does anything: a service that is killed now must find what it started.
                 self._book.write(fleet.entry)
+                self._processes.release(member)
             await self._processes.wait_started(fleet.entry, started)
         except BaseException:
             await self._processes.end(started)

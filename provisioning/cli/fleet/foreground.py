@@ -23,6 +23,7 @@ from provisioning.errors import RequestError
 from provisioning.fleets import FleetRecord, FleetRequest
 
 MAX_REQUEST_BYTES: Final = 16 * 1024
+REQUEST_TIMEOUT_S: Final = 10.0
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -135,15 +136,24 @@ async def _watch(
 @contextlib.asynccontextmanager
 async def _metrics(launcher: ProcessFleetLauncher, port: int) -> AsyncIterator[str]:
     """Answer each request with the metrics; gives the address."""
+    connections: set[asyncio.StreamWriter] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add(writer)
+        try:
+            await reply(reader, writer)
+        finally:
+            connections.discard(writer)
+            writer.close()
+
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError):
-            await reader.readuntil(b"\r\n\r\n")
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                await reader.readuntil(b"\r\n\r\n")
             body = (await launcher.metrics()).encode()
             head = f"HTTP/1.1 200 OK\r\nContent-Type: {METRICS_TYPE}\r\nContent-Length: {len(body)}\r\n"
             writer.write(head.encode() + b"Connection: close\r\n\r\n" + body)
             await writer.drain()
-        writer.close()
 
     try:
         server = await asyncio.start_server(answer, "127.0.0.1", port, limit=MAX_REQUEST_BYTES)
@@ -152,7 +162,12 @@ async def _metrics(launcher: ProcessFleetLauncher, port: int) -> AsyncIterator[s
             f"the metrics can't be served on port {port} ({error.strerror}): choose another"
         ) from error
     async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/metrics"
+        try:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/metrics"
+        finally:
+            # From Python 3.12 on the server waits for all connections, those that ask for nothing too.
+            for writer in tuple(connections):
+                writer.transport.abort()
 
 
 def _document(record: FleetRecord) -> Fleet:

@@ -288,6 +288,8 @@ def test_a_fleet_process_reads_back_what_its_parent_wrote() -> None:
         group_key_file=Path("/state/group.key"),
         stats_file=Path("/state/stats"),
         control_file=Path("/state/control"),
+        owned=True,
+        held=True,
     )
     assert parse(to_argv(arguments)) == arguments
 
