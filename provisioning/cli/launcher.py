@@ -238,6 +238,7 @@ class ProcessFleetLauncher:
             with _explained():
                 understood = Change.from_document(completed(change, fleet_id, await self._specs()))
                 self._check_change(fleet, roster, understood)
+                understood = replace(understood, which=roster.exact(understood.which))
                 entry = fleet.recorded(understood, at=now)
                 affected = len(fleet.apply(understood, at=now))
             if understood.lasts:
