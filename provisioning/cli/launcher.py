@@ -213,6 +213,11 @@ class ProcessFleetLauncher:
             for path in self._book.unreadable()
         ]
 
+    def last_words(self, fleet_id: str) -> str:
+        """Return the last message of a fleet's processes, or an empty string."""
+        # Without its time, level and logger.
+        return self._book.last_words(fleet_id).rpartition(" devices.fleet: ")[2]
+
     async def metrics(self, fleet_id: str | None = None) -> str:
         """Return the statistics of one fleet, or all, in Prometheus' text format."""
         known = (await self._known()).values() if fleet_id is None else [await self._fleet(fleet_id)]
