@@ -441,7 +441,7 @@ class ProcessFleetLauncher:
             return fleet.problem
         if self._supervisor.watching and not self._supervisor.given_up(fleet.fleet_id):
             return None
-        words = self._book.last_words(fleet.fleet_id)
+        words = self._book.last_words(fleet.fleet_id) or "they said nothing, as where they are killed"
         return (
             f"{dead} of {fleet.entry.processes} processes ended by themselves and stay down"
             f" (`muster fleet start {fleet.fleet_id}` tries again): {words}"

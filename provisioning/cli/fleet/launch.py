@@ -45,29 +45,31 @@ def run_launch(args: argparse.Namespace) -> int:
     spec = spec_of(args)
     client = client_of(args)
     fleet = client.launch_fleet(spec.to_document(), processes=args.processes, shard=args.shard)
-    if args.wait:
-        _wait_registered(client, fleet["fleet_id"])
-    terminal = Terminal()
-    if args.json:
-        terminal.json(fleet)
-    else:
-        done = "registered" if args.wait else "launched"
+    terminal = None if args.json else Terminal()
+    if terminal is not None:
         groups = f" in {len(fleet['groups'])} groups" if len(fleet["groups"]) > 1 else ""
+        then = "they register" if args.wait else "next: muster provision"
         terminal.line(
-            f"{fleet['fleet_id']}: {counted(fleet['devices'], 'device')}{groups} {done}"
-            f" (seed {fleet['seed']}); next: muster provision"
+            f"{fleet['fleet_id']}: {counted(fleet['devices'], 'device')}{groups} launched"
+            f" (seed {fleet['seed']}); {then}"
         )
+    if args.wait:
+        fleet = _registered(client, fleet["fleet_id"])
+        if terminal is not None:
+            terminal.line(f"{fleet['fleet_id']}: all have registered; next: muster provision")
+    if args.json:
+        Terminal().json(fleet)
     return 0
 
 
-def _wait_registered(client: ServiceClient, fleet_id: str) -> None:
-    """Return when all devices of a fleet have registered; a CliError where they can't any more."""
+def _registered(client: ServiceClient, fleet_id: str) -> Fleet:
+    """Return a fleet when all its devices have registered; a CliError where they can't any more."""
     while True:
         fleet = client.fleet(fleet_id)
         if error := fleet.get("error"):
             raise CliError(f"{fleet_id}: {error}")
         if unregistered(fleet) == 0:
-            return
+            return fleet
         time.sleep(POLL_INTERVAL_S)
 
 

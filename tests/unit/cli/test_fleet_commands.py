@@ -69,7 +69,10 @@ def test_a_launch_waits_until_all_devices_have_registered(
     monkeypatch.setattr(launch, "POLL_INTERVAL_S", 0.0)
     service.unregistered = 3
     result = muster("fleet", "launch", "--count", "3", "--wait")
-    assert result.out == "fleet-1: 3 devices registered (seed 1); next: muster provision\n"
+    assert result.out.splitlines() == [
+        "fleet-1: 3 devices launched (seed 1); they register",
+        "fleet-1: all have registered; next: muster provision",
+    ]
     assert service.unregistered == 0
 
 
