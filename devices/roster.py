@@ -248,6 +248,13 @@ class Roster:
             and (which.share is None or share_of(entry.plan.seed) < which.share)
         ]
 
+    def is_so(self, change: Change) -> bool:
+        """Whether all devices that ``change`` is about are as it would make them already."""
+        if change.do in ("add", "storm") or change.for_s is not None:
+            return False
+        selected = self.select(change.which)
+        return bool(selected) and all(_is_so(entry, change) for entry in selected)
+
     def exact(self, which: Selection) -> Selection:
         """``which`` with its share moved to where so many devices are that share of those selected.
 
@@ -322,6 +329,15 @@ def record(changes: Sequence[Change], change: Change) -> tuple[Change, ...]:
             "changes", f"{MAX_CHANGES:,} were made to this fleet", "stop it and launch it as it should be"
         )
     return (*kept, change)
+
+
+def _is_so(entry: Entry, change: Change) -> bool:
+    match change.do:
+        case "stop" | "kill" | "start":
+            return entry.running == (change.do == "start")
+        case "offline" | "online":
+            return entry.online == (change.do == "online")
+    return entry.behaviour == change.behaviour
 
 
 def _covers(later: Selection, earlier: Selection) -> bool:

@@ -244,9 +244,12 @@ class ProcessFleetLauncher:
                 understood = Change.from_document(completed(change, fleet_id, await self._specs()))
                 self._check_change(fleet, roster, understood)
                 understood = replace(understood, which=roster.exact(understood.which))
-                entry = fleet.recorded(understood, at=now)
-                affected = len(fleet.apply(understood, at=now))
-            if understood.lasts:
+                # What changes nothing is not kept, and no reason not to judge devices. It is told all the
+                # same: devices may be offline for a while, or processes given up.
+                new = not roster.is_so(understood)
+                entry = fleet.recorded(understood, at=now) if new else fleet.entry
+                affected = len(fleet.apply(understood, at=now) if new else roster.select(understood.which))
+            if understood.lasts and new:
                 try:
                     with _writing():
                         self._book.write_inputs(entry)
@@ -262,7 +265,7 @@ class ProcessFleetLauncher:
                 fleet.problem, fleet.stopped = None, False
             living = list(self._processes.living(entry).values())
             missed = await self._processes.tell(
-                entry, living, understood, number=entry.number if understood.lasts else None
+                entry, living, understood, number=entry.number if understood.lasts and new else None
             )
             if understood.lasts:
                 await self._processes.kill(missed)

@@ -155,6 +155,21 @@ def test_a_share_that_was_made_exact_is_so_many_devices(share: float, count: int
     assert selected <= {entry.plan.device_id for entry in larger}
 
 
+def test_what_is_so_already_is_known() -> None:
+    roster = Roster(two_groups(4))
+    field, line = Selection(group="field"), Selection(group="line")
+    assert all(roster.is_so(Change.from_document({"do": do})) for do in ("start", "online"))
+    others = ("stop", "kill", "offline", "storm")
+    assert not any(roster.is_so(Change.from_document({"do": do})) for do in others)
+    assert roster.is_so(Change(do="behave", which=field, behaviour="healthy"))
+    assert not roster.is_so(Change(do="behave", behaviour="healthy"))
+    roster.apply(Change(do="stop", which=field))
+    assert roster.is_so(Change(do="kill", which=field))
+    assert roster.is_so(Change(do="start", which=line))
+    assert not roster.is_so(Change(do="start"))
+    assert not roster.is_so(Change(do="start", which=Selection(behaviour="flaky")))
+
+
 def test_a_share_of_nothing_is_nothing() -> None:
     roster = Roster(two_groups(100))
     assert roster.select(roster.exact(Selection(group="field", behaviour="flaky", share=0.5))) == []
