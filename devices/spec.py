@@ -281,7 +281,10 @@ class FleetSpec:
         """A fleet as a fleet file, or the API, has it."""
         given = _known(_mapping("", document), cls)
         groups = []
-        for index, group in enumerate(_list("groups", given.pop("groups", []))):
+        groups_given = given.pop("groups", [])
+        if isinstance(groups_given, Mapping):
+            raise FleetSpecError("groups", "it is one table", "write [[groups]], once for each group")
+        for index, group in enumerate(_list("groups", groups_given)):
             with _under(f"groups[{index}]"):
                 groups.append(Group.from_document(_mapping("", group)))
         if not groups:
@@ -424,7 +427,13 @@ def _list(key: str, value: Any) -> Sequence[Any]:
 
 
 def _weights(value: Any) -> Mapping[str, float]:
-    for name, weight in _mapping("behaviours", value).items():
+    if not isinstance(value, Mapping):
+        raise FleetSpecError(
+            "behaviours",
+            f"{value!r} is no table",
+            "give weights, as in { healthy = 0.9, slow = 0.1 }",
+        )
+    for name, weight in value.items():
         if isinstance(weight, bool) or not isinstance(weight, int | float) or weight > MAX_WEIGHT:
             raise FleetSpecError(
                 f"behaviours.{name}", f"{weight!r} is no weight", "give a number, as in healthy = 0.9"

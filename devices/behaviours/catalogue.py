@@ -168,6 +168,14 @@ class Catalogue:
         """What one name stands for, with the parameters that may follow it; raises `FleetSpecError`."""
         if (definition := self._known.get(part) or self._with_parameters.get(part)) is not None:
             return definition
+        if not part.strip():
+            raise FleetSpecError(key, "a behaviour has no name", "join names by '+', as in slow+flaky")
+        if part.count("(") != part.count(")"):
+            raise FleetSpecError(
+                key,
+                f"{part!r} lacks a parenthesis",
+                "write it as in hangs(after=notified)",
+            )
         found = _WITH_PARAMETERS.fullmatch(part)
         if found is None or found[1] not in self._known:
             name = part if found is None else found[1]

@@ -215,6 +215,11 @@ class ProcessFleetLauncher:
             for path in self._book.unreadable()
         ]
 
+    def last_words(self, fleet_id: str) -> str:
+        """Return the last message of a fleet's processes, or an empty string."""
+        # Without its time, level and logger.
+        return self._book.last_words(fleet_id).rpartition(" devices.fleet: ")[2]
+
     async def metrics(self, fleet_id: str | None = None) -> str:
         """Return the statistics of one fleet, or all, in Prometheus' text format."""
         known = (await self._known()).values() if fleet_id is None else [await self._fleet(fleet_id)]
@@ -240,9 +245,13 @@ class ProcessFleetLauncher:
             with _explained():
                 understood = Change.from_document(completed(change, fleet_id, await self._specs()))
                 self._check_change(fleet, roster, understood)
-                entry = fleet.recorded(understood, at=now)
-                affected = len(fleet.apply(understood, at=now))
-            if understood.lasts:
+                understood = replace(understood, which=roster.exact(understood.which))
+                # What changes nothing is not kept, and no reason not to judge devices. It is told all the
+                # same: devices may be offline for a while, or processes given up.
+                new = not roster.is_so(understood)
+                entry = fleet.recorded(understood, at=now) if new else fleet.entry
+                affected = len(fleet.apply(understood, at=now) if new else roster.select(understood.which))
+            if understood.lasts and new:
                 try:
                     with _writing():
                         self._book.write_inputs(entry)
@@ -258,7 +267,7 @@ class ProcessFleetLauncher:
                 fleet.problem, fleet.stopped = None, False
             living = list(self._processes.living(entry).values())
             missed = await self._processes.tell(
-                entry, living, understood, number=entry.number if understood.lasts else None
+                entry, living, understood, number=entry.number if understood.lasts and new else None
             )
             if understood.lasts:
                 await self._processes.kill(missed)
@@ -439,7 +448,7 @@ class ProcessFleetLauncher:
             return fleet.problem
         if self._supervisor.watching and not self._supervisor.given_up(fleet.fleet_id):
             return None
-        words = self._book.last_words(fleet.fleet_id)
+        words = self._book.last_words(fleet.fleet_id) or "they said nothing, as where they are killed"
         return (
             f"{dead} of {fleet.entry.processes} processes ended by themselves and stay down"
             f" (`muster fleet start {fleet.fleet_id}` tries again): {words}"

@@ -125,6 +125,10 @@ async def _watch(
         view.update(_document(fleet))
         if fleet.error is not None:
             raise StackError(one_line(fleet.error))
+        # No service here tells whether the broker is up, or is where it was said to be.
+        statistics = _document(fleet)["statistics"]
+        alone = not statistics["connected"] and statistics["connect_failures"]
+        view.note(launcher.last_words(fleet_id) if alone else "")
         wait_s = POLL_INTERVAL_S if end_s is None else min(POLL_INTERVAL_S, end_s - loop.time())
         if wait_s <= 0:
             return

@@ -411,8 +411,8 @@ async def test_a_change_reaches_all_processes(workshop: Workshop) -> None:
     await launcher.launch(a_fleet(8, processes=4))
     answer = await launcher.change("fleet-1", {"do": "stop", "which": {"share": 0.5}})
     assert (answer["processes"], answer["missed"]) == (4, 0)
-    left = 8 - answer["affected"]
-    assert 0 < left < 8
+    assert answer["affected"] == 4
+    left = 4
     await wait_gauge(launcher, "running", left)
     devices = await launcher.devices("fleet-1")
     assert sum(device.running for device in devices) == left
@@ -449,6 +449,20 @@ async def test_changes_that_overrule_each_other_are_kept_once(workshop: Workshop
     assert (await launcher.show("fleet-1")).changes == 1
     (entry,) = workshop.book.entries()
     assert entry.number == 6
+
+
+async def test_a_change_to_what_is_so_already_is_no_reason_not_to_judge(workshop: Workshop) -> None:
+    launcher = workshop.launcher()
+    await launcher.launch(a_fleet(2))
+    await launcher.change("fleet-1", {"do": "offline", "for_s": 60, "which": {"devices": ["dev-00001"]}})
+    await wait_gauge(launcher, "offline", 1)
+    assert (await launcher.change("fleet-1", {"do": "online"}))["affected"] == 2
+    # It is told all the same, for the outage was none that lasts.
+    await wait_gauge(launcher, "offline", 0)
+    assert (await launcher.show("fleet-1")).changes == 0
+    one, two = await launcher.devices("fleet-1")
+    assert one.changed_at is not None
+    assert two.changed_at is None
 
 
 @pytest.mark.parametrize(
@@ -580,7 +594,10 @@ async def test_a_process_that_dies_again_and_again_stays_down_until_it_is_starte
         assert down.pids == [record.pids[1]]
 
         await launcher.change("fleet-1", {"do": "start"})
-        assert (await wait_record(launcher, lambda record: record.running)).error is None
+        up = await wait_record(launcher, lambda record: record.running)
+        assert (up.error, up.changes) == (None, 0)
+        # So the devices are judged by what they come to.
+        assert all(device.changed_at is None for device in await launcher.devices("fleet-1"))
 
 
 async def test_nothing_is_started_again_that_was_stopped(workshop: Workshop) -> None:
