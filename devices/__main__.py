@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.basicConfig(
             level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
+        if arguments.held and not os.read(sys.stdin.fileno(), 1):
+            return 0
         return asyncio.run(_run(arguments))
     except (DevicesError, BrokerAddressError) as error:
         print(f"devices: {error}", file=sys.stderr)

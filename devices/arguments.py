@@ -39,6 +39,9 @@ class FleetArguments:
     trace_file: Path | None = None
     owned: bool = False
     """End when standard input does: with whoever started the process, however that one ends."""
+    held: bool = False
+    """Begin when a byte comes on standard input; end where that ends before. So whoever starts the process
+    can put it on record before it does anything, and leaves nothing behind that is on no record."""
     log_level: str = "warning"
 
     def read(self) -> FleetFile:
@@ -68,6 +71,8 @@ def to_argv(arguments: FleetArguments) -> list[str]:
             argv.append(f"--{option}={path}")
     if arguments.owned:
         argv.append("--owned")
+    if arguments.held:
+        argv.append("--held")
     return argv
 
 
@@ -88,6 +93,7 @@ def parse(argv: Sequence[str]) -> FleetArguments:
         control_file=given.control_file,
         trace_file=given.trace_file,
         owned=given.owned,
+        held=given.held,
         log_level=given.log_level,
     )
 
@@ -153,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--control-file", type=Path, metavar="PATH", help="take changes, and write here where and how")
     option("--trace-file", type=Path, metavar="PATH", help="write each random choice as a line of JSON")
     option("--owned", action="store_true", help="end when standard input ends")
+    option("--held", action="store_true", help="begin when a byte comes on standard input")
     option("--log-level", choices=LOG_LEVELS, default="warning")
     return parser
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 _HOST: Final = "127.0.0.1"
 _TOKEN_BYTES: Final = 24
+# Whoever has something to say says it at once; others hold a socket, and nothing else.
+_ASK_TIMEOUT_S: Final = 10.0
 
 
 class ControlError(DevicesError):
@@ -47,6 +49,7 @@ class ControlServer:
         self._number = number
         self._token = secrets.token_hex(_TOKEN_BYTES)
         self._server: asyncio.Server | None = None
+        self._connections: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = {}
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, _HOST, 0, limit=MAX_LINE_BYTES)
@@ -63,17 +66,27 @@ class ControlServer:
         self._path.unlink(missing_ok=True)
         if self._server is not None:
             self._server.close()
+            # From Python 3.12 on the server waits for all connections, and anybody here may hold one.
+            serving = [task for task in self._connections.values() if task is not None]
+            for writer in self._connections:
+                writer.transport.abort()
+            await asyncio.gather(*serving, return_exceptions=True)
             await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Whoever asks may have gone, or have sent too much: that is no trouble of the fleet's.
-        with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError):
-            answer = self._answer(await reader.readline())
-            writer.write(json.dumps(answer).encode() + b"\n")
-            await writer.drain()
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+        self._connections[writer] = asyncio.current_task()
+        try:
+            # Whoever asks may have gone, have sent too much, or nothing: that is no trouble of the fleet's.
+            with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError):
+                async with asyncio.timeout(_ASK_TIMEOUT_S):
+                    line = await reader.readline()
+                writer.write(json.dumps(self._answer(line)).encode() + b"\n")
+                await writer.drain()
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+        finally:
+            del self._connections[writer]
 
     def _answer(self, line: bytes) -> dict[str, Any]:
         try:
@@ -81,7 +94,7 @@ class ControlServer:
             if not hmac.compare_digest(str(request["token"]).encode(), self._token.encode()):
                 raise ControlError("the token is wrong")
             number, document = request["number"], request["change"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return {"error": "the request is no line of JSON with a token, a number and a change"}
         except ControlError as error:
             return {"error": str(error)}

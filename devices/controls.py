@@ -19,9 +19,9 @@ class DeviceControls:
 
     __slots__ = ("_device", "attempt")
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, attempt: int = 0) -> None:
         self._device = device
-        self.attempt = 0
+        self.attempt = attempt
 
     @property
     def device_id(self) -> str:

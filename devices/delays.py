@@ -24,7 +24,7 @@ class Delays:
         self._dice = dice
         self._speed = speed
         self._free_s: dict[Way, float] = {}
-        self._pending: set[asyncio.TimerHandle] = set()
+        self._pending: dict[asyncio.TimerHandle, Callable[[], None]] = {}
 
     def later(self, way: Way, arrive: Callable[[], None]) -> None:
         """Call ``arrive`` when what was sent now is there."""
@@ -34,11 +34,18 @@ class Delays:
         self._free_s[way] = due_s
 
         def due() -> None:
-            self._pending.discard(handle)
+            self._pending.pop(handle, None)
             arrive()
 
         handle = loop.call_at(due_s, due)
-        self._pending.add(handle)
+        self._pending[handle] = arrive
+
+    def hurry(self) -> None:
+        """What is on its way arrives at once."""
+        pending = sorted(self._pending.items(), key=lambda item: item[0].when())
+        self.forget()
+        for _, arrive in pending:
+            arrive()
 
     def forget(self) -> None:
         """What is on its way does not arrive any more."""

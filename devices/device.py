@@ -166,6 +166,9 @@ class Device:
 
     def behave(self, combined: Combined) -> None:
         """Behave otherwise from now on; a device that hangs answers again. What is under way goes on."""
+        if self._delays is not None:
+            # It was sent before, and nobody would send it again.
+            self._delays.hurry()
         self._stop_lives()
         self._hung = False
         self._take_on(combined)
@@ -329,8 +332,8 @@ class Device:
 
     async def _at(self, step: Step, attempt: int = 0, *, share: float | None = None) -> None:
         if self._combined.interferes:
-            self._controls.attempt = attempt
-            await self._combined.at(step, self._controls, share=share)
+            # Controls of its own: while one step waits, another may come, of another attempt.
+            await self._combined.at(step, DeviceControls(self, attempt), share=share)
 
     async def _obtain(self, download: Download, began_s: float) -> None:
         around = self.around
@@ -535,4 +538,9 @@ def _about(message: Package | Activate) -> dict[str, Any]:
 
 
 def _same_content(one: Package, other: Package) -> bool:
-    return one.package_id == other.package_id and one.sha256 == other.sha256
+    """Whether what was done about one counts for the other: of the same run, as each is begun anew."""
+    return (one.instance_id, one.package_id, one.sha256) == (
+        other.instance_id,
+        other.package_id,
+        other.sha256,
+    )

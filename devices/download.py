@@ -145,6 +145,8 @@ class Download:
     async def _fetch_all(self, http: aiohttp.ClientSession) -> None:
         tries = 0
         last_progress_s = self._clock()
+        # One piece may have passed several shares, the last one all that are left.
+        self._pause_if_due()
         while self.received_bytes < self.package.size_bytes:
             before, package = self.received_bytes, self.package
             try:
@@ -236,12 +238,15 @@ class Download:
                 self._wrong_size(self.received_bytes)
             self._hash.update(chunk)
             self._on_progress(self.received_bytes)
-            if self._pauses and self.received_bytes >= self._pauses[0] * size_bytes:
-                raise Interrupted(self._pauses.pop(0))
+            self._pause_if_due()
             if self._rate_bytes_per_s is not None:
                 ahead_s = taken / self._rate_bytes_per_s - (self._clock() - started_s)
                 if ahead_s > 0:
                     await asyncio.sleep(ahead_s)
+
+    def _pause_if_due(self) -> None:
+        if self._pauses and self.received_bytes >= self._pauses[0] * self.package.size_bytes:
+            raise Interrupted(self._pauses.pop(0))
 
     def _chunk_bytes(self) -> int | None:
         """How much to read at a time; None: whatever has come, which is cheapest."""

@@ -81,6 +81,8 @@ class Fleet:
         self._groups = {group.name: group for group in roster.spec.groups}
         self._devices: dict[str, Device] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        # Until when devices are off the network that come back by themselves, by the fleet's clock.
+        self._outages: dict[str, float] = {}
         # Devices that are switched off: still saying goodbye.
         self._leaving: set[asyncio.Task[None]] = set()
         self._http: aiohttp.ClientSession | None = None
@@ -166,8 +168,11 @@ class Fleet:
                     self._spawn(_end(self._forget(device_id)[1]))
                 case "offline" if device is not None:
                     device.link.leave(math.inf if change.for_s is None else change.for_s)
+                    if change.for_s is not None and self._around is not None:
+                        self._outages[device_id] = self._around.clock() + change.for_s
                 case "online" if device is not None:
                     device.link.come_back()
+                    self._outages.pop(device_id, None)
                 case "behave" if device is not None:
                     device.behave(self._combined(entry))
                 case "storm" if device is not None:
@@ -179,11 +184,13 @@ class Fleet:
     def statistics(self) -> dict[str, Any]:
         """How it is and what was counted, as `devices.statistics` gives it."""
         now_s = asyncio.get_running_loop().time()
+        fleet_s = self._around.clock() if self._around is not None else 0.0
+        self._outages = {device_id: end_s for device_id, end_s in self._outages.items() if end_s > fleet_s}
         groups = {name: dict.fromkeys(_COUNTED, 0.0) for name in self._groups}
         for entry in self._roster.entries.values():
             group = groups[entry.plan.group]
             group["devices"] += 1
-            group["offline"] += not entry.online
+            group["offline"] += not entry.online or entry.plan.device_id in self._outages
             device = self._devices.get(entry.plan.device_id)
             if device is not None:
                 group["running"] += 1
@@ -212,6 +219,7 @@ class Fleet:
     def _switch_on(self, entry: Entry) -> None:
         assert self._around is not None
         device_id = entry.plan.device_id
+        self._outages.pop(device_id, None)
         device = Device(entry.plan, self._groups[entry.plan.group], self._combined(entry), self._around)
         if not entry.online:
             device.link.leave(math.inf)
@@ -246,10 +254,17 @@ class Fleet:
         return self._roster.spec.catalogue.make(entry.behaviour, dice, self._complain)
 
     async def _live(self, device: Device, *, after: asyncio.Task[None] | None) -> None:
-        try:
-            if after is not None:
-                # Switched off a moment ago: the broker must not see the same device twice.
+        gone = False
+        while after is not None and not after.done():
+            # Switched off a moment ago: the broker must not see the same device twice. Nor if this one is
+            # switched off too, and on again: whoever comes next waits for this task alone.
+            try:
                 await asyncio.wait([after])
+            except asyncio.CancelledError:
+                gone = True
+        if gone:
+            return
+        try:
             await device.run()
         except Exception:
             # A bug in one device must not end the fleet, and must not hide either.

@@ -26,10 +26,11 @@ def check_file_descriptors(needed: int) -> None:
     wanted = needed + RESERVE
     hard = hard_limit()
     if hard is not None and hard < wanted:
+        # What a process opens for itself does not grow less by sharing.
+        share = ", or share the fleet among more processes (--processes) or hosts (--shard)"
         raise FleetStartError(
-            f"this fleet needs {wanted:,} open files and the hard limit is {hard:,}: raise it "
-            f"(`ulimit -Hn {wanted}` as root, or LimitNOFILE= in systemd), or share the fleet among "
-            "more processes (--processes) or hosts (--shard)"
+            f"a process of this fleet needs {wanted:,} open files and the hard limit is {hard:,}: raise it "
+            f"(`ulimit -Hn {wanted}` as root, or LimitNOFILE= in systemd){share if hard > RESERVE else ''}"
         )
 
 
@@ -47,9 +48,9 @@ def ensure_file_descriptors(needed: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     except (ValueError, OSError) as error:
         raise FleetStartError(
-            f"this fleet needs {wanted:,} open files and its limit of {soft:,} can't be raised ({error}): "
-            f"run `ulimit -n {wanted}` first, or share the fleet among more processes (--processes) or hosts "
-            "(--shard)"
+            f"a process of this fleet needs {wanted:,} open files and its limit of {soft:,} can't be raised "
+            f"({error}): run `ulimit -n {wanted}` first, or share the fleet among more processes "
+            "(--processes) or hosts (--shard)"
         ) from error
 
 

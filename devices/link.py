@@ -143,9 +143,11 @@ class Link:
                 self._around.counters.publish_failures += 1
 
     def leave(self, duration_s: float) -> None:
-        """Lose the network, without a goodbye, for ``duration_s``; `math.inf`: until `come_back`."""
-        self._away_until_s = self._around.clock() + duration_s
-        self._failures = 0
+        """Lose the network, without a goodbye, for ``duration_s``; `math.inf`: until `come_back`.
+
+        Where it is away for longer already that holds: what is lost can't be lost for a shorter time.
+        """
+        self._stay_away(duration_s)
         if self._client is not None:
             self._client.sever()
 
@@ -160,8 +162,7 @@ class Link:
         if (client := self._client) is None:
             return
         await self.say_goodbye()
-        self._away_until_s = self._around.clock() + duration_s
-        self._failures = 0
+        self._stay_away(duration_s)
         client.finish()
 
     def reboot(self, duration_s: float) -> None:
@@ -196,6 +197,10 @@ class Link:
     def forget_unanswered(self) -> None:
         """Something newer has come from the service: the last durable event has arrived."""
         self._unanswered = None
+
+    def _stay_away(self, duration_s: float) -> None:
+        self._away_until_s = max(self._away_until_s, self._around.clock() + duration_s)
+        self._failures = 0
 
     async def _connect_and_serve(self, began_s: float, gate: AbstractAsyncContextManager[None]) -> None:
         around, counters = self._around, self._around.counters
@@ -267,7 +272,9 @@ class Link:
             await client.publish(topic, payload)
             around.counters.messages_out += 1
             around.counters.bytes_out += len(topic) + len(payload)
-            self._fresh = None
+            if self._fresh == register.fresh:
+                # Else it has lost its memory since it said so.
+                self._fresh = None
         except ConnectionLostError:
             around.counters.publish_failures += 1
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections.abc import Callable
 from random import Random
 
@@ -31,21 +32,37 @@ class Ramp:
             self._stages.append((began_s, 1 / (stage.devices_per_s * share)))
         self._interval_s = 1 / (spec.devices_per_s * share)
         self._next_slot_s = 0.0
+        # Slots of callers that have gone, the earliest first.
+        self._given_back: list[float] = []
 
     def take_slot(self) -> float:
         """Reserve the next slot; returns the seconds until it begins."""
+        return self._wait_s(self._reserve())
+
+    async def wait_turn(self) -> None:
+        """Wait for a slot; who is cancelled meanwhile leaves it to others."""
+        slot = self._reserve()
+        if (delay_s := self._wait_s(slot)) > 0:
+            try:
+                await asyncio.sleep(delay_s)
+            except asyncio.CancelledError:
+                heapq.heappush(self._given_back, slot)
+                raise
+
+    def _reserve(self) -> float:
         now = self._clock()
+        while self._given_back:
+            if (slot := heapq.heappop(self._given_back)) >= now:
+                return slot
         slot = max(now, self._next_slot_s)
         while self._stages and slot >= self._stages[0][0]:
             self._stages.pop(0)
         self._next_slot_s = slot + (self._stages[0][1] if self._stages else self._interval_s)
-        jitter_s = self._random.uniform(0.0, self._jitter_s) if self._jitter_s else 0.0
-        return slot - now + jitter_s
+        return slot
 
-    async def wait_turn(self) -> None:
-        """Wait for a slot."""
-        if (delay_s := self.take_slot()) > 0:
-            await asyncio.sleep(delay_s)
+    def _wait_s(self, slot: float) -> float:
+        jitter_s = self._random.uniform(0.0, self._jitter_s) if self._jitter_s else 0.0
+        return slot - self._clock() + jitter_s
 
 
 def backoff_s(*, seed: int, failures: int, first_s: float, max_s: float) -> float:

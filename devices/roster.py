@@ -248,6 +248,27 @@ class Roster:
             and (which.share is None or share_of(entry.plan.seed) < which.share)
         ]
 
+    def is_so(self, change: Change) -> bool:
+        """Whether all devices that ``change`` is about are as it would make them already."""
+        if change.do in ("add", "storm") or change.for_s is not None:
+            return False
+        selected = self.select(change.which)
+        return bool(selected) and all(_is_so(entry, change) for entry in selected)
+
+    def exact(self, which: Selection) -> Selection:
+        """``which`` with its share moved to where so many devices are that share of those selected.
+
+        Devices stand at random between 0 and 1, so that a share as it is given would fit a few devices
+        alone by luck. One device at least is selected, where there is any. Who knows only some of the
+        devices, as a process of the fleet does, selects the same ones by the share that was moved.
+        """
+        if which.share is None or which.share == 1:
+            return which
+        among = sorted(share_of(e.plan.seed) for e in self.select(dataclasses.replace(which, share=None)))
+        wanted = max(1, round(which.share * len(among)))
+        share = among[wanted] if wanted < len(among) else 1.0
+        return dataclasses.replace(which, share=share)
+
     def expected_outcome(self, entry: Entry, *, max_attempts: int) -> Outcome:
         """How the service should end the device, if it stays as it is at the moment."""
         if not (entry.running and entry.online):
@@ -308,6 +329,15 @@ def record(changes: Sequence[Change], change: Change) -> tuple[Change, ...]:
             "changes", f"{MAX_CHANGES:,} were made to this fleet", "stop it and launch it as it should be"
         )
     return (*kept, change)
+
+
+def _is_so(entry: Entry, change: Change) -> bool:
+    match change.do:
+        case "stop" | "kill" | "start":
+            return entry.running == (change.do == "start")
+        case "offline" | "online":
+            return entry.online == (change.do == "online")
+    return entry.behaviour == change.behaviour
 
 
 def _covers(later: Selection, earlier: Selection) -> bool:

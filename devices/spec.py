@@ -9,9 +9,9 @@ Only the standard library is imported here: the command line uses it within its 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +29,7 @@ MAX_PREFIX_CHARS: Final = 50
 MAX_LABEL_CHARS: Final = 200
 MAX_TAGS: Final = 64
 MAX_SEED: Final = 2**63 - 1
+MAX_WEIGHT: Final = 1e12
 MAX_RATE_PER_S: Final = 100_000.0
 MAX_SPEED: Final = 10_000.0
 
@@ -65,10 +66,7 @@ class Group:
     """Cap on each download of the group's devices, whatever their behaviour."""
 
     def __post_init__(self) -> None:
-        if not _GROUP_NAME.fullmatch(self.name):
-            raise FleetSpecError(
-                "name", f"{self.name!r} is no name", "use 1 to 64 letters, digits, '.', '_' or '-'"
-            )
+        _check_name("name", self.name)
         _check_integer("count", self.count, 1, MAX_DEVICES)
         _check_weights(self.behaviours)
         _check_label("model", self.model)
@@ -78,6 +76,10 @@ class Group:
         _check_integer("first", self.first, 0, MAX_SEED)
         if self.ids is not None:
             self._check_ids(self.ids)
+        elif not _DEVICE_ID.fullmatch(last := self._id_of(self.first + self.count - 1)):
+            raise FleetSpecError(
+                "first", f"{last} is no device id", "use a shorter prefix, or lower numbers: 64 characters"
+            )
         if self.bandwidth_bytes_per_s is not None:
             _check_integer("bandwidth_bytes_per_s", self.bandwidth_bytes_per_s, 1, 10**12)
 
@@ -85,7 +87,34 @@ class Group:
         """The devices' ids, in order."""
         if self.ids is not None:
             return iter(self.ids)
-        return (f"{self.prefix}-{number:05d}" for number in range(self.first, self.first + self.count))
+        return (self._id_of(number) for number in range(self.first, self.first + self.count))
+
+    def shared_with(self, other: Group) -> str | None:
+        """An id that ``other`` has too. It costs as much as there are ids named one by one, if any."""
+        if self.ids is not None:
+            return next((device_id for device_id in self.ids if other.has(device_id)), None)
+        if other.ids is not None:
+            return other.shared_with(self)
+        first = max(self.first, other.first)
+        end = min(self.first + self.count, other.first + other.count)
+        return self._id_of(first) if self.prefix == other.prefix and first < end else None
+
+    def has(self, device_id: str) -> bool:
+        """Whether it is the id of one of the devices."""
+        if self.ids is not None:
+            return device_id in self._ids
+        prefix, _, number = device_id.rpartition("-")
+        if prefix != self.prefix or not (number.isascii() and number.isdigit()):
+            return False
+        # Any other way to write the number is another id.
+        return self.first <= int(number) < self.first + self.count and self._id_of(int(number)) == device_id
+
+    @cached_property
+    def _ids(self) -> frozenset[str]:
+        return frozenset(self.ids or ())
+
+    def _id_of(self, number: int) -> str:
+        return f"{self.prefix}-{number:05d}"
 
     def _check_ids(self, ids: Sequence[str]) -> None:
         if len(ids) != self.count:
@@ -206,8 +235,7 @@ class FleetSpec:
     def __post_init__(self) -> None:
         _check_integer("seed", self.seed, 0, MAX_SEED)
         _check_number("speed", self.speed, 0.001, MAX_SPEED)
-        if not 1 <= len(self.groups) <= MAX_GROUPS:
-            raise FleetSpecError("groups", f"{len(self.groups)} of them", f"give 1 to {MAX_GROUPS:,}")
+        self._check_size(len(self.groups), self.count)
         catalogue = self.catalogue
         for index, group in enumerate(self.groups):
             for name in group.behaviours:
@@ -253,7 +281,10 @@ class FleetSpec:
         """A fleet as a fleet file, or the API, has it."""
         given = _known(_mapping("", document), cls)
         groups = []
-        for index, group in enumerate(_list("groups", given.pop("groups", []))):
+        groups_given = given.pop("groups", [])
+        if isinstance(groups_given, Mapping):
+            raise FleetSpecError("groups", "it is one table", "write [[groups]], once for each group")
+        for index, group in enumerate(_list("groups", groups_given)):
             with _under(f"groups[{index}]"):
                 groups.append(Group.from_document(_mapping("", group)))
         if not groups:
@@ -276,32 +307,57 @@ class FleetSpec:
         }
 
     def with_group(self, group: Group) -> FleetSpec:
-        """This fleet and one group more; raises `FleetSpecError` where they don't go together."""
-        return dataclasses.replace(self, groups=(*self.groups, group))
+        """This fleet and one group more; raises `FleetSpecError` where they don't go together.
+
+        Only what is new is looked at, and no code is loaded again: a fleet may grow a thousand times.
+        """
+        at = f"groups[{len(self.groups)}]"
+        self._check_size(len(self.groups) + 1, self.count + group.count)
+        for name in group.behaviours:
+            self.catalogue.check(name, key=f"{at}.behaviours.{name}")
+        for index, other in enumerate(self.groups):
+            if other.name == group.name:
+                raise _same_name(at, index, group.name)
+            if (device_id := group.shared_with(other)) is not None:
+                raise _same_device(at, index, group, device_id)
+        grown = copy.copy(self)
+        object.__setattr__(grown, "groups", (*self.groups, group))
+        return grown
+
+    @staticmethod
+    def _check_size(groups: int, count: int) -> None:
+        if not 1 <= groups <= MAX_GROUPS:
+            raise FleetSpecError("groups", f"{groups} of them", f"give 1 to {MAX_GROUPS:,}")
+        if count > MAX_DEVICES:
+            raise FleetSpecError(
+                "groups", f"{count:,} devices", f"give at most {MAX_DEVICES:,} in all, or several fleets"
+            )
 
     def _check_distinct(self) -> None:
-        if self.count > MAX_DEVICES:
-            raise FleetSpecError(
-                "groups", f"{self.count:,} devices", f"give at most {MAX_DEVICES:,} in all, or several fleets"
-            )
         names: dict[str, int] = {}
         owners: dict[str, int] = {}
         for index, group in enumerate(self.groups):
             if (other := names.setdefault(group.name, index)) != index:
-                raise FleetSpecError(
-                    f"groups[{index}].name",
-                    f"groups[{other}] is called {group.name!r} too",
-                    "give each group a name of its own",
-                )
+                raise _same_name(f"groups[{index}]", other, group.name)
             if len(self.groups) == 1 and group.ids is None:
                 return
             for device_id in group.device_ids():
                 if (other := owners.setdefault(device_id, index)) != index:
-                    raise FleetSpecError(
-                        f"groups[{index}].{'prefix' if group.ids is None else 'ids'}",
-                        f"{device_id} is in groups[{other}] too",
-                        "give each group a prefix (or a first number) of its own",
-                    )
+                    raise _same_device(f"groups[{index}]", other, group, device_id)
+
+
+def _same_name(key: str, other: int, name: str) -> FleetSpecError:
+    return FleetSpecError(
+        f"{key}.name", f"groups[{other}] is called {name!r} too", "give each group a name of its own"
+    )
+
+
+def _same_device(key: str, other: int, group: Group, device_id: str) -> FleetSpecError:
+    return FleetSpecError(
+        f"{key}.{'prefix' if group.ids is None else 'ids'}",
+        f"{device_id} is in groups[{other}] too",
+        "give each group a prefix (or a first number) of its own",
+    )
 
 
 def parse_behaviours(text: str) -> dict[str, float]:
@@ -371,10 +427,16 @@ def _list(key: str, value: Any) -> Sequence[Any]:
 
 
 def _weights(value: Any) -> Mapping[str, float]:
-    for name, weight in _mapping("behaviours", value).items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float):
+    if not isinstance(value, Mapping):
+        raise FleetSpecError(
+            "behaviours",
+            f"{value!r} is no table",
+            "give weights, as in { healthy = 0.9, slow = 0.1 }",
+        )
+    for name, weight in value.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or weight > MAX_WEIGHT:
             raise FleetSpecError(
-                f"behaviours.{name}", f"{weight!r} is no number", "give a weight, as in healthy = 0.9"
+                f"behaviours.{name}", f"{weight!r} is no weight", "give a number, as in healthy = 0.9"
             )
     return {name: float(weight) for name, weight in value.items()}
 
@@ -398,9 +460,11 @@ def _check_weights(weights: Mapping[str, float]) -> None:
     if not weights:
         raise FleetSpecError("behaviours", "none given", "give at least one, as in healthy=1")
     for name, weight in weights.items():
-        if not math.isfinite(weight) or weight < 0:
+        if not 0 <= weight <= MAX_WEIGHT:
             raise FleetSpecError(
-                "behaviours", f"the weight of {name!r} is {weight}", "give a number that is not negative"
+                "behaviours",
+                f"the weight of {name!r} is {weight}",
+                f"give a number that is not negative, up to {MAX_WEIGHT:g}",
             )
     if not any(weight > 0 for weight in weights.values()):
         raise FleetSpecError(
@@ -415,6 +479,13 @@ def _check_label(key: str, value: Any) -> None:
         raise FleetSpecError(
             key, f"it has {len(value)} characters", f"give 1 to {MAX_LABEL_CHARS} characters"
         )
+    _check_text(key, value)
+
+
+def _check_text(key: str, value: str) -> None:
+    # Half of a character, as JSON can write it, can't be sent.
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise FleetSpecError(key, f"{value!r} has halves of characters", "write whole ones")
 
 
 def _check_tags(tags: Mapping[str, Any]) -> None:
@@ -428,6 +499,12 @@ def _check_tags(tags: Mapping[str, Any]) -> None:
             raise FleetSpecError(
                 "tags", f"the value of {key!r} is too long", f"use at most {MAX_LABEL_CHARS} characters"
             )
+        _check_text(f"tags.{key}", value)
+
+
+def _check_name(key: str, name: Any) -> None:
+    if not isinstance(name, str) or not _GROUP_NAME.fullmatch(name):
+        raise FleetSpecError(key, f"{name!r} is no name", "use 1 to 64 letters, digits, '.', '_' or '-'")
 
 
 def _check_prefix(prefix: Any) -> None:

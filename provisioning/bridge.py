@@ -44,7 +44,7 @@ _PAGE = 500
 _FIRST_RETRY_S = 0.2
 _LONGEST_RETRY_S = 5.0
 # Broken devices repeat themselves: after so many lines the rest is only counted.
-_MAX_COMPLAINTS = 20
+_MAX_COMPLAINTS = 5
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from devices.behaviours.base import STEPS, Behaviour, Controls, Refusal, Sending, Spoils, Step, strikes
+from devices.behaviours.base import (
+    STEPS,
+    Behaviour,
+    Controls,
+    Refusal,
+    Sending,
+    Spoils,
+    Step,
+    check_reason,
+    strikes,
+)
 from devices.behaviours.downloads import check_attempts
 from devices.behaviours.network import check
 from devices.dice import Dice
@@ -44,8 +54,13 @@ class Hangs(Behaviour):
     def pauses(self) -> tuple[float, ...]:
         return (0.5,) if self.after == Step.DOWNLOADING else ()
 
+    async def live(self, device: Controls) -> None:
+        # A package that the broker has kept comes before the registration is through.
+        if self.after == Step.REGISTERED:
+            await device.hang()
+
     async def at(self, step: Step, device: Controls) -> None:
-        if step == self.after:
+        if step == self.after and step is not Step.REGISTERED:
             await device.hang()
 
 
@@ -61,6 +76,9 @@ class Rejects(Behaviour):
     """Rejects the package, as it is for another model."""
 
     reason: str = "wrong-model"
+
+    def __post_init__(self) -> None:
+        check_reason(self.reason)
 
     def costs(self) -> Spoils | None:
         return Spoils(outcome="rejected", step=Step.NOTIFIED)
@@ -96,24 +114,24 @@ class DuplicateAck(Behaviour):
 
 @dataclass(kw_only=True)
 class LateAck(Behaviour):
-    """Acknowledges its download after the deadline, when the service has sent the package again."""
+    """Acknowledges its download after the deadline, when the service has sent the package again.
 
-    attempts: int = 1
-    """How many attempts are spoilt; 0: all."""
+    That of the first attempt only. An acknowledgement that is late counts for a later attempt, so if others
+    were late too, the outcome would depend on what else was spoilt, and on when the process was killed.
+    """
+
     late_by_s: float = 1.0
     """By how many true seconds the deadline is missed."""
 
     def __post_init__(self) -> None:
-        check_attempts(self.attempts)
         check("late_by_s", self.late_by_s, 0, 86_400)
 
     def costs(self) -> Spoils | None:
-        # An acknowledgement that is late for its attempt counts for the next one, unless there is none.
         return Spoils(outcome="timed_out", step=Step.DOWNLOADED, attempts=1)
 
     def outgoing(self, event: Event, device: Controls) -> Iterable[Sending]:
         after_s = 0.0
-        if type(event).__name__ == _ACK and strikes(event.attempt, self.attempts):
+        if type(event).__name__ == _ACK and strikes(event.attempt, 1):
             package = device.package
             timeout_s = package.ack_timeout_s if package is not None else None
             after_s = device.true_s((timeout_s or _ACK_TIMEOUT_S) + self.late_by_s)

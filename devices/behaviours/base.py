@@ -9,6 +9,7 @@ Only the standard library is imported here: the command line knows all behaviour
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -49,6 +50,21 @@ class Step(StrEnum):
 STEPS: Final[tuple[Step, ...]] = tuple(Step)
 
 
+MAX_DETAIL_CHARS: Final = 1_000
+_REASON: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_MAX_REASON_CHARS: Final = 64
+
+
+def check_reason(reason: str) -> str:
+    """Return ``reason`` where the contract takes it; ValueError for what can't be said to the service."""
+    if len(reason) > _MAX_REASON_CHARS or not _REASON.fullmatch(reason):
+        raise ValueError(
+            f"reason must be lower-case words joined by hyphens, up to {_MAX_REASON_CHARS} characters, "
+            f"not {reason!r}"
+        )
+    return reason
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spoils:
     """What a behaviour costs: the first ``attempts`` (`ALWAYS`: all) end as ``outcome`` at ``step``."""
@@ -56,6 +72,9 @@ class Spoils:
     outcome: Outcome
     step: Step
     attempts: int = ALWAYS
+    share: float | None = None
+    """At `Step.DOWNLOADING`, how much of the package has arrived by then. None: where it first pauses,
+    or all of it where it does not pause, as for whoever checks the whole."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,8 +93,8 @@ class Verdict(Exception):  # noqa: N818 (no error: it is what the device answers
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
-        self.reason = reason
-        self.detail = detail
+        self.reason = check_reason(reason)
+        self.detail = detail[:MAX_DETAIL_CHARS]
 
 
 class Refusal(Verdict):
@@ -232,7 +251,7 @@ def outcome_of(costs: Sequence[Spoils], *, max_attempts: int) -> Outcome:
 
     An attempt is spoilt by the first that strikes in it; what the last attempt came to is the outcome.
     """
-    in_order = sorted(costs, key=lambda spoils: STEPS.index(spoils.step))
+    in_order = sorted(costs, key=_when)
     for phase in (
         [spoils for spoils in in_order if spoils.step not in (Step.ACTIVATING, Step.ACTIVATED)],
         [spoils for spoils in in_order if spoils.step is Step.ACTIVATING],
@@ -240,6 +259,12 @@ def outcome_of(costs: Sequence[Spoils], *, max_attempts: int) -> Outcome:
         if (outcome := _spoilt(phase, max_attempts)) is not None:
             return outcome
     return "provisioned"
+
+
+def _when(spoils: Spoils) -> tuple[int, float]:
+    """What strikes first in an attempt sorts first."""
+    share = 1.0 if spoils.share is None else spoils.share
+    return STEPS.index(spoils.step), share if spoils.step is Step.DOWNLOADING else 0.0
 
 
 def _spoilt(costs: Sequence[Spoils], max_attempts: int) -> Outcome | None:

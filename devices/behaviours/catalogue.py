@@ -7,12 +7,16 @@ by ``+``.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import grp
 import hashlib
 import importlib
+import importlib.abc
 import importlib.util
 import os
+import pwd
 import re
 import stat
 import sys
@@ -164,6 +168,14 @@ class Catalogue:
         """What one name stands for, with the parameters that may follow it; raises `FleetSpecError`."""
         if (definition := self._known.get(part) or self._with_parameters.get(part)) is not None:
             return definition
+        if not part.strip():
+            raise FleetSpecError(key, "a behaviour has no name", "join names by '+', as in slow+flaky")
+        if part.count("(") != part.count(")"):
+            raise FleetSpecError(
+                key,
+                f"{part!r} lacks a parenthesis",
+                "write it as in hangs(after=notified)",
+            )
         found = _WITH_PARAMETERS.fullmatch(part)
         if found is None or found[1] not in self._known:
             name = part if found is None else found[1]
@@ -234,7 +246,7 @@ def expand(weights: Mapping[str, float], names: Iterable[str] = tuple(BUILT_IN))
 def load_class(source: str, *, key: str) -> type[Behaviour]:
     """The class that ``module:Class`` or ``path/file.py:Class`` names.
 
-    A file is run, so it must belong to the user and be writable by nobody else.
+    A file is run, so it must belong to the user, or to root, and be writable by nobody else.
     """
     place, _, class_name = source.rpartition(":")
     try:
@@ -261,23 +273,46 @@ def load_class(source: str, *, key: str) -> type[Behaviour]:
     return found
 
 
+class _Source(importlib.abc.SourceLoader):
+    """Loads one text, and no bytecode that lies beside it.
+
+    Bytecode counts as that of a file by its length and the second of its last change: too coarse for a file
+    that is mended while the service runs, and whoever may write to the cache's directory could put any there.
+    """
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        self._path = str(path)
+        self._data = data
+
+    def get_filename(self, fullname: str) -> str:
+        return self._path
+
+    def get_data(self, path: bytes | str) -> bytes:
+        if path != self._path:
+            raise OSError(path)
+        return self._data
+
+
 def _load_file(path: Path, key: str) -> Any:
+    path = path.resolve()
     try:
-        status = path.stat()
+        with path.open("rb") as file:
+            # Of the file that was opened: another one could be put in its place.
+            status = os.fstat(file.fileno())
+            data = file.read()
     except OSError as error:
         raise FleetSpecError(
             key, f"{path} can't be read ({error.strerror})", "give the path of a Python file"
         ) from None
-    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & stat.S_IWOTH:
+    if status.st_uid not in (os.geteuid(), 0) or _others_may_write(status):
         raise FleetSpecError(
             key,
-            f"{path} belongs to another user, or anybody may write to it",
-            "only code of your own is run: take it over (chown), and `chmod o-w` it",
+            f"{path} belongs to another user, or others may write to it",
+            "only code of your own is run: take it over (chown), and `chmod go-w` it",
         )
-    path = path.resolve()
     # Loaded anew each time: the service goes on while its user mends the file.
     name = f"muster_behaviours_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_loader(name, _Source(path, data))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -288,6 +323,19 @@ def _load_file(path: Path, key: str) -> Any:
         del sys.modules[name]
         raise
     return module
+
+
+def _others_may_write(status: os.stat_result) -> bool:
+    """Whether anybody but its owner may write to a file; a group that is the owner's alone is the owner."""
+    if status.st_mode & stat.S_IWOTH:
+        return True
+    if not status.st_mode & stat.S_IWGRP:
+        return False
+    try:
+        owner, group = pwd.getpwuid(status.st_uid).pw_name, grp.getgrgid(status.st_gid)
+    except KeyError:
+        return True
+    return group.gr_name != owner or not set(group.gr_mem) <= {owner}
 
 
 def _made(base: Definition, given: Mapping[str, Any], key: str, source: str) -> Definition:
@@ -329,7 +377,8 @@ def _checked(cls: type[Behaviour], given: Mapping[str, Any], key: str) -> dict[s
             raise FleetSpecError(f"{key}.{name}", "there is no such parameter", remedy)
         wanted = type(known[name])
         if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            with contextlib.suppress(OverflowError):
+                value = float(value)
         if type(value) is not wanted:
             raise FleetSpecError(
                 f"{key}.{name}", f"{value!r} is no {_KINDS[wanted]}", f"give one, such as {known[name]!r}"

@@ -7,6 +7,7 @@ device goes on as if that behaviour had nothing to say.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from devices.behaviours.base import Behaviour, Controls, Outcome, Sending, Step, Verdict, Way, outcome_of
@@ -51,10 +52,10 @@ class Combined:
         self._outgoing = _who(behaviours, "outgoing")
         self._received = _who(behaviours, "received")
         self._url = _who(behaviours, "url")
-        rates = [rate for b in _who(behaviours, "rate_bytes_per_s") if (rate := b.rate_bytes_per_s())]
+        rates = [float(rate) for rate in self._asked("rate_bytes_per_s") if rate]
         self.rate_bytes_per_s: float | None = min(rates, default=None)
-        self.clock_skew_s: float = sum(b.clock_skew_s() for b in _who(behaviours, "clock_skew_s"))
-        self.trusts: bool = all(b.trusts() for b in behaviours)
+        self.clock_skew_s: float = sum(float(skew_s) for skew_s in self._asked("clock_skew_s"))
+        self.trusts: bool = all(self._asked("trusts"))
 
     @property
     def delays(self) -> bool:
@@ -78,12 +79,22 @@ class Combined:
 
     def expected_outcome(self, *, max_attempts: int) -> Outcome:
         """How the service should end this device, when it tries so many times."""
-        costs = [spoils for behaviour in self.behaviours if (spoils := behaviour.costs()) is not None]
+        costs = []
+        for behaviour in self.behaviours:
+            try:
+                spoils = behaviour.costs()
+            except Exception as error:
+                self._complain(behaviour, "costs", error)
+                continue
+            if spoils is not None:
+                if spoils.share is None and (pauses := self._pauses_of(behaviour)):
+                    spoils = replace(spoils, share=min(pauses))
+                costs.append(spoils)
         return outcome_of(costs, max_attempts=max_attempts)
 
     def pauses(self) -> list[float]:
         """The shares of the package at which `Step.DOWNLOADING` comes, ascending, each once."""
-        return sorted({share for behaviour in self._at for share in behaviour.pauses()})
+        return sorted({share for behaviour in self._at for share in self._pauses_of(behaviour)})
 
     def lives(self, device: Controls) -> Iterator[Coroutine[Any, Any, None]]:
         """What goes on beside the device's work, each to be run in a task of its own."""
@@ -93,7 +104,7 @@ class Combined:
     async def at(self, step: Step, device: Controls, *, share: float | None = None) -> None:
         """Let what is due at ``step`` happen; at `Step.DOWNLOADING` to those that asked for ``share``."""
         for behaviour in self._at:
-            if step is Step.DOWNLOADING and share not in behaviour.pauses():
+            if step is Step.DOWNLOADING and share not in self._pauses_of(behaviour):
                 continue
             try:
                 await behaviour.at(step, device)
@@ -144,10 +155,30 @@ class Combined:
         for behaviour in self._url:
             try:
                 if (url := behaviour.url(package)) != package.url:
+                    if not isinstance(url, str):
+                        # Not what it is: whatever it is may hold the URL's secret.
+                        raise TypeError(f"a {type(url).__name__} is no text")
                     return url
             except Exception as error:
                 self._complain(behaviour, "url", error)
         return package.url
+
+    def _pauses_of(self, behaviour: Behaviour) -> list[float]:
+        try:
+            return [float(share) for share in behaviour.pauses()]
+        except Exception as error:
+            self._complain(behaviour, "pauses", error)
+            return []
+
+    def _asked(self, method: str) -> list[Any]:
+        """What those say that have a method of their own which takes nothing, without those that fail."""
+        said = []
+        for behaviour in _who(self.behaviours, method):
+            try:
+                said.append(getattr(behaviour, method)())
+            except Exception as error:
+                self._complain(behaviour, method, error)
+        return said
 
     async def _living(self, behaviour: Behaviour, device: Controls) -> None:
         try:

@@ -121,7 +121,8 @@ class BadSignature(Behaviour):
     """Was given the wrong key to verify packages with, so that none is good enough for it."""
 
     def costs(self) -> Spoils | None:
-        return Spoils(outcome="failed", step=Step.DOWNLOADED)
+        # The signature is looked at when the package is there, and before anything else is done with it.
+        return Spoils(outcome="failed", step=Step.DOWNLOADING, share=1.0)
 
     def trusts(self) -> bool:
         return False
@@ -142,7 +143,8 @@ class ExpiredUrl(Behaviour):
         check_attempts(self.attempts)
 
     def costs(self) -> Spoils | None:
-        return Spoils(outcome="failed", step=Step.NOTIFIED, attempts=self.attempts)
+        # Refused when it is asked for: after all that happens at `Step.NOTIFIED`, before a byte has come.
+        return Spoils(outcome="failed", step=Step.DOWNLOADING, attempts=self.attempts, share=0.0)
 
     def url(self, package: Package) -> str:
         if not strikes(package.attempt, self.attempts):

@@ -115,7 +115,10 @@ def behaviour_weights(text: str) -> dict[str, float]:
     try:
         return parse_behaviours(text)
     except FleetSpecError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        # argparse names the argument, which is the outermost part of the key.
+        key = error.key.removeprefix("behaviours").removeprefix(".")
+        told = FleetSpecError(key, error.problem, error.remedy)
+        raise argparse.ArgumentTypeError(str(told)) from error
 
 
 def positive_seconds(text: str) -> float:

@@ -64,7 +64,11 @@ class FleetProcesses:
         return False
 
     def spawn(self, entry: FleetEntry, part: int) -> Member:
-        """Start the process of ``part``; `FleetBook.write_inputs` comes before."""
+        """Start the process of ``part``; `FleetBook.write_inputs` comes before.
+
+        It does nothing until `release`, before which it is to be put on record: where this process dies in
+        between it ends, as nobody would find it.
+        """
         book, fleet_id = self._book, entry.fleet_id
         statistics = book.statistics_path(fleet_id, part)
         control = book.control_path(fleet_id, part)
@@ -82,18 +86,31 @@ class FleetProcesses:
             stats_file=statistics,
             control_file=control,
             owned=self._owned,
+            held=True,
         )
         with open_private(book.log_path(fleet_id), "a") as log:
             child = subprocess.Popen(
                 # -P: a directory of the user's that is called "devices" must not be taken for ours.
                 [sys.executable, "-P", "-m", "devices", *to_argv(arguments)],
-                stdin=subprocess.PIPE if self._owned else subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         self._children[child.pid] = child
         return Member(part=part, pid=child.pid, created_at=psutil.Process(child.pid).create_time())
+
+    def release(self, member: Member) -> None:
+        """Let a process begin that was spawned."""
+        pipe = self._children[member.pid].stdin
+        assert pipe is not None
+        # One that has died already is found so by whoever waits for it.
+        with contextlib.suppress(OSError):
+            pipe.write(b"\n")
+            pipe.flush()
+        if not self._owned:
+            with contextlib.suppress(OSError):
+                pipe.close()
 
     async def wait_started(self, entry: FleetEntry, members: Sequence[Member]) -> None:
         """Wait until each has written its statistics once: its devices are under way, and it takes changes.

@@ -7,15 +7,19 @@ another one is started in its place: counters of a fleet never go backwards.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from devices.statistics import COUNTERS, GAUGES, merge
 from provisioning.cli.fleet_records import FleetBook, FleetEntry
 
 Json = dict[str, Any]
+
+# In the file of what is past: which last file of each part is in it.
+_RETIRED: Final = "retired"
 
 
 class FleetStatistics:
@@ -29,10 +33,14 @@ class FleetStatistics:
 
         Gauges are those of living processes; only the devices are there whether they run or not.
         """
-        documents = [self._past(entry.fleet_id)]
+        past = self._past(entry.fleet_id)
+        documents = [past]
         for part in range(1, entry.processes + 1):
             document = _read(self._book.statistics_path(entry.fleet_id, part))
-            documents.append(document if part in living else _counted(document))
+            if part in living:
+                documents.append(document)
+            elif not _is_in(past, part, document):
+                documents.append(_counted(document))
         merged = merge(documents)
         merged["devices"] = sum(devices.values())
         nothing = {name: 0 for name in GAUGES if name != "connects_per_s"}
@@ -50,9 +58,12 @@ class FleetStatistics:
     def retire(self, entry: FleetEntry, part: int) -> None:
         """Keep what the process of ``part`` has counted, for another one will write its file."""
         path = self._book.statistics_path(entry.fleet_id, part)
-        if last := _read(path):
-            past = merge([self._past(entry.fleet_id), _counted(last)])
-            self._book.write_private(self._book.past_path(entry.fleet_id), json.dumps(_counted(past)))
+        last, past = _read(path), self._past(entry.fleet_id)
+        if last and not _is_in(past, part, last):
+            # With what says so: who is killed before the file is gone must not count it again.
+            retired = {**past.get(_RETIRED, {}), str(part): _mark(last)}
+            document = {**_counted(merge([past, _counted(last)])), _RETIRED: retired}
+            self._book.write_private(self._book.past_path(entry.fleet_id), json.dumps(document))
         path.unlink(missing_ok=True)
 
     def _past(self, fleet_id: str) -> Json:
@@ -65,6 +76,16 @@ def _read(path: Path) -> Json:
         if isinstance(document, dict):
             return document
     return {}
+
+
+def _is_in(past: Mapping[str, Any], part: int, last: Mapping[str, Any]) -> bool:
+    """Whether what the process of ``part`` has counted is among what is past."""
+    marks = past.get(_RETIRED, {})
+    return str(part) in marks and marks[str(part)] == _mark(last)
+
+
+def _mark(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _counted(document: Mapping[str, Any]) -> Json:

@@ -194,7 +194,9 @@ class ProcessFleetLauncher:
             await self._processes.end([member for fleet in fleets for member in fleet.entry.members])
             for fleet in fleets:
                 fleet.entry = replace(fleet.entry, members=())
-                self._book.write(fleet.entry)
+                # On a full disk the record names processes that are gone, which does no harm.
+                with contextlib.suppress(OSError):
+                    self._book.write(fleet.entry)
 
     async def restore(self) -> Sequence[Restored]:
         """Bring all fleets on record to life: adopt the processes that live, start the others.
@@ -212,6 +214,11 @@ class ProcessFleetLauncher:
             )
             for path in self._book.unreadable()
         ]
+
+    def last_words(self, fleet_id: str) -> str:
+        """Return the last message of a fleet's processes, or an empty string."""
+        # Without its time, level and logger.
+        return self._book.last_words(fleet_id).rpartition(" devices.fleet: ")[2]
 
     async def metrics(self, fleet_id: str | None = None) -> str:
         """Return the statistics of one fleet, or all, in Prometheus' text format."""
@@ -238,9 +245,13 @@ class ProcessFleetLauncher:
             with _explained():
                 understood = Change.from_document(completed(change, fleet_id, await self._specs()))
                 self._check_change(fleet, roster, understood)
-                entry = fleet.recorded(understood, at=now)
-                affected = len(fleet.apply(understood, at=now))
-            if understood.lasts:
+                understood = replace(understood, which=roster.exact(understood.which))
+                # What changes nothing is not kept, and no reason not to judge devices. It is told all the
+                # same: devices may be offline for a while, or processes given up.
+                new = not roster.is_so(understood)
+                entry = fleet.recorded(understood, at=now) if new else fleet.entry
+                affected = len(fleet.apply(understood, at=now) if new else roster.select(understood.which))
+            if understood.lasts and new:
                 try:
                     with _writing():
                         self._book.write_inputs(entry)
@@ -256,7 +267,7 @@ class ProcessFleetLauncher:
                 fleet.problem, fleet.stopped = None, False
             living = list(self._processes.living(entry).values())
             missed = await self._processes.tell(
-                entry, living, understood, number=entry.number if understood.lasts else None
+                entry, living, understood, number=entry.number if understood.lasts and new else None
             )
             if understood.lasts:
                 await self._processes.kill(missed)
@@ -314,7 +325,8 @@ class ProcessFleetLauncher:
         if fleet.roster is not None and missing:
             try:
                 self._check_machine(devices=fleet.size, more=0, processes=entry.processes)
-                await self._start(fleet, missing)
+                with _writing():
+                    await self._start(fleet, missing)
             except RequestError as error:
                 fleet.problem, fleet.stopped = str(error), True
         return Restored(
@@ -350,8 +362,9 @@ class ProcessFleetLauncher:
                 member = self._processes.spawn(fleet.entry, part)
                 started.append(member)
                 fleet.entry = fleet.entry.with_member(member)
-                # After each one: a service that is killed now must find what it started.
+                # Before it does anything: a service that is killed now must find what it started.
                 self._book.write(fleet.entry)
+                self._processes.release(member)
             await self._processes.wait_started(fleet.entry, started)
         except BaseException:
             await self._processes.end(started)
@@ -435,7 +448,7 @@ class ProcessFleetLauncher:
             return fleet.problem
         if self._supervisor.watching and not self._supervisor.given_up(fleet.fleet_id):
             return None
-        words = self._book.last_words(fleet.fleet_id)
+        words = self._book.last_words(fleet.fleet_id) or "they said nothing, as where they are killed"
         return (
             f"{dead} of {fleet.entry.processes} processes ended by themselves and stay down"
             f" (`muster fleet start {fleet.fleet_id}` tries again): {words}"

@@ -12,7 +12,9 @@ from provisioning.cli.arguments import (
     client_of,
     run_options_of,
 )
-from provisioning.cli.terminal import Terminal
+from provisioning.cli.client import ServiceClient
+from provisioning.cli.fleet.launch import unregistered
+from provisioning.cli.terminal import Terminal, counted
 from provisioning.cli.watch import watch_run
 
 
@@ -49,4 +51,17 @@ def run(args: argparse.Namespace) -> int:
         count = started["devices"]
         hint = "" if args.follow else "; follow it with: muster watch"
         terminal.line(f"{started['run_id']}: provisioning {count:,} device{'s' if count != 1 else ''}{hint}")
+        if not args.device_ids:
+            _show_missing(client, terminal)
     return watch_run(args, client, started["run_id"]) if args.follow else 0
+
+
+def _show_missing(client: ServiceClient, terminal: Terminal) -> None:
+    """Say which devices of fleets are not in the run, for they come too late."""
+    for listed in client.fleets():
+        if missing := unregistered(client.fleet(listed["fleet_id"])):
+            terminal.line(
+                f"{counted(missing, 'device')} of {listed['fleet_id']} had not registered yet"
+                " and may be missing: `muster provision` takes them later",
+                style="yellow",
+            )

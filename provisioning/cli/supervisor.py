@@ -41,6 +41,11 @@ class Deaths:
             return None
         return float(BACKOFF_S * 2 ** (len(times) - 1))
 
+    def passed(self, part: Part, seconds: float) -> None:
+        """So long was spent on a start that failed: a process that did not run did not run well either."""
+        if part in self._times:
+            self._times[part] = deque(at_s + seconds for at_s in self._times[part])
+
     def forget(self, fleet_id: str) -> None:
         """Begin anew with a fleet."""
         self.given_up = {part for part in self.given_up if part[0] != fleet_id}
@@ -112,8 +117,10 @@ class Supervisor:
             return
         _LOG.warning("%s: process %d has died; starting it again", fleet_id, number)
         await asyncio.sleep(wait_s)
+        began_s = time.monotonic()
         try:
             await self._restart(part)
         except Exception as error:
+            self._deaths.passed(part, time.monotonic() - began_s)
             # It is dead still, and the next look finds it so.
             _LOG.warning("%s: process %d could not be started again: %s", fleet_id, number, error)

@@ -127,6 +127,18 @@ def test_a_fleet_in_the_foreground(sandbox: Sandbox) -> None:
     assert any(line.split()[:4] == ["downloads", "6", "of", "6,"] for line in out.splitlines())
 
 
+def test_a_fleet_in_the_foreground_says_why_it_is_not_connected(sandbox: Sandbox) -> None:
+    # Where nothing listens.
+    running = sandbox.start(
+        "fleet", "run", "--count", "2", "--broker", "mqtt://127.0.0.1:1", "--trust", "A" * 43 + "="
+    )
+    running.wait_line("can't connect to mqtt://127.0.0.1:1: ")
+    running.signal(signal.SIGINT)
+    code, out, err = running.finish()
+    assert (code, err) == (0, ""), out
+    assert "stopped: fleet-1, 2 devices" in out
+
+
 def test_the_devices_of_a_foreground_that_is_killed_go_with_it(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

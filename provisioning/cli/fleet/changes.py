@@ -168,6 +168,9 @@ def report(answer: Json, args: argparse.Namespace, done: str) -> int:
     if args.json:
         terminal.json(answer)
         return 0
+    if not answer["affected"]:
+        terminal.line(f"{answer['fleet_id']}: no device is like that; nothing has changed", style="yellow")
+        return 0
     terminal.line(f"{answer['fleet_id']}: {counted(answer['affected'], 'device')} {done}")
     if missed := answer.get("missed"):
         processes = f"{missed} of {counted(answer['processes'], 'process', 'processes')}"
@@ -185,7 +188,7 @@ def _done(args: argparse.Namespace) -> str:
         case "kill":
             return "killed; `muster fleet start` starts them again"
         case "start":
-            return "started"
+            return "running"
         case "offline" if args.for_s:
             return f"offline for {args.for_s:g} s"
         case "offline":

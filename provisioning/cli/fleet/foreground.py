@@ -23,6 +23,7 @@ from provisioning.errors import RequestError
 from provisioning.fleets import FleetRecord, FleetRequest
 
 MAX_REQUEST_BYTES: Final = 16 * 1024
+REQUEST_TIMEOUT_S: Final = 10.0
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -124,6 +125,10 @@ async def _watch(
         view.update(_document(fleet))
         if fleet.error is not None:
             raise StackError(one_line(fleet.error))
+        # No service here tells whether the broker is up, or is where it was said to be.
+        statistics = _document(fleet)["statistics"]
+        alone = not statistics["connected"] and statistics["connect_failures"]
+        view.note(launcher.last_words(fleet_id) if alone else "")
         wait_s = POLL_INTERVAL_S if end_s is None else min(POLL_INTERVAL_S, end_s - loop.time())
         if wait_s <= 0:
             return
@@ -135,15 +140,24 @@ async def _watch(
 @contextlib.asynccontextmanager
 async def _metrics(launcher: ProcessFleetLauncher, port: int) -> AsyncIterator[str]:
     """Answer each request with the metrics; gives the address."""
+    connections: set[asyncio.StreamWriter] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add(writer)
+        try:
+            await reply(reader, writer)
+        finally:
+            connections.discard(writer)
+            writer.close()
+
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError):
-            await reader.readuntil(b"\r\n\r\n")
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                await reader.readuntil(b"\r\n\r\n")
             body = (await launcher.metrics()).encode()
             head = f"HTTP/1.1 200 OK\r\nContent-Type: {METRICS_TYPE}\r\nContent-Length: {len(body)}\r\n"
             writer.write(head.encode() + b"Connection: close\r\n\r\n" + body)
             await writer.drain()
-        writer.close()
 
     try:
         server = await asyncio.start_server(answer, "127.0.0.1", port, limit=MAX_REQUEST_BYTES)
@@ -152,7 +166,12 @@ async def _metrics(launcher: ProcessFleetLauncher, port: int) -> AsyncIterator[s
             f"the metrics can't be served on port {port} ({error.strerror}): choose another"
         ) from error
     async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/metrics"
+        try:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/metrics"
+        finally:
+            # From Python 3.12 on the server waits for all connections, those that ask for nothing too.
+            for writer in tuple(connections):
+                writer.transport.abort()
 
 
 def _document(record: FleetRecord) -> Fleet:

@@ -16,6 +16,19 @@ if TYPE_CHECKING:
 
     from devices.spec import FleetSpec
 
+# What the flags of a fleet of one group are called, by the keys that errors name.
+_FLAGS = {
+    "groups[0].count": "--count",
+    "groups[0].behaviours": "--behaviours",
+    "groups[0].prefix": "--prefix",
+    "groups[0].model": "--model",
+    "groups[0].firmware_version": "--firmware-version",
+    "groups[0].tags": "--tag",
+    "groups[0].bandwidth_bytes_per_s": "--bandwidth",
+    "devices_per_s": "--connects-per-s",
+    "seed": "--seed",
+    "speed": "--speed",
+}
 # The flags that describe a group, by the names of its keys in a fleet file.
 _GROUP_FLAGS = ("model", "firmware_version", "prefix", "behaviours", "bandwidth_bytes_per_s")
 
@@ -100,7 +113,7 @@ def spec_of(args: argparse.Namespace) -> FleetSpec:
     from devices.spec import FleetSpec, RampSpec
 
     group = group_of(args)
-    with fleet_errors():
+    with fleet_errors(flags=args.file is None):
         if args.file is None:
             document = {"groups": [{"count": args.count, **group}]}
             spec = FleetSpec.from_document(document)
@@ -118,11 +131,12 @@ def spec_of(args: argparse.Namespace) -> FleetSpec:
 
 
 @contextmanager
-def fleet_errors() -> Iterator[None]:
-    """Turn what is wrong with a fleet into an error of the command line."""
+def fleet_errors(*, flags: bool = False) -> Iterator[None]:
+    """Turn what is wrong with a fleet into an error of the command line; with ``flags`` it names the flag."""
     from devices.errors import FleetSpecError
 
     try:
         yield
     except FleetSpecError as error:
-        raise UsageError(str(error)) from error
+        key = next((_FLAGS[k] for k in _FLAGS if flags and error.key.startswith(k)), error.key)
+        raise UsageError(str(FleetSpecError(key, error.problem, error.remedy))) from error

@@ -153,7 +153,10 @@ def groups_of(fleet: Fleet) -> str:
 
 def behaviours_of(group: FleetGroup) -> str:
     """Return the weights of a group's behaviours, or of the first few."""
-    weights = [f"{name} {weight:.3g}" for name, weight in group["behaviours"].items()]
+    given = group["behaviours"]
+    if len(given) > MAX_BEHAVIOURS_SHOWN and len(set(given.values())) == 1:
+        return f"{len(given):,} behaviours in equal parts"
+    weights = [f"{name} {weight:.3g}" for name, weight in given.items()]
     if (more := len(weights) - MAX_BEHAVIOURS_SHOWN) > 0:
         weights[MAX_BEHAVIOURS_SHOWN:] = [f"and {more:,} more"]
     return ", ".join(weights)

@@ -104,13 +104,18 @@ def run_plan(args: argparse.Namespace) -> int:
             ],
         )
     else:
+        ramp = [f"at {stage.devices_per_s:g}/s for {stage.for_s:g} s, then " for stage in spec.ramp.stages]
         terminal.line(
-            f"{counted(len(devices), 'device')}, seed {spec.seed}, connecting at"
+            f"{counted(len(devices), 'device')}, seed {spec.seed}, connecting {''.join(ramp)}at"
             f" {spec.ramp.devices_per_s:g}/s",
             style="bold",
         )
-        order = {group.name: index for index, group in enumerate(spec.groups)}
-        rows.sort(key=lambda row: (order[str(row["group"])], -int(str(row["devices"]))))
+        order = {
+            (group.name, behaviour): (index, place)
+            for index, group in enumerate(spec.groups)
+            for place, behaviour in enumerate(group.behaviours)
+        }
+        rows.sort(key=lambda row: order[str(row["group"]), str(row["behaviour"])])
         terminal.table(
             ["group", "devices", "expected", "behaviour"],
             [

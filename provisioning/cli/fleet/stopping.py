@@ -29,7 +29,12 @@ def add_parsers(commands: Subparsers) -> None:
             muster fleet stop --group field
             muster fleet stop fleet-1 --devices dev-00001,dev-00002""",
     )
-    stop.add_argument("fleet_ids", nargs="*", metavar="FLEET", help="ids, as `muster fleet list` shows them")
+    stop.add_argument(
+        "fleet_ids",
+        nargs="*",
+        metavar="FLEET",
+        help="ids, as `muster fleet list` shows them (may be left out where there is one fleet)",
+    )
     stop.add_argument("--all", action="store_true", help="stop every fleet")
     add_selection(stop)
     add_client_arguments(stop)
@@ -37,7 +42,7 @@ def add_parsers(commands: Subparsers) -> None:
 
 def run_stop(args: argparse.Namespace) -> int:
     if args.all and args.fleet_ids:
-        raise UsageError("say which fleets to stop: ids as `muster fleet list` shows them, or --all")
+        raise UsageError("name the fleets to stop, or stop them --all: not both")
     client = client_of(args)
     fleet_ids: list[str] = args.fleet_ids
     if not fleet_ids:

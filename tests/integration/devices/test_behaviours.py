@@ -252,7 +252,7 @@ async def test_a_late_acknowledgement_comes_after_the_deadline(
     service: FakeService, any_broker: LocalBroker, unique: str, device_id: str
 ) -> None:
     service.answer_registrations = False
-    definitions = {"late": {"is": "late-ack", "late_by_s": 0.2, "attempts": 0}}
+    definitions = {"late": {"is": "late-ack", "late_by_s": 0.2}}
     loop = asyncio.get_running_loop()
     async with fleet_of(
         service, any_broker, unique, behaviours={"late": 1}, definitions=definitions, speed=50.0

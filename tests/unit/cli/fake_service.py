@@ -44,6 +44,8 @@ class FakeService:
         self.page_limit = 1000
         # After so many looks at it a fleet is stopped; 0: never.
         self.fleet_looks = 0
+        self.unregistered = 0
+        """How many devices of a fleet have not registered yet; one less at each look."""
         self.missed = 0
         self.differences: list[Json] = []
         self.rollouts = FakeRollouts()
@@ -204,9 +206,11 @@ class FakeService:
 
     def statistics_of(self, fleet: Json) -> Json:
         """What a fleet counts: everything a bit."""
+        self.unregistered = max(0, self.unregistered - 1)
         return merge(
             [
                 {
+                    "ever_registered": fleet["devices"] - self.unregistered,
                     "connects": 12,
                     "messages_in": 3,
                     "bytes_in": 4_000,

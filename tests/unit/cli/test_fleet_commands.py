@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from provisioning.cli.fleet import watching
+from provisioning.cli.fleet import launch, watching
 from tests.unit.cli.conftest import Muster, Result
 from tests.unit.cli.fake_service import FakeService
 
@@ -63,6 +63,50 @@ def test_a_fleet_file_is_launched_and_flags_for_the_whole_fleet_go_before_it(
     assert [group["name"] for group in spec["groups"]] == ["lab", "field"]
 
 
+def test_a_launch_waits_until_all_devices_have_registered(
+    service: FakeService, muster: Muster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "POLL_INTERVAL_S", 0.0)
+    service.unregistered = 3
+    result = muster("fleet", "launch", "--count", "3", "--wait")
+    assert result.out.splitlines() == [
+        "fleet-1: 3 devices launched (seed 1); they register",
+        "fleet-1: all have registered; next: muster provision",
+    ]
+    assert service.unregistered == 0
+
+
+def test_a_run_that_begins_before_all_devices_have_registered_says_so(
+    service: FakeService, muster: Muster, fleet: str
+) -> None:
+    service.unregistered = 2
+    told = "1 device of fleet-1 had not registered yet"
+    assert told in muster("provision").out
+    assert told not in muster("provision").out
+
+
+def test_a_flag_that_cannot_be_is_told_by_its_name(muster: Muster) -> None:
+    result = muster("fleet", "plan", "--count", "3", "--prefix", "a b")
+    assert "muster: --prefix: 'a b' can't begin a device id" in result.error_line
+    result = muster("fleet", "plan", "--count", "3", "--behaviours", "slow(")
+    assert "argument --behaviours: 'slow(' lacks a parenthesis" in result.error_line
+
+
+def test_a_plan_has_the_order_of_the_file_and_its_stages(muster: Muster, tmp_path: Path) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text(
+        """
+ramp = { devices_per_s = 50, stages = [{ devices_per_s = 5, for_s = 2 }] }
+[[groups]]
+count = 9
+behaviours = { slow = 0.2, healthy = 0.5, flaky = 0.3 }
+"""
+    )
+    result = muster("fleet", "plan", "--file", str(path))
+    assert "connecting at 5/s for 2 s, then at 50/s" in result.out
+    assert [row[-1] for row in rows(result)[2:]] == ["slow", "healthy", "flaky"]
+
+
 def test_a_fleet_file_that_cannot_be_is_told_by_line_and_key(
     service: FakeService, muster: Muster, tmp_path: Path
 ) -> None:
@@ -114,11 +158,22 @@ def test_list_shows_each_fleet_in_a_line(service: FakeService, muster: Muster, f
     assert json.loads(muster("fleet", "list", "--json").out)["fleets"][0]["fleet_id"] == "fleet-1"
 
 
+def test_a_change_of_nobody_is_told(service: FakeService, muster: Muster, fleet: str) -> None:
+    service.fleets[0]["devices"] = 0
+    result = muster("fleet", "kill", "--behaviour", "rejects")
+    assert result.out == "fleet-1: no device is like that; nothing has changed\n"
+
+
 def test_a_long_list_of_behaviours_is_cut(service: FakeService, muster: Muster) -> None:
-    muster("fleet", "launch", "--count", "44", "--behaviours", "all")
+    muster("fleet", "launch", "--count", "44", "--behaviours", "all=0.9,healthy=0.1")
     line = muster("fleet", "list").out.splitlines()[1]
-    assert "healthy 0.0455, slow 0.0455" in line
+    assert "slow 0.0409, lossy 0.0409" in line
     assert line.endswith(" more")
+
+
+def test_a_long_list_of_behaviours_in_equal_parts_is_said_so(service: FakeService, muster: Muster) -> None:
+    muster("fleet", "launch", "--count", "44", "--behaviours", "all")
+    assert muster("fleet", "list").out.splitlines()[1].endswith("22 behaviours in equal parts")
 
 
 def test_without_fleets_the_way_to_one_is_told(service: FakeService, muster: Muster) -> None:
@@ -163,7 +218,7 @@ def test_stats_has_every_counter_and_latency(service: FakeService, muster: Muste
 @pytest.mark.parametrize(
     ("argv", "change", "words"),
     [
-        (("start",), {"do": "start"}, "3 devices started"),
+        (("start",), {"do": "start"}, "3 devices running"),
         (("kill", "--share", "25%"), {"do": "kill", "which": {"share": 0.25}}, "3 devices killed"),
         (
             ("offline", "--group", "field", "--for", "30"),

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
 import resource
 import stat
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from devices.errors import FleetStartError
 from devices.spec import FleetSpec, Group
 from devices.statistics import merge
-from provisioning.cli import fleet_limits
+from provisioning.cli import fleet_limits, supervisor
+from provisioning.cli.fleet import foreground
 from provisioning.cli.fleet_groups import completed, next_number
 from provisioning.cli.fleet_limits import check_machine, processes_for
 from provisioning.cli.fleet_metrics import prometheus
@@ -23,7 +26,7 @@ from provisioning.cli.fleet_processes import FleetProcesses
 from provisioning.cli.fleet_records import FleetBook, FleetEntry, Member
 from provisioning.cli.fleet_statistics import FleetStatistics
 from provisioning.cli.group_key import provide_group_key
-from provisioning.cli.supervisor import BACKOFF_S, MAX_DEATHS, WITHIN_S, Deaths
+from provisioning.cli.supervisor import BACKOFF_S, MAX_DEATHS, WITHIN_S, Deaths, Part, Supervisor
 
 # -- deaths -------------------------------------------------------------------------------------------------
 
@@ -50,6 +53,31 @@ def test_a_fleet_that_is_started_by_hand_gets_another_chance() -> None:
     deaths.forget("fleet-1")
     assert deaths.given_up == {("fleet-2", 1)}
     assert deaths.died(("fleet-1", 1), 0.0) == BACKOFF_S
+
+
+async def test_a_process_whose_start_takes_longer_than_it_may_stays_down_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s, starts = 0.0, 0
+
+    async def restart(_: Part) -> None:
+        nonlocal now_s, starts
+        starts += 1
+        now_s += 20.0
+        raise TimeoutError("it did not start within 20 s")
+
+    monkeypatch.setattr(supervisor, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(supervisor, "WATCH_INTERVAL_S", 0.001)
+    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: now_s))
+    watched = Supervisor(dead=lambda: [("fleet-1", 1)], restart=restart)
+    watched.start()
+    try:
+        async with asyncio.timeout(5):
+            while not watched.given_up("fleet-1"):  # noqa: ASYNC110 (it tells nobody)
+                await asyncio.sleep(0.01)
+    finally:
+        await watched.close()
+    assert starts == MAX_DEATHS - 1
 
 
 # -- metrics ------------------------------------------------------------------------------------------------
@@ -248,6 +276,20 @@ def test_counters_of_processes_that_are_gone_stay(tmp_path: Path) -> None:
     assert seen(1) == (35, 1)
 
 
+def test_what_a_process_has_counted_counts_once_whenever_the_service_is_killed(tmp_path: Path) -> None:
+    book, entry = FleetBook(tmp_path), an_entry()
+    last = json.dumps({"connects": 10, "uptime_s": 1.5})
+    book.write_private(book.statistics_path("fleet-1", 2), last)
+    FleetStatistics(book).retire(entry, 2)
+    # Killed before the file was gone.
+    book.write_private(book.statistics_path("fleet-1", 2), last)
+    statistics = FleetStatistics(book)
+    assert statistics.of(entry, living=(), devices={})["connects"] == 10
+    statistics.retire(entry, 2)
+    assert statistics.of(entry, living=(), devices={})["connects"] == 10
+    assert not book.statistics_path("fleet-1", 2).exists()
+
+
 def test_a_password_is_on_no_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     book = FleetBook(tmp_path)
     book.directory.mkdir()
@@ -317,3 +359,23 @@ def test_a_group_key_of_the_users_own_goes_first_and_must_be_one(tmp_path: Path)
         provide_group_key(tmp_path, own)
     with pytest.raises(FleetStartError, match="gone"):
         provide_group_key(tmp_path, tmp_path / "gone")
+
+
+# -- metrics of a fleet in the foreground -------------------------------------------------------------------
+
+
+async def test_whoever_asks_for_no_metrics_does_not_hold_up_the_end() -> None:
+    class Launcher:
+        async def metrics(self) -> str:
+            return "muster_up 1\n"
+
+    async with asyncio.timeout(5):
+        async with foreground._metrics(cast("Any", Launcher()), 0) as url:
+            port = int(url.partition("127.0.0.1:")[2].partition("/")[0])
+            idle, idle_writer = await asyncio.open_connection("127.0.0.1", port)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+            assert (await reader.read()).endswith(b"\r\n\r\nmuster_up 1\n")
+        assert await idle.read() == b""
+    for open_writer in (idle_writer, writer):
+        open_writer.close()

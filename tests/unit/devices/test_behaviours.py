@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pytest
 
-from broker.messages import DownloadCompletedAck, Event
+from broker.messages import MAX_DETAIL_CHARS, DownloadCompletedAck, Event
 from devices.behaviours import (
     BUILT_IN,
     HEALTHY,
@@ -15,7 +15,9 @@ from devices.behaviours import (
     Catalogue,
     Combined,
     Controls,
+    Failure,
     Outcome,
+    Refusal,
     Sending,
     Spoils,
     Step,
@@ -59,6 +61,14 @@ def never(behaviour: Behaviour, method: str, error: Exception) -> None:
         ("clock-skew", "provisioned", "provisioned"),
         ("corrupt+lost-ack", "failed", "provisioned"),
         ("slow+rejects+never-answers", "timed_out", "timed_out"),
+        # Which comes first in an attempt does not depend on the order of the names.
+        ("expired-url+rejects", "rejected", "rejected"),
+        ("expired-url+hangs(after=notified)", "timed_out", "timed_out"),
+        ("hangs(after=downloading)+expired-url", "failed", "timed_out"),
+        ("hangs(after=downloaded)+bad-signature", "failed", "failed"),
+        ("corrupt+hangs(after=downloading)", "timed_out", "timed_out"),
+        ("truncated(at_fraction=0.9)+hangs(after=downloading)", "timed_out", "timed_out"),
+        ("hangs(after=downloading)+truncated(at_fraction=0.1)", "failed", "timed_out"),
     ],
 )
 def test_each_says_how_the_provisioning_should_end(name: str, once: Outcome, three_times: Outcome) -> None:
@@ -159,7 +169,19 @@ class Broken(Behaviour):
     """Fails at everything."""
 
     def costs(self) -> Spoils | None:
-        return Spoils(outcome="failed", step=Step.NOTIFIED)
+        raise ZeroDivisionError
+
+    def pauses(self) -> Sequence[float]:
+        raise ZeroDivisionError
+
+    def rate_bytes_per_s(self) -> float | None:
+        raise ZeroDivisionError
+
+    def clock_skew_s(self) -> float:
+        raise ZeroDivisionError
+
+    def trusts(self) -> bool:
+        raise ZeroDivisionError
 
     async def at(self, step: Step, device: Controls) -> None:
         raise ZeroDivisionError
@@ -186,7 +208,26 @@ async def test_a_behaviour_that_fails_is_told_of_and_passed_over() -> None:
     assert combined.outgoing(ACK, device) == []
     assert combined.received(b"abc", 0, package) == b"abc"  # type: ignore[arg-type]
     assert combined.delay_s("in", Dice(1)) == 0
-    assert told == ["at", "outgoing", "received", "delay_s"]
+    assert told == ["rate_bytes_per_s", "clock_skew_s", "trusts", "at", "outgoing", "received", "delay_s"]
+    assert (combined.rate_bytes_per_s, combined.clock_skew_s, combined.trusts) == (None, 0, True)
+    told.clear()
+    assert combined.pauses() == []
+    assert combined.expected_outcome(max_attempts=1) == "timed_out"
+    assert told == ["pauses", "costs"]
+
+
+def test_what_cannot_be_said_to_the_service_is_no_reason() -> None:
+    with pytest.raises(ValueError, match=r"^reason must be lower-case words"):
+        Failure("Not to my taste")
+    with pytest.raises(FleetSpecError, match="reason must be lower-case words"):
+        Catalogue().check("rejects(reason=Wrong Model)", key="behaviours")
+    assert len(Refusal("wrong-model", "x" * 5_000).detail) == MAX_DETAIL_CHARS
+
+
+def test_an_ack_is_late_once_whatever_else_is_spoilt() -> None:
+    with pytest.raises(FleetSpecError, match="no such parameter"):
+        Catalogue().check("late-ack(attempts=2)", key="behaviours")
+    assert Catalogue().expected_outcome("late-ack+corrupt", 1, max_attempts=2) == "provisioned"
 
 
 class Watch:

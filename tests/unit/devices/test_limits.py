@@ -47,3 +47,10 @@ def test_a_hard_limit_that_is_too_low_is_told_with_the_remedy(monkeypatch: pytes
     limits(monkeypatch, 1024, 4096)
     with pytest.raises(FleetStartError, match=r"10,128 open files.*4,096.*ulimit -Hn 10128.*--shard"):
         ensure_file_descriptors(10_000)
+
+
+def test_a_limit_that_sharing_does_not_help_is_told_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits(monkeypatch, 64, 100)
+    with pytest.raises(FleetStartError, match=r"136 open files.*100.*ulimit -Hn 136") as caught:
+        ensure_file_descriptors(8)
+    assert "--processes" not in str(caught.value)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
+
+import pytest
 
 from broker.connection import BrokerAddress
 from broker.messages import Presence, Register
@@ -163,3 +166,31 @@ async def test_where_its_subscriptions_are_refused_it_does_not_register() -> Non
         # It cuts the connection, and tries again.
         await life.broker.receive(CONNECT)
         assert not life.link.registered
+
+
+async def test_a_shorter_outage_does_not_end_a_longer_one() -> None:
+    async with running() as life:
+        # An operator has taken it offline, and while it waits for the ramp a behaviour drops its connection.
+        life.link.leave(math.inf)
+        life.link.leave(0.0)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await life.broker.receive(CONNECT)
+        life.link.come_back()
+        await life.connects()
+
+
+async def test_memory_that_is_lost_as_the_registration_is_confirmed_is_told_of_by_the_next() -> None:
+    async with running() as life:
+        await life.broker.receive(CONNECT)
+        life.broker.send(CONNACK)
+        life.broker.send(suback(await life.broker.receive(SUBSCRIBE), 1, 1))
+        await life.published("devices/dev/presence")
+        register = await life.published("devices/dev/register")
+        assert life.link._client is not None
+        assert register.packet_id is not None
+        # In one turn of the loop: the device has not heard yet that it is registered.
+        life.link._client._confirm(register.packet_id, b"")
+        life.link.reboot(0.0)
+        await life._registered.get()
+        assert (await life.connects(CONNACK_KNOWN)).fresh is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from devices.errors import FleetSpecError
@@ -34,6 +36,17 @@ def test_jitter_puts_off_each_connection_by_the_seed() -> None:
     delays = [Ramp(spec, lambda: 0.0, seed=seed).take_slot() for seed in (1, 1, 2)]
     assert delays[0] == delays[1] != delays[2]
     assert all(0 <= delay <= 5 for delay in delays)
+
+
+async def test_slots_of_devices_that_have_gone_are_for_those_that_come() -> None:
+    # As where a fleet is stopped while it comes up, and started again.
+    ramp = Ramp(RampSpec(devices_per_s=1), lambda: 50.0)
+    waiting = [asyncio.create_task(ramp.wait_turn()) for _ in range(100)]
+    await asyncio.sleep(0)
+    for task in waiting[1:]:
+        task.cancel()
+    await asyncio.wait(waiting)
+    assert [round(ramp.take_slot(), 3) for _ in range(100)] == [*range(1, 100), 100]
 
 
 @pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf")])

@@ -142,6 +142,39 @@ def test_a_share_is_always_the_same_devices_and_part_of_a_larger_one() -> None:
     assert of_shard == tenth & shard.entries.keys()
 
 
+@pytest.mark.parametrize(("share", "count"), [(0.1, 5), (0.3, 15), (0.001, 1), (1, 50)])
+def test_a_share_that_was_made_exact_is_so_many_devices(share: float, count: int) -> None:
+    spec = two_groups(50)
+    roster = Roster(spec)
+    which = roster.exact(Selection(group="field", share=share))
+    selected = {entry.plan.device_id for entry in roster.select(which)}
+    assert len(selected) == count
+    shards = [Roster(spec, shard=(k, 3)) for k in (1, 2, 3)]
+    assert {entry.plan.device_id for shard in shards for entry in shard.select(which)} == selected
+    larger = roster.select(roster.exact(Selection(group="field", share=min(1, 2 * share))))
+    assert selected <= {entry.plan.device_id for entry in larger}
+
+
+def test_what_is_so_already_is_known() -> None:
+    roster = Roster(two_groups(4))
+    field, line = Selection(group="field"), Selection(group="line")
+    assert all(roster.is_so(Change.from_document({"do": do})) for do in ("start", "online"))
+    others = ("stop", "kill", "offline", "storm")
+    assert not any(roster.is_so(Change.from_document({"do": do})) for do in others)
+    assert roster.is_so(Change(do="behave", which=field, behaviour="healthy"))
+    assert not roster.is_so(Change(do="behave", behaviour="healthy"))
+    roster.apply(Change(do="stop", which=field))
+    assert roster.is_so(Change(do="kill", which=field))
+    assert roster.is_so(Change(do="start", which=line))
+    assert not roster.is_so(Change(do="start"))
+    assert not roster.is_so(Change(do="start", which=Selection(behaviour="flaky")))
+
+
+def test_a_share_of_nothing_is_nothing() -> None:
+    roster = Roster(two_groups(100))
+    assert roster.select(roster.exact(Selection(group="field", behaviour="flaky", share=0.5))) == []
+
+
 def test_selections_narrow_each_other_down() -> None:
     roster = Roster(two_groups())
     slow = roster.select(Selection(group="line", behaviour="slow"))
@@ -288,6 +321,8 @@ def test_a_fleet_process_reads_back_what_its_parent_wrote() -> None:
         group_key_file=Path("/state/group.key"),
         stats_file=Path("/state/stats"),
         control_file=Path("/state/control"),
+        owned=True,
+        held=True,
     )
     assert parse(to_argv(arguments)) == arguments
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +23,7 @@ from devices.spec import FleetSpec, Group
     ("key", "change"),
     [
         ("name", {"name": "a b"}),
+        ("name", {"name": 5}),
         ("count", {"count": 0}),
         ("count", {"count": 100_001}),
         ("count", {"count": True}),
@@ -27,19 +32,23 @@ from devices.spec import FleetSpec, Group
         ("behaviours", {"behaviours": {"healthy": -1}}),
         ("behaviours", {"behaviours": {"healthy": float("nan")}}),
         ("behaviours", {"behaviours": {"healthy": 0}}),
+        ("behaviours", {"behaviours": {"healthy": 1e308, "slow": 1e308}}),
         ("model", {"model": ""}),
         ("model", {"model": 7}),
+        ("model", {"model": "\ud800"}),
         ("firmware_version", {"firmware_version": "x" * 201}),
         ("prefix", {"prefix": ""}),
         ("prefix", {"prefix": "a/b"}),
         ("prefix", {"prefix": "-a"}),
         ("prefix", {"prefix": "x" * 51}),
         ("first", {"first": -1}),
+        ("first", {"first": 10**18, "prefix": "x" * 50}),
         ("ids", {"ids": ("a", "b")}),
         ("ids", {"ids": ("a b",)}),
         ("tags", {"tags": {"": "x"}}),
         ("tags", {"tags": {str(number): "" for number in range(65)}}),
         ("tags.site", {"tags": {"site": 1}}),
+        ("tags.site", {"tags": {"site": "\udfff"}}),
         ("bandwidth_bytes_per_s", {"bandwidth_bytes_per_s": 0}),
     ],
 )
@@ -68,6 +77,7 @@ def test_a_group_that_cannot_be_is_refused_by_key_with_a_remedy(key: str, change
         ("groups[0].behaviours.slwo", {"groups": [{"count": 1, "behaviours": {"slwo": 1}}]}),
         ("groups[0].behaviours.slow+slow", {"groups": [{"count": 1, "behaviours": {"slow+slow": 1}}]}),
         ("groups[0].behaviours.slow", {"groups": [{"count": 1, "behaviours": {"slow": "much"}}]}),
+        ("groups[0].behaviours.slow", {"groups": [{"count": 1, "behaviours": {"slow": 10**400}}]}),
         ("ramp.devices_per_s", {"ramp": {"devices_per_s": 0}, "groups": [{"count": 1}]}),
         ("ramp.jiter_s", {"ramp": {"jiter_s": 0}, "groups": [{"count": 1}]}),
         ("ramp.stages[0].for_s", {"ramp": {"stages": [{"devices_per_s": 1}]}, "groups": [{"count": 1}]}),
@@ -77,6 +87,10 @@ def test_a_group_that_cannot_be_is_refused_by_key_with_a_remedy(key: str, change
         ("behaviours.slow", {"behaviours": {"slow": {"is": "slow"}}, "groups": [{"count": 1}]}),
         ("behaviours.x.los", {"behaviours": {"x": {"is": "lossy", "los": 0.1}}, "groups": [{"count": 1}]}),
         ("behaviours.x.loss", {"behaviours": {"x": {"is": "lossy", "loss": 7}}, "groups": [{"count": 1}]}),
+        (
+            "behaviours.x.loss",
+            {"behaviours": {"x": {"is": "lossy", "loss": 10**400}}, "groups": [{"count": 1}]},
+        ),
         ("behaviours.x.loss", {"behaviours": {"x": {"is": "lossy", "loss": "7"}}, "groups": [{"count": 1}]}),
         (
             "behaviours.x.after",
@@ -88,6 +102,50 @@ def test_a_fleet_that_cannot_be_is_refused_by_its_key(key: str, document: dict[s
     with pytest.raises(FleetSpecError) as caught:
         FleetSpec.from_document(document)
     assert caught.value.key == key
+
+
+GROUPS = (
+    {"count": 3},
+    {"count": 3, "prefix": "b"},
+    {"count": 2, "first": 3},
+    {"count": 2, "first": 4},
+    {"count": 1, "first": 100_000},
+    {"count": 1, "prefix": "dev-00001"},
+    {"count": 2, "ids": ("dev-00003", "x")},
+    {"count": 2, "ids": ("dev-3", "dev-000003")},
+    {"count": 2, "ids": ("x", "dev")},
+    {"count": 1, "ids": ("dev-00001-00001",)},
+)
+
+
+@pytest.mark.parametrize("there", GROUPS)
+@pytest.mark.parametrize("joins", GROUPS)
+def test_a_group_joins_where_the_whole_fleet_could_be(there: dict[str, Any], joins: dict[str, Any]) -> None:
+    def refused(make: Callable[[], FleetSpec]) -> str | None:
+        try:
+            return None if make().count else ""
+        except FleetSpecError as error:
+            return error.key
+
+    one, other = Group(name="a", **there), Group(name="b", **joins)
+    assert refused(lambda: FleetSpec(groups=(one,)).with_group(other)) == refused(
+        lambda: FleetSpec(groups=(one, other))
+    )
+
+
+def test_a_group_that_joins_costs_nothing_for_the_devices_that_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = FleetSpec.of(count=50_000)
+    monkeypatch.setattr(Group, "device_ids", None)
+    grown = fleet.with_group(Group(name="more", count=100, prefix="more"))
+    assert (fleet.count, grown.count) == (50_000, 50_100)
+    # Nor is the code of behaviours loaded again.
+    assert grown.catalogue is fleet.catalogue
+    with pytest.raises(FleetSpecError, match="is called 'more' too"):
+        grown.with_group(Group(name="more", count=1, prefix="less"))
+    with pytest.raises(FleetSpecError, match="at most"):
+        grown.with_group(Group(name="last", count=50_000, prefix="last"))
 
 
 def test_an_unknown_behaviour_is_told_the_nearest_or_all() -> None:
@@ -251,8 +309,41 @@ def test_code_that_cannot_be_used_is_told_by_line(tmp_path: Path, source: str, c
 def test_code_that_anybody_may_write_is_not_run(tmp_path: Path) -> None:
     path = write_own(tmp_path, "mine.py:Stubborn")
     (tmp_path / "mine.py").chmod(0o666)
-    with pytest.raises(FleetSpecError, match="anybody may write to it"):
+    with pytest.raises(FleetSpecError, match="others may write to it"):
         load_fleet_file(path)
+
+
+@pytest.mark.parametrize(
+    ("group", "members", "runs"),
+    [("me", [], True), ("me", ["me"], True), ("me", ["you"], False), ("staff", [], False)],
+)
+def test_code_that_a_group_may_write_is_run_where_the_group_is_the_owner_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, members: list[str], runs: bool
+) -> None:
+    path = write_own(tmp_path, "mine.py:Stubborn")
+    (tmp_path / "mine.py").chmod(0o664)
+    monkeypatch.setattr("pwd.getpwuid", lambda _: SimpleNamespace(pw_name="me"))
+    monkeypatch.setattr("grp.getgrgid", lambda _: SimpleNamespace(gr_name=group, gr_mem=members))
+    if runs:
+        load_fleet_file(path)
+        return
+    with pytest.raises(FleetSpecError, match="others may write to it"):
+        load_fleet_file(path)
+
+
+def test_code_that_was_mended_in_a_moment_is_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = write_own(tmp_path, "mine.py:Stubborn")
+    file = tmp_path / "mine.py"
+    before = file.stat()
+    assert load_fleet_file(path).catalogue.definition("mine").summary == "Says no."
+    file.write_text(OWN.replace("Says no.", "Says yo."))
+    # As long as before, in the same second: Python takes its bytecode for that of this text.
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert load_fleet_file(path).catalogue.definition("mine").summary == "Says yo."
+    assert not (tmp_path / "__pycache__").exists()
 
 
 def test_every_built_in_behaviour_says_what_it_is() -> None:
