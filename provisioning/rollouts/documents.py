@@ -1,6 +1,6 @@
 """What the parts of a rollout plan have in common: strict, frozen, and errors that name key and remedy.
 
-A field's description says what may be written there ("a whole number from 1 to 5,000"). Errors end with it,
+A field's description says what may be written there ("a whole number from 1 to 1,000"). Errors end with it,
 so that the bounds and the advice stand side by side in the model.
 """
 

@@ -34,7 +34,8 @@ MAX_LABEL_CHARS: Final = 200
 MAX_LABELS: Final = 1_000
 """Models, or firmware versions, that one plan names."""
 MAX_TAGS: Final = 64
-MAX_IN_FLIGHT: Final = 5_000
+MAX_IN_FLIGHT: Final = 1_000
+"""A wave's history has two events for each."""
 MAX_PER_MINUTE: Final = 1_000_000.0
 MIN_PER_MINUTE: Final = 0.001
 MAX_FACTOR: Final = 100.0

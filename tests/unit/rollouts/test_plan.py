@@ -133,7 +133,7 @@ def test_a_plan_that_cannot_be_is_refused_by_key_with_a_remedy(key: str, documen
         ),
         (
             {"pace": {"in_flight": 9_000}},
-            "pace.in_flight: 9000 is out of range; give a whole number from 1 to 5,000",
+            "pace.in_flight: 9000 is out of range; give a whole number from 1 to 1,000",
         ),
         (
             {"options": {"max_attempts": 0}},

@@ -264,7 +264,7 @@ def test_an_abort_stops_at_the_very_device() -> None:
 
 @pytest.mark.parametrize(("per_minute", "seconds"), [(60, 99), (30, 198)])
 def test_a_pace_is_kept_to_the_second(per_minute: int, seconds: int) -> None:
-    plan = RolloutPlan.from_json({"pace": {"per_minute": per_minute, "in_flight": 5_000}})
+    plan = RolloutPlan.from_json({"pace": {"per_minute": per_minute, "in_flight": 1_000}})
     world = World(plan, 100, Random(1), bad=0.0)
     world.run()
     assert (world.starts[-1] - world.starts[0]).total_seconds() == pytest.approx(seconds, abs=0.01)
@@ -272,7 +272,7 @@ def test_a_pace_is_kept_to_the_second(per_minute: int, seconds: int) -> None:
 
 def test_an_exponential_pace_doubles_after_each_ten() -> None:
     rate = {"base": 6, "factor": 2, "grow_after_notified": 10, "maximum": 24}
-    plan = RolloutPlan.from_json({"pace": {"per_minute": rate, "in_flight": 5_000}})
+    plan = RolloutPlan.from_json({"pace": {"per_minute": rate, "in_flight": 1_000}})
     world = World(plan, 41, Random(1), bad=0.0)
     world.run()
     gaps = [(b - a).total_seconds() for a, b in zip(world.starts, world.starts[1:], strict=False)]
