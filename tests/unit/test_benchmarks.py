@@ -11,7 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import child, connections, embedded, fleet, memory, profiling, report, startup, suite
+from benchmarks import (
+    child,
+    connections,
+    embedded,
+    fleet,
+    memory,
+    profiling,
+    report,
+    rollouts,
+    startup,
+    suite,
+)
 from benchmarks.contestants import MUSTER, PEERS, Contestant, Program
 from benchmarks.figures import Results
 from benchmarks.peers.environment import PeerMissingError
@@ -32,6 +43,13 @@ async def test_each_workload_carries_what_it_is_given_and_says_how_fast(name: st
 async def test_each_latency_is_given_by_percentiles(name: str, tmp_path: Path) -> None:
     values = await embedded.RUNS[name](5, tmp_path)
     assert 0 < values["p50_ms"] <= values["p95_ms"] <= values["p99_ms"]
+
+
+async def test_a_rollout_is_measured_to_its_end(tmp_path: Path) -> None:
+    values = await rollouts.measure(30, tmp_path)
+    assert values["devices_per_s"] > 0
+    table = rollouts.as_table({30: [values], 60: [values]})
+    assert "A device costs 1.00 times" in table
 
 
 async def test_an_event_that_is_raised_is_durable_within_one_commit(tmp_path: Path) -> None:
