@@ -10,8 +10,8 @@ from provisioning.cli.documents import Rollout, RolloutAnswer
 from provisioning.cli.errors import UsageError
 from provisioning.cli.rollout.choice import actor_of, add_actor, add_rollout_choice, chosen_rollout
 from provisioning.cli.rollout.plan_flags import add_pace_arguments, pace_of
-from provisioning.cli.rollout.words import next_steps, state_line
-from provisioning.cli.terminal import Terminal, counted
+from provisioning.cli.rollout.words import further_steps
+from provisioning.cli.terminal import Terminal, counted, state_word
 
 
 def add_parsers(commands: Subparsers) -> None:
@@ -138,9 +138,9 @@ def _report(answer: RolloutAnswer, args: argparse.Namespace, details: dict[str, 
     if answer["changed"]:
         terminal.line(f"{rollout['rollout_id']}: {_done(args, rollout, details)}")
     else:
-        terminal.line(f"{rollout['rollout_id']}: nothing to change; it is {state_line(rollout)}")
+        terminal.line(f"{rollout['rollout_id']}: nothing to change; it is {state_word(rollout['state'])}")
     # What --force has been asked for need not be proposed.
-    for step in [] if args.action == "cancel" and args.force else next_steps(rollout):
+    for step in [] if args.action == "cancel" and args.force else further_steps(rollout):
         terminal.line(f"next: {step}")
 
 

@@ -33,7 +33,7 @@ def add_parsers(commands: Subparsers) -> None:
         examples="""muster rollout create
             muster rollout create --waves 5%,25%,100% --threshold 95 --gate approval --follow
             muster rollout create --waves 10,100,rest --gate pause --pause 600 --abort failed=20%/10:pause
-            muster rollout create --model demo-1 --tag site=lab --in-flight 200 --per-minute 60 --grow 2/100
+            muster rollout create --tag site=lab --per-minute 60 --grow 2/100 --max-per-minute 960
             muster rollout create --window 'mon-fri 22:00-06:00' --start-at 2030-08-01T22:00 --name night
             muster rollout create --file plan.toml --percent 10 --dry-run""",
     )
@@ -116,20 +116,20 @@ def _show_planned(planned: PlannedRollout, terminal: Terminal, *, as_json: bool)
         total += size
         share = f"{total / planned['devices']:.0%}" if planned["devices"] else "-"
         rows.append([str(number), f"{size:,}", f"{total:,}", share, _conditions(wave, number < len(sizes))])
-    terminal.table(["wave", "devices", "so far", "share", "before the next"], rows, right=range(4), indent=2)
+    terminal.table(["wave", "devices", "so far", "share", "condition"], rows, right=range(4), indent=2)
 
 
 def _conditions(wave: Json, more: bool) -> str:
-    """Return what must be before the next wave starts."""
+    """Return what must be for the wave to be good, and before the next one starts."""
     conditions = []
     if (threshold := wave.get("success_threshold_percent")) is not None:
         conditions.append(f"{threshold:g}% provisioned")
-    match wave.get("gate"):
+    match wave.get("gate") if more else None:
         case "approval":
             conditions.append("approval")
         case "pause":
             conditions.append(f"a pause of {clock(wave.get('pause_s'))}")
-    return ", ".join(conditions) or "-" if more else "-"
+    return ", ".join(conditions) or "-"
 
 
 def _waves(sizes: Sequence[int]) -> str:

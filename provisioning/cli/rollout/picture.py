@@ -15,9 +15,9 @@ from provisioning.cli.rollout.words import (
     STATE_STYLES,
     ended_devices,
     expected_end,
+    further_steps,
     headline,
     missed_devices,
-    next_steps,
     state_line,
 )
 from provisioning.cli.terminal import STATE_STYLES as DEVICE_STYLES
@@ -69,7 +69,7 @@ def picture(rollout: Rollout, now: datetime.datetime, *, note: str = "") -> Grou
         parts.append(Text(line, style="red", no_wrap=True, overflow="ellipsis"))
     if (more := len(reasons) - MAX_FAILURES_SHOWN) > 0:
         parts.append(Text(f"  … and {counted(more, 'more reason')}", style="dim"))
-    parts += [Text(f"next: {step}", style="yellow") for step in next_steps(rollout)]
+    parts += [Text(f"next: {step}", style="yellow") for step in further_steps(rollout)]
     if note:
         parts.append(Text(note, style="yellow"))
     return Group(*parts)

@@ -43,6 +43,7 @@ _FLAGS: Mapping[str, str] = {
 
 _ABSENT: Any = object()
 """Not given; None is a value, which takes back what a file has."""
+_MAY_BE_NONE = frozenset({"per_minute", "devices", "failed_in", "models", "firmware_versions", "tags"})
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +95,7 @@ def _add_waves(group: argparse._ArgumentGroup) -> None:
         "--threshold",
         type=values.threshold,
         metavar="PERCENT",
-        help="share of a wave's devices that must be provisioned; else the rollout pauses",
+        help="share of a wave's devices that must be provisioned, else the rollout pauses",
     )
     group.add_argument(
         "--gate", choices=("none", "approval", "pause"), help="between waves: wait for somebody, or a while"
@@ -118,9 +119,7 @@ def add_pace_arguments(group: argparse._ActionsContainer) -> None:
         metavar="FACTOR/AFTER",
         help="the rate grows: 2/1000 is twice as fast each time 1,000 were notified; 2/1000:succeeded",
     )
-    group.add_argument(
-        "--max-per-minute", type=values.per_minute, metavar="N", help="the rate grows no further"
-    )
+    group.add_argument("--max-per-minute", type=values.per_minute, metavar="N", help="where --grow ends")
 
 
 def _add_order(group: argparse._ArgumentGroup) -> None:
@@ -211,13 +210,20 @@ def _targets_of(args: argparse.Namespace, before: Mapping[str, Any]) -> Json:
     if not (args.all_new or args.devices or args.failed_in):
         return targets
     in_file = _table(before, "targets")
-    targets["devices"] = names_of(args.devices or []) or (None if "devices" in in_file else _ABSENT)
-    targets["failed_in"] = args.failed_in or (None if "failed_in" in in_file else _ABSENT)
+    targets["devices"] = names_of(args.devices or []) or _ABSENT
+    targets["failed_in"] = args.failed_in or _ABSENT
+    # Whom the file chooses otherwise is not meant then.
+    others = (
+        ("failed_in", "models", "firmware_versions", "tags") if args.devices else ("devices", "failed_in")
+    )
+    for name in others:
+        if targets[name] is _ABSENT and name in in_file:
+            targets[name] = None
     return targets
 
 
 def _waves_of(args: argparse.Namespace, before: Mapping[str, Any]) -> list[Json] | None:
-    """Return the waves with their threshold and gate, which apply before each next one."""
+    """Return the waves with the threshold of each, and the gate before each next one."""
     gate = args.gate or ("pause" if args.pause is not None else None)
     if args.pause is not None and gate != "pause":
         raise UsageError(f"--pause is for --gate pause, not for {gate}: leave one of them out")
@@ -228,10 +234,12 @@ def _waves_of(args: argparse.Namespace, before: Mapping[str, Any]) -> list[Json]
     waves = args.waves if args.waves is not None else before.get("waves")
     if not given:
         return args.waves  # type: ignore[no-any-return]  # what `values.waves` has made
-    if not isinstance(waves, list) or len(waves) < 2:
-        flag = "--threshold" if args.threshold is not None else "--gate" if args.gate else "--pause"
-        raise UsageError(f"{flag} is between waves: give several, as in --waves 5%,25%,100%")
-    return [{**wave, **given} for wave in waves[:-1]] + [waves[-1]]
+    if waves is None:
+        waves = [{"percent": 100.0}]
+    if not isinstance(waves, list) or (gate is not None and len(waves) < 2):
+        raise UsageError("--gate and --pause are between waves: give several, as in --waves 5%,25%,100%")
+    last = {name: value for name, value in given.items() if name == "success_threshold_percent"}
+    return [{**wave, **given} for wave in waves[:-1]] + [{**wave, **last} for wave in waves[-1:]]
 
 
 def pace_of(args: argparse.Namespace, before: Mapping[str, Any]) -> Json:
@@ -249,20 +257,22 @@ def pace_of(args: argparse.Namespace, before: Mapping[str, Any]) -> Json:
         growth = {name: value for name, value in growth.items() if not name.startswith("grow_after")}
         growth |= args.grow
     if args.max_per_minute is not None:
-        growth["maximum"] = None if args.max_per_minute == "none" else args.max_per_minute
+        growth["maximum"] = args.max_per_minute
     if not isinstance(growth.get("base"), int | float):
         raise UsageError("--grow and --max-per-minute need --per-minute N, the rate to begin with")
     if "factor" not in growth:
         raise UsageError("--max-per-minute needs --grow FACTOR/AFTER: without it the rate stays as it is")
+    if not isinstance(growth.get("maximum"), int | float):
+        raise UsageError("--grow needs --max-per-minute N, the rate at which it stops growing")
     return {**pace, "per_minute": growth}
 
 
-def _present(values_: Json) -> Json:
-    """Return what was given; a pace of None a minute and targets of None stay, being said so."""
+def _present(found: Json) -> Json:
+    """Return what was given; None is left where it takes back what a file has."""
     return {
         name: value
-        for name, value in values_.items()
-        if value is not _ABSENT and (value is not None or name in ("per_minute", "devices", "failed_in"))
+        for name, value in found.items()
+        if value is not _ABSENT and (value is not None or name in _MAY_BE_NONE)
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+from collections.abc import Sequence
 
 from provisioning.cli.arguments import Subparsers, add_client_arguments, add_command, client_of
 from provisioning.cli.documents import Rollout, Wave
@@ -14,6 +15,7 @@ from provisioning.cli.rollout.words import (
     counts_line,
     ended_devices,
     expected_end,
+    further_steps,
     headline,
     missed_devices,
     moment,
@@ -67,10 +69,7 @@ def show_rollout(rollout: Rollout, terminal: Terminal) -> None:
     terminal.line()
     _show_waves(rollout, terminal)
     _show_reasons(rollout, terminal)
-    if steps := next_steps(rollout):
-        terminal.line()
-    for step in steps:
-        terminal.line(f"  next: {step}")
+    show_steps(further_steps(rollout), terminal, indent=2)
 
 
 def _facts(rollout: Rollout) -> list[tuple[str, str]]:
@@ -157,7 +156,8 @@ def success(wave: Wave) -> str:
 def show_end(rollout: Rollout, terminal: Terminal, *, good: bool) -> None:
     """Write what a rollout came to, which was watched."""
     provisioned = rollout["counts"].get(DeviceState.PROVISIONED, 0)
-    how = "" if rollout["state"] == "completed" else f"; {state_line(rollout)}"
+    completed = rollout["state"] == "completed"
+    how = "" if completed else f"; {state_line(rollout)}"
     terminal.line(
         f"{provisioned:,} of {rollout['devices']:,} provisioned in {clock(rollout.get('elapsed_s'))}"
         f", {rate(rollout.get('devices_per_s'))}{how}",
@@ -166,7 +166,12 @@ def show_end(rollout: Rollout, terminal: Terminal, *, good: bool) -> None:
     terminal.line()
     _show_waves(rollout, terminal)
     _show_reasons(rollout, terminal)
-    if steps := next_steps(rollout):
+    show_steps(next_steps(rollout) if completed else further_steps(rollout), terminal)
+
+
+def show_steps(steps: Sequence[str], terminal: Terminal, *, indent: int = 0) -> None:
+    """Write what can be done now, after an empty line."""
+    if steps:
         terminal.line()
     for step in steps:
-        terminal.line(f"next: {step}")
+        terminal.line(f"{' ' * indent}next: {step}")

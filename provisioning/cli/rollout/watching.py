@@ -29,8 +29,8 @@ from provisioning.cli.rollout.words import (
     counts_line,
     ended_devices,
     expected_end,
+    further_steps,
     has_ended,
-    next_steps,
     state_line,
     succeeded,
     wave_of,
@@ -214,10 +214,11 @@ class PlainView:
         return None
 
     def update(self, rollout: Rollout) -> None:
-        state, changing = (rollout["state"], rollout.get("reason"), rollout.get("wave")), _changing(rollout)
-        if state == self._state and (
-            self._now() < self._next_s or (rollout["state"] in PARKED and changing == self._before)
-        ):
+        parked = rollout["state"] in PARKED
+        # The reason of what goes on has figures in it, which change all the time.
+        state = (rollout["state"], rollout.get("wave"), rollout.get("reason") if parked else None)
+        changing = _changing(rollout)
+        if state == self._state and (self._now() < self._next_s or (parked and changing == self._before)):
             return
         self._next_s = self._now() + PLAIN_INTERVAL_S
         self._before = changing
@@ -235,7 +236,7 @@ class PlainView:
     def _state_lines(self, rollout: Rollout) -> None:
         if rollout.get("reason"):
             self._terminal.line(f"  {state_line(rollout)}")
-        for step in next_steps(rollout):
+        for step in further_steps(rollout):
             self._terminal.line(f"  next: {step}")
 
     def note(self, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,7 @@ MISSES = tuple(state for state in DeviceState if state in FINAL and state != Dev
 RETRIED = (DeviceState.FAILED, DeviceState.TIMED_OUT)
 """What a retry brings home unless it is told otherwise."""
 _DAY_S = 86_400
+_COMMAND = re.compile(r"(`muster rollout (?:approve|cancel|next|pace|pause|resume|retry|watch))([^`]*)`")
 
 
 def has_ended(state: str) -> bool:
@@ -72,13 +74,18 @@ def headline(rollout: Rollout) -> str:
     return f"{rollout['rollout_id']}  {name}" if name else rollout["rollout_id"]
 
 
+def reason_of(rollout: Rollout) -> str:
+    """Return why the rollout is in its state; commands that the service names are for this rollout."""
+    return _COMMAND.sub(rf"\1 {rollout['rollout_id']}\2`", rollout.get("reason") or "")
+
+
 def state_line(rollout: Rollout) -> str:
     """Return the state and, where there is one, the reason of it."""
-    word, reason = state_word(rollout["state"]), rollout.get("reason")
+    word, reason = state_word(rollout["state"]), reason_of(rollout)
     if not reason:
         return word
-    # "paused by ada" says both.
-    return reason if reason.startswith(word) else f"{word}: {reason}"
+    # "Paused: by ada." says both.
+    return reason if reason.lower().startswith(word) else f"{word}: {reason}"
 
 
 def expected_end(rollout: Rollout, now: datetime.datetime) -> str | None:
@@ -97,6 +104,11 @@ def moment(timestamp: str | None) -> str:
     return "-" if parsed is None else f"{parsed.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
+def further_steps(rollout: Rollout) -> list[str]:
+    """Return what can be done now, beside a reason that is shown too and may say so itself."""
+    return [] if _COMMAND.search(rollout.get("reason") or "") else next_steps(rollout)
+
+
 def next_steps(rollout: Rollout) -> list[str]:
     """Return what can be done now, each a sentence with a command."""
     rollout_id, state, wave = rollout["rollout_id"], rollout["state"], rollout.get("wave", 0)
@@ -106,21 +118,20 @@ def next_steps(rollout: Rollout) -> list[str]:
     match state:
         case "scheduled":
             start = moment(_schedule(rollout).get("start_at"))
-            return [f"starts at {start}; {cancel}" if start != "-" else f"has not started yet; {cancel}"]
+            return [f"starts at {start}" if start != "-" else "has not started yet", cancel]
+        case "waiting" if _between_waves(rollout):
+            return [f"`muster rollout next {rollout_id}` starts wave {wave + 1} now", cancel]
         case "waiting":
-            return [f"starts devices in its windows only ({windows_of(rollout)}); {cancel}"]
+            return [f"starts devices in its windows only ({windows_of(rollout)})", cancel]
         case "paused":
-            return [f"{resume}, {cancel}"]
+            return [resume, cancel]
         case "awaiting_approval":
-            return [f"`muster rollout approve {rollout_id}` starts wave {wave + 1}, {cancel}"]
+            return [f"`muster rollout approve {rollout_id}` starts wave {wave + 1}", cancel]
         case "cancelling":
-            return [f"{in_flight} may finish; `muster rollout cancel {rollout_id} --force` stops them too"]
-        case "running" if _between_waves(rollout):
-            return [f"pauses before wave {wave + 1}; `muster rollout next {rollout_id}` starts it now"]
+            return [f"{in_flight} may finish", f"`muster rollout cancel {rollout_id} --force` stops them"]
     again = sum(rollout["counts"].get(one, 0) for one in RETRIED)
     if has_ended(state) and again:
-        those = f"{counted(again, 'device')} again that failed or timed out"
-        return [f"`muster rollout retry {rollout_id}` tries {those}"]
+        return [f"`muster rollout retry {rollout_id}` tries {counted(again, 'device')} again"]
     return []
 
 
@@ -138,7 +149,7 @@ def windows_of(rollout: Rollout) -> str:
 def _between_waves(rollout: Rollout) -> bool:
     """Return whether the wave is over and the next one waits for the pause between them."""
     wave, waves = rollout.get("wave", 0), rollout["waves"]
-    return 0 < wave < len(waves) and waves[wave - 1]["state"] == "paused"
+    return 0 < wave < len(waves) and waves[wave - 1]["state"] == "done"
 
 
 def _schedule(rollout: Rollout) -> Mapping[str, Any]:

@@ -119,7 +119,6 @@ class FakeRollout:
         self.state = "scheduled" if plan.get("schedule", {}).get("start_at") else "running"
         self.reason: str | None = None
         self.wave = 0 if self.state == "scheduled" else 1
-        self.between = False
         self.looks = 0
         self.log: list[Json] = []
 
@@ -154,7 +153,7 @@ class FakeRollout:
         elif wave.get("gate") == "approval":
             self.state = "awaiting_approval"
         elif wave.get("gate") == "pause":
-            self.between = True
+            self.state = "waiting"
         else:
             self.wave += 1
 
@@ -165,7 +164,7 @@ class FakeRollout:
         before = (self.state, self.wave, dict(self.devices), dict(self.plan.get("pace", {})))
         match body["action"]:
             case "pause":
-                self.state, self.reason = "paused", f"paused by {body['actor']}"
+                self.state, self.reason = "paused", f"Paused: by {body['actor']}."
             case "resume" if self.state == "paused":
                 self.state, self.reason = "running", None
                 if all(self.devices[name] in FINAL for name in self.waves[self.wave - 1]):
@@ -173,10 +172,10 @@ class FakeRollout:
             case "approve" | "next":
                 if body["action"] == "approve" and self.state != "awaiting_approval":
                     raise FakeRefusalError(409, f"{self.rollout_id} waits for no approval.")
-                self.state, self.between = "running", False
+                self.state = "running"
                 self.wave += 1
             case "cancel" | "force_cancel":
-                self.state, self.reason = "cancelling", f"cancelled by {body['actor']}"
+                self.state, self.reason = "cancelling", f"Cancelled by {body['actor']}."
                 self._cancel(("pending",) if body["action"] == "cancel" else ("pending", "notified"))
             case "exclude":
                 for name in body["devices"]:
@@ -211,13 +210,13 @@ class FakeRollout:
         return {state: found.count(state) for state in STATES}
 
     def _wave_state(self, number: int) -> str:
-        if number > self.wave:
-            return "skipped" if self.state == "cancelled" else "pending"
-        if number < self.wave or self.state in ENDED:
+        if all(self.devices[name] in FINAL for name in self.waves[number - 1]) and (
+            number <= self.wave or self.state in ENDED
+        ):
             return "done"
-        if self.state in ("paused", "awaiting_approval"):
-            return self.state
-        return "paused" if self.between else "running"
+        if number > self.wave:
+            return "pending"
+        return self.state if self.state in ("paused", "waiting") else "running"
 
     def short(self) -> Json:
         """The rollout in a list."""

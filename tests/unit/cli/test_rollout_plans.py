@@ -14,6 +14,7 @@ import pytest
 
 from provisioning.cli.rollout import values
 from provisioning.cli.rollout.plan_file import EXAMPLE, key_of
+from provisioning.rollouts.plan import RolloutPlan
 from tests.unit.cli.conftest import Muster
 from tests.unit.cli.fake_rollouts import FakeRefusalError
 from tests.unit.cli.fake_service import FakeService
@@ -73,7 +74,7 @@ def test_each_flag_has_its_key(planned: Planned) -> None:
         *("--firmware-version", "0.9.0", "--states", "timed-out,new", "--percent", "10%", "--exclude", "d3"),
         *("--in-flight", "7", "--per-minute", "60", "--order", "random", "--seed", "4", "--deadline", "60"),
         *("--start-at", "2030-01-01T00:00:00+00:00", "--end-at", "2030-01-02T00:00:00+02:00"),
-        *("--at-end", "force-cancel", "--window", "mon-wed 22:00-06:00", "--window", "0:00-24:00"),
+        *("--at-end", "force-cancel", "--window", "mon-wed 22:00-06:00", "--window", "8:00-24:00"),
         *("--overlap", "skip", "--ack-timeout", "5", "--activation-timeout", "6", "--attempts", "2"),
         *("--abort", "failed=20%/10:cancel", "--abort", "timed-out=5"),
     )
@@ -100,20 +101,21 @@ def test_each_flag_has_its_key(planned: Planned) -> None:
             "at_end": "force_cancel",
             "windows": [
                 {"days": ["mon", "tue", "wed"], "from": "22:00", "to": "06:00"},
-                {"from": "00:00", "to": "00:00"},
+                {"from": "08:00", "to": "00:00"},
             ],
         },
         "overlap": "skip",
     }
 
 
-def test_threshold_and_gate_are_before_each_next_wave(planned: Planned) -> None:
+def test_each_wave_has_the_threshold_and_all_but_the_last_the_gate(planned: Planned) -> None:
     more = {"success_threshold_percent": 95.0, "gate": "pause", "pause_s": 60.0}
     assert planned("--waves", "5%,1,rest", "--threshold", "95", "--pause", "60")["waves"] == [
         {"percent": 5.0, **more},
         {"count": 1, **more},
-        {"percent": 100.0},
+        {"percent": 100.0, "success_threshold_percent": 95.0},
     ]
+    assert planned("--threshold", "90%")["waves"] == [{"percent": 100.0, "success_threshold_percent": 90.0}]
 
 
 def test_a_rate_grows_from_its_base(planned: Planned) -> None:
@@ -134,14 +136,15 @@ def test_a_file_is_taken_as_it_is_and_flags_go_before_it(planned: Planned, plan_
         "windows": [{"from": "22:00", "to": "06:00"}],
     }
     assert plan["targets"] == {"models": ["demo-1"], "tags": {"site": "lab"}}
-    argv = ("--name", "mine", "--percent", "50", "--gate", "approval", "--grow", "2/10", "--in-flight", "5")
-    changed = planned("--file", str(plan_file), *argv)
+    argv = ("--name", "mine", "--percent", "50", "--gate", "approval", "--in-flight", "5")
+    grow = ("--grow", "2/10", "--max-per-minute", "90")
+    changed = planned("--file", str(plan_file), *argv, *grow)
     assert changed["name"] == "mine"
     assert changed["targets"] == {**plan["targets"], "percent": 50.0}
     assert changed["waves"] == [{"count": 1, "gate": "approval"}, {"percent": 100}]
     assert changed["pace"] == {
         "in_flight": 5,
-        "per_minute": {"base": 60, "factor": 2.0, "grow_after_notified": 10},
+        "per_minute": {"base": 60, "factor": 2.0, "grow_after_notified": 10, "maximum": 90},
     }
     assert changed["schedule"] == plan["schedule"]
 
@@ -151,6 +154,20 @@ def test_whom_the_flags_choose_are_not_whom_the_file_does(planned: Planned, plan
     argv = ("--file", str(plan_file))
     assert planned(*argv, "--devices", "d1,d2")["targets"] == {"devices": ["d1", "d2"]}
     assert planned(*argv, "--all-new")["targets"] == {"devices": None}
+    plan_file.write_text('[targets]\nmodels = ["demo-1"]\nexclude = ["d3"]\n')
+    assert planned(*argv, "--devices", "d1")["targets"] == {
+        "models": None,
+        "exclude": ["d3"],
+        "devices": ["d1"],
+    }
+
+
+def test_the_services_own_rules_take_what_the_flags_and_the_example_make(planned: Planned) -> None:
+    argv = ("--waves", "5%,25%,rest", "--threshold", "95", "--pause", "60", "--abort", "all=50%")
+    pace = ("--per-minute", "60", "--grow", "2/1000:succeeded", "--max-per-minute", "900")
+    when = ("--start-at", "2030-01-01T22:00", "--window", "sat-mon 8:00-24:00")
+    for flags in ((*argv, *pace, *when), ("--file", str(EXAMPLE), "--devices", "d1")):
+        RolloutPlan.from_json(planned(*flags))
 
 
 def test_a_plan_may_be_json(planned: Planned, muster: Muster, tmp_path: Path) -> None:
@@ -225,7 +242,8 @@ def test_a_file_that_cannot_be_read_says_why(
         (("--waves", "5%,25%"), "'5%,25%' leaves devices out: end it with 100% or rest"),
         (("--waves", "5%,x"), "'x' in '5%,x' is no wave"),
         (("--waves", "0,rest"), "'0' in '0,rest' is no wave"),
-        (("--threshold", "95"), "--threshold is between waves: give several"),
+        (("--gate", "approval"), "--gate and --pause are between waves: give several"),
+        (("--per-minute", "60", "--grow", "2/10"), "--grow needs --max-per-minute N"),
         (("--waves", "5%,rest", "--threshold", "101"), "no percentage from 0 to 100"),
         (("--waves", "5%,rest", "--gate", "pause"), "--gate pause needs --pause SECONDS"),
         (("--waves", "5%,rest", "--gate", "approval", "--pause", "5"), "not for approval"),
@@ -262,7 +280,7 @@ def test_a_dry_run_shows_the_waves_and_starts_nothing(service: FakeService, must
     lines = muster("rollout", "create", *argv).out.splitlines()
     assert lines[0] == "40 devices in 3 waves; nothing was started: leave out --dry-run for that"
     assert re.split("  +", lines[2].strip()) == ["1", "2", "2", "5%", "90% provisioned, approval"]
-    assert lines[4].split() == ["3", "30", "40", "100%", "-"]
+    assert lines[4].split() == ["3", "30", "40", "100%", "90%", "provisioned"]
     assert json.loads(muster("rollout", "create", *argv, "--json").out)["waves"] == [2, 8, 30]
     assert service.rollouts.known == {}
 

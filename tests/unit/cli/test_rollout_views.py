@@ -14,7 +14,14 @@ from provisioning.cli.documents import Rollout, Wave
 from provisioning.cli.rollout.picture import BAR_WIDTH, MAX_WAVES_SHOWN, picture, shown_waves, stacked
 from provisioning.cli.rollout.showing import show_rollout
 from provisioning.cli.rollout.watching import Fetcher, LiveView, PlainView, follow_rollout, rollout_view
-from provisioning.cli.rollout.words import expected_end, next_steps, state_line, succeeded, windows_of
+from provisioning.cli.rollout.words import (
+    expected_end,
+    further_steps,
+    next_steps,
+    state_line,
+    succeeded,
+    windows_of,
+)
 from provisioning.cli.terminal import Terminal
 from tests.unit.cli.fake_rollouts import STATES
 from tests.unit.cli.fake_service import FakeService
@@ -135,12 +142,14 @@ def test_a_pipe_gets_a_line_at_each_new_state_and_every_few_seconds() -> None:
     assert lines[2].startswith(f"  next: `muster rollout resume {ROLLOUT_ID}` goes on")
     now[0] = 100.0
     view.update({**paused, "elapsed_s": 200.0})
-    assert len(stream.getvalue().splitlines()) == 5, "nothing new while it stands still"
+    assert len(stream.getvalue().splitlines()) == 6, "nothing new while it stands still"
     now[0] = 101.0
     view.update(a_rollout())
     now[0] = 103.0
     view.update(a_rollout())
-    assert len(stream.getvalue().splitlines()) == 7
+    assert len(stream.getvalue().splitlines()) == 8
+    view.update(a_rollout(reason="4,999 devices in flight, the most at once."))
+    assert len(stream.getvalue().splitlines()) == 8, "figures in a reason are no news"
 
 
 def test_a_terminal_gets_the_live_view(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,13 +224,15 @@ def test_watching_outlasts_a_service_that_comes_back_elsewhere(state_dir: Path) 
             },
             "(mon 22:00-06:00 UTC)",
         ),
-        ({"state": "cancelling"}, "5,000 devices may finish; `muster rollout cancel {id} --force`"),
+        (
+            {"state": "cancelling"},
+            "5,000 devices may finish; `muster rollout cancel {id} --force` stops them",
+        ),
         ({"state": "completed"}, "`muster rollout retry {id}` tries 1,000 devices again"),
     ],
 )
 def test_each_state_says_what_can_be_done(more: dict[str, object], said: str) -> None:
-    (step,) = next_steps(a_rollout(**more))
-    assert said.format(id=ROLLOUT_ID) in step
+    assert said.format(id=ROLLOUT_ID) in "; ".join(next_steps(a_rollout(**more)))
 
 
 def test_nothing_needs_to_be_done_while_it_goes_on_or_after_a_good_end() -> None:
@@ -233,8 +244,17 @@ def test_nothing_needs_to_be_done_while_it_goes_on_or_after_a_good_end() -> None
     assert windows_of(good) == "none"
 
 
-def test_a_reason_is_said_once() -> None:
-    assert state_line(a_rollout(state="paused", reason="paused by ada: hm")) == "paused by ada: hm"
+def test_a_reason_is_said_once_and_its_commands_are_for_this_rollout() -> None:
+    assert state_line(a_rollout(state="paused", reason="Paused: by ada, hm.")) == "Paused: by ada, hm."
+    told = a_rollout(
+        state="cancelling",
+        reason="Cancelled by ada. 2 devices may finish; `muster rollout cancel --force` tells them to stop.",
+    )
+    assert state_line(told).endswith(f"`muster rollout cancel {ROLLOUT_ID} --force` tells them to stop.")
+    assert further_steps(told) == []
+    assert further_steps({**told, "reason": "Cancelled by ada."}) == next_steps(told) != []
+    create = "The deadline passed; `muster rollout create` takes up again what it did not reach."
+    assert state_line(a_rollout(state="cancelled", reason=create)) == f"cancelled: {create}"
     assert state_line(a_rollout(state="paused", reason="20% failed")) == "paused: 20% failed"
 
 
