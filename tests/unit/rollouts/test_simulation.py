@@ -150,16 +150,14 @@ class World:
 
     def advance(self, *times: datetime | None) -> None:
         """To the next outcome, or the first of the times."""
-        until = min([time for time in times if time is not None] + [one[0] for one in self.flying[:1]])
-        assert until > self.now, "it waits for what has been"
-        self.now = until
-        # One by one: the abort criteria are judged after each outcome.
+        outcomes = [one[0] for one in self.flying[:1]]
+        until = min([time for time in times if time is not None] + outcomes)
+        # Outcomes of the same moment come one by one: the abort criteria are judged after each of them.
+        assert until > self.now or until in outcomes, "it waits for what has been"
+        self.now = max(self.now, until)
         if self.flying and self.flying[0][0] <= self.now:
             _, number, state = self.flying.pop(0)
             self.end(number, state, 1)
-            while self.flying and self.flying[0][0] <= self.now:
-                self.flying[0] = (self.now + timedelta(microseconds=1), *self.flying[0][1:])
-                break
 
 
 percents = st.lists(st.integers(1, 99), max_size=3, unique=True).map(sorted)
