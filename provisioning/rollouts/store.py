@@ -226,7 +226,7 @@ class RolloutStore:
         if known is not None:
             return Take(device_id=known[0])
         rollout = tables.rollout(request.rollout_id)
-        if rollout.state != "running" or rollout.wave != request.wave:
+        if rollout.state != "running":
             return Take(stop=rollout.state)
         if rollout.generation != request.generation:
             return Take(stop="changed")

@@ -10,20 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
-from broker.local import LocalBroker
+from broker.local import LocalBroker, start_broker
 from devices.control import ControlAddress
 from devices.roster import Change
 from provisioning.azurite import LocalAzurite
 from provisioning.service import Service
 from provisioning.settings import ServiceSettings
 
-from .driving import Api, wait_until
+from .driving import Api, instance_counts, service_process, wait_until
 
 pytestmark = pytest.mark.real
 
 CANARY = [{"percent": 5, "success_threshold_percent": 50}, {"percent": 25}, {"percent": 100}]
 OPTIONS = {"ack_timeout_s": 20, "activation_timeout_s": 20, "max_attempts": 2}
+
+
+@pytest_asyncio.fixture
+async def own_broker(tmp_path: Path) -> AsyncIterator[LocalBroker]:
+    """A broker that knows no devices of other tests."""
+    async with await start_broker(state_dir=tmp_path / "broker", port=0) as broker:
+        yield broker
 
 
 @contextlib.asynccontextmanager
@@ -68,7 +76,7 @@ async def ended(api: Api, rollout_id: str, *states: str) -> dict[str, Any]:
 
 @pytest.mark.timeout(300)
 async def test_a_canary_goes_through_and_a_retry_brings_the_rest_home(
-    tmp_path: Path, mosquitto_broker: LocalBroker, azurite: LocalAzurite, unique: str
+    tmp_path: Path, own_broker: LocalBroker, azurite: LocalAzurite, unique: str
 ) -> None:
     state_dir = tmp_path / "state"
     plan = {
@@ -78,11 +86,11 @@ async def test_a_canary_goes_through_and_a_retry_brings_the_rest_home(
         "abort": [{"on": "all", "threshold_percent": 20, "min_sample": 25}],
         "options": OPTIONS,
     }
-    async with Service(settings(state_dir, mosquitto_broker, azurite, unique)):
+    async with Service(settings(state_dir, own_broker, azurite, unique)):
         api = Api(state_dir)
         trust = (await api.get("/api/health"))["trust"]["public_key"]
         weights = "healthy=0.9,out-of-storage=0.05,rejects=0.05"
-        async with fleet(mosquitto_broker.url, trust, tmp_path, count=500, behaviours=weights) as control:
+        async with fleet(own_broker.url, trust, tmp_path, count=500, behaviours=weights) as control:
             await api.wait_registered(500)
             status, created = await api.call("POST", "/api/rollouts", {"plan": plan, "actor": "test"})
             assert status == 201, created
@@ -112,7 +120,7 @@ async def test_a_canary_goes_through_and_a_retry_brings_the_rest_home(
 
 @pytest.mark.timeout(300)
 async def test_a_rollout_that_goes_wrong_stops_before_it_has_done_much(
-    tmp_path: Path, mosquitto_broker: LocalBroker, azurite: LocalAzurite, unique: str
+    tmp_path: Path, own_broker: LocalBroker, azurite: LocalAzurite, unique: str
 ) -> None:
     state_dir = tmp_path / "state"
     plan = {
@@ -121,11 +129,11 @@ async def test_a_rollout_that_goes_wrong_stops_before_it_has_done_much(
         "abort": [{"on": "failed", "threshold_percent": 20, "min_sample": 5, "action": "cancel"}],
         "options": OPTIONS,
     }
-    async with Service(settings(state_dir, mosquitto_broker, azurite, unique)):
+    async with Service(settings(state_dir, own_broker, azurite, unique)):
         api = Api(state_dir)
         trust = (await api.get("/api/health"))["trust"]["public_key"]
         async with fleet(
-            mosquitto_broker.url, trust, tmp_path, count=100, behaviours="healthy=0.5,bad-signature=0.5"
+            own_broker.url, trust, tmp_path, count=100, behaviours="healthy=0.5,bad-signature=0.5"
         ):
             await api.wait_registered(100)
             status, created = await api.call("POST", "/api/rollouts", {"plan": plan})
@@ -141,10 +149,10 @@ async def test_a_rollout_that_goes_wrong_stops_before_it_has_done_much(
 
 
 async def test_what_cannot_be_is_refused_with_its_key(
-    tmp_path: Path, mosquitto_broker: LocalBroker, azurite: LocalAzurite, unique: str
+    tmp_path: Path, own_broker: LocalBroker, azurite: LocalAzurite, unique: str
 ) -> None:
     state_dir = tmp_path / "state"
-    async with Service(settings(state_dir, mosquitto_broker, azurite, unique)):
+    async with Service(settings(state_dir, own_broker, azurite, unique)):
         api = Api(state_dir)
         status, problem = await api.call("POST", "/api/rollouts", {"plan": {"waves": [{"percnt": 5}, {}]}})
         assert (status, problem["detail"]) == (
@@ -154,3 +162,73 @@ async def test_what_cannot_be_is_refused_with_its_key(
         assert (await api.call("POST", "/api/rollouts", {"plan": {}}))[0] == 409
         assert (await api.call("GET", "/api/rollouts/rollout-x"))[0] == 404
         assert (await api.get("/api/rollouts"))["rollouts"] == []
+
+
+@pytest.mark.parametrize("phase", ["running", "awaiting_approval", "paused", "cancelling", "retrying"])
+async def test_a_kill_in_any_phase_leads_to_the_same_end(
+    tmp_path: Path, own_broker: LocalBroker, azurite: LocalAzurite, unique: str, phase: str
+) -> None:
+    state_dir = tmp_path / "state"
+    plan = {
+        "waves": [{"count": 8, "gate": "approval"}, {}],
+        "pace": {"in_flight": 4},
+        "options": OPTIONS | {"max_attempts": 1},
+    }
+    api = Api(state_dir)
+
+    def life() -> contextlib.AbstractAsyncContextManager[Any]:
+        return service_process(state_dir, own_broker.url, azurite.connection_string, unique)
+
+    async def act(action: str) -> None:
+        status, answer = await api.call("POST", f"/api/rollouts/{rollout_id}/actions", {"action": action})
+        assert status == 200, answer
+
+    async with contextlib.AsyncExitStack() as stack:
+        async with life():
+            trust = (await api.get("/api/health"))["trust"]["public_key"]
+            weights = "healthy=0.5,corrupt=0.5" if phase == "retrying" else "healthy=0.5,slow=0.5"
+            control = await stack.enter_async_context(
+                fleet(own_broker.url, trust, tmp_path, count=24, behaviours=weights)
+            )
+            await api.wait_registered(24)
+            status, created = await api.call("POST", "/api/rollouts", {"plan": plan})
+            assert status == 201, created
+            rollout_id = created["rollout_id"]
+            if phase != "awaiting_approval":
+                await ended(api, rollout_id, "awaiting_approval")
+                await act("approve")
+            if phase == "retrying":
+                await ended(api, rollout_id, "completed")
+                address = ControlAddress.read(control)
+                assert address is not None
+                await address.tell(Change(do="behave", behaviour="slow"), number=None)
+                status, created = await api.call("POST", f"/api/rollouts/{rollout_id}/retry", {})
+                assert status == 201, created
+                rollout_id = created["rollout_id"]
+                await ended(api, rollout_id, "running", "awaiting_approval")
+            elif phase in ("paused", "cancelling"):
+                await ended(api, rollout_id, "running")
+                await act("pause" if phase == "paused" else "cancel")
+            else:
+                await ended(api, rollout_id, phase)
+            # Killed at the end of the block.
+        async with life():
+            if phase == "paused":
+                assert (await ended(api, rollout_id, "paused"))["reason"].startswith("Paused: by api")
+                await act("resume")
+            if phase in ("awaiting_approval", "retrying"):
+                await ended(api, rollout_id, "awaiting_approval")
+                await act("approve")
+            view = await ended(api, rollout_id, "completed", "cancelled")
+            known = (await api.get("/api/statistics"))["states"]
+    assert view["counts"]["pending"] == view["in_flight"] == 0
+    if phase == "cancelling":
+        assert view["state"] == "cancelled"
+        assert view["counts"]["provisioned"] + view["counts"]["cancelled"] == 24
+        assert view["counts"]["provisioned"] >= 8
+    else:
+        assert view["state"] == "completed"
+        assert known["provisioned"] == 24
+    # However often activities ran: one orchestration for each device of each rollout.
+    started = instance_counts(state_dir)["DeviceProvisioningOrchestration"]
+    assert started == 24 + (12 if phase == "retrying" else 0) - view["counts"]["cancelled"]

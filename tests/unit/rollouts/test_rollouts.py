@@ -67,6 +67,19 @@ async def test_a_gate_waits_for_an_approval(tmp_path: Path) -> None:
     ]
 
 
+async def test_next_starts_the_next_wave_whatever_is_before_it(tmp_path: Path) -> None:
+    devices = Devices()
+    plan = {"waves": [{"count": 3, "gate": "pause", "pause_s": 3600}, {"count": 2, "gate": "approval"}, {}]}
+    async with service_on(tmp_path, devices) as service:
+        await register(service.registry, 8)
+        rollout_id = (await service.rollouts.create(plan, actor="test"))["rollout_id"]
+        await service.in_state(rollout_id, "waiting")
+        assert (await service.rollouts.act(rollout_id, "next", actor="ann"))["changed"]
+        await service.in_state(rollout_id, "awaiting_approval")
+        await service.rollouts.act(rollout_id, "next", actor="ann")
+        assert (await service.ended(rollout_id))["counts"]["provisioned"] == 8
+
+
 async def test_a_wave_below_its_threshold_stops_the_rollout_until_somebody_approves(tmp_path: Path) -> None:
     devices = Devices()
     devices.outcome = lambda device_id: "failed" if device_id <= "dev-00002" else "provisioned"
