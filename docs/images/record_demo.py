@@ -23,8 +23,9 @@ from provisioning.cli.demo import perform
 from provisioning.cli.documents import Run
 from provisioning.cli.notice import LiveNotice
 from provisioning.cli.parser import build_parser
-from provisioning.cli.progress import RunView, SilentView, ended_devices, picture
+from provisioning.cli.progress import RunView, ended_devices, picture
 from provisioning.cli.terminal import Terminal
+from provisioning.cli.views import SilentView
 
 IMAGE = Path(__file__).absolute().with_name("demo.svg")
 COMMAND = "muster demo"
@@ -32,14 +33,14 @@ WIDTH = 80
 SHOWN_FRACTION = 2 / 3
 
 
-class OneFrame(SilentView):
+class OneFrame(SilentView[Run]):
     """Shows a single frame of a run, once the run has ended."""
 
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
         self._frame: Run | None = None
 
-    def update(self, run: Run) -> None:
+    def update(self, run: Run, /) -> None:
         def distance(other: Run) -> float:
             return abs(ended_devices(other) / other["devices"] - SHOWN_FRACTION)
 

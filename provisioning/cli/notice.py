@@ -7,9 +7,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
+from provisioning.cli.documents import Run
 from provisioning.cli.errors import one_line
-from provisioning.cli.progress import PLAIN_INTERVAL_S, RunView, SilentView, run_view
+from provisioning.cli.progress import PLAIN_INTERVAL_S, RunView, run_view
 from provisioning.cli.terminal import Terminal
+from provisioning.cli.views import SilentView
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -71,7 +73,7 @@ class SilentNotice:
         return None
 
     def run_view(self) -> RunView:
-        return SilentView()
+        return SilentView[Run]()
 
 
 class PlainNotice(SilentNotice):

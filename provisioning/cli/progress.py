@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from provisioning.cli.documents import Failure, Run
 from provisioning.cli.errors import one_line
 from provisioning.cli.terminal import STATE_STYLES, Terminal, clock, state_word
+from provisioning.cli.views import LinesView, LiveView, View
 from provisioning.states import FINAL, WORKING, DeviceState
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.live import Live
     from rich.text import Text
 
 POLL_INTERVAL_S = 0.25
@@ -30,28 +29,14 @@ MAX_FAILURES_SHOWN = 5
 STAGES = (*WORKING, DeviceState.PROVISIONED)
 
 
-class RunView(Protocol):
-    """Shows a run as it goes."""
-
-    def __enter__(self) -> RunView: ...
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
-
-    def update(self, run: Run) -> None:
-        """Show ``run`` now, or later if it is too soon."""
-
-    def note(self, text: str) -> None:
-        """Show a remark, such as that the service is away; an empty one takes it back."""
+RunView: TypeAlias = "View[Run]"
 
 
 def run_view(terminal: Terminal) -> RunView:
     """Return the view that suits ``terminal``."""
-    return LiveView(terminal) if terminal.interactive else PlainView(terminal)
+    if not terminal.interactive:
+        return PlainView(terminal)
+    return LiveView[Run](terminal, lambda run, note: picture(run, note=note))
 
 
 def follow_run(fetch: Callable[[], Run], view: RunView, wait: Callable[[float], object] = time.sleep) -> Run:
@@ -108,38 +93,14 @@ def failure_line(failure: Failure) -> str:
     )
 
 
-class SilentView:
-    """Shows nothing: for programs that want the summary only."""
-
-    def __enter__(self) -> SilentView:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        return None
-
-    def update(self, run: Run) -> None:
-        return None
-
-    def note(self, text: str) -> None:
-        return None
-
-
-class PlainView(SilentView):
+class PlainView(LinesView[Run]):
     """One line every PLAIN_INTERVAL_S seconds, and one for each new failure."""
 
     def __init__(self, terminal: Terminal, now: Callable[[], float] = time.monotonic) -> None:
-        self._terminal = terminal
-        self._now = now
-        self._next_s = 0.0
-        self._note = ""
+        super().__init__(terminal, now)
         self._seen_failures: set[tuple[str, str | None]] = set()
 
-    def update(self, run: Run) -> None:
+    def update(self, run: Run, /) -> None:
         if run["status"] == "running" and self._now() < self._next_s:
             return
         self._next_s = self._now() + PLAIN_INTERVAL_S
@@ -154,49 +115,6 @@ class PlainView(SilentView):
             if key not in self._seen_failures:
                 self._seen_failures.add(key)
                 self._terminal.line(f"  {failure_line(failure)}")
-
-    def note(self, text: str) -> None:
-        if text and text != self._note:
-            self._terminal.line(text)
-        self._note = text
-
-
-class LiveView:
-    """A picture that is drawn over itself: a bar, the number of devices at each stage, last failures."""
-
-    def __init__(self, terminal: Terminal) -> None:
-        self._terminal = terminal
-        self._live: Live | None = None
-        self._note = ""
-        self._run: Run | None = None
-
-    def __enter__(self) -> LiveView:
-        from rich.live import Live
-
-        self._live = Live(console=self._terminal.console, auto_refresh=False)
-        self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def update(self, run: Run) -> None:
-        self._run = run
-        self._draw()
-
-    def note(self, text: str) -> None:
-        self._note = text
-        self._draw()
-
-    def _draw(self) -> None:
-        if self._live is not None and self._run is not None:
-            self._live.update(picture(self._run, note=self._note), refresh=True)
 
 
 def picture(run: Run, *, note: str = "") -> Group:

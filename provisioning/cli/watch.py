@@ -8,13 +8,11 @@ import time
 
 from provisioning.cli.arguments import Subparsers, add_client_arguments, add_command, client_of
 from provisioning.cli.client import ServiceClient
-from provisioning.cli.documents import Run
-from provisioning.cli.errors import CliError, ServiceNotRunningError
-from provisioning.cli.progress import POLL_INTERVAL_S, RunView, follow_run, run_view
+from provisioning.cli.errors import CliError
+from provisioning.cli.progress import POLL_INTERVAL_S, follow_run, run_view
 from provisioning.cli.summary import plain_summary, show_summary
 from provisioning.cli.terminal import Terminal
-
-AWAY_TIMEOUT_S = 60.0
+from provisioning.cli.views import Fetcher
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -53,33 +51,11 @@ def watch_run(args: argparse.Namespace, client: ServiceClient, run_id: str) -> i
     if args.json:
         return _watch_json(client, run_id, terminal)
     view = run_view(terminal)
-    last = follow_run(lambda: _fetch(args, client, run_id, view), view)
+    last = follow_run(Fetcher(args, lambda service: service.run(run_id), view), view)
     summary = plain_summary(last)
     terminal.line()
     show_summary(summary, terminal)
     return 0 if summary.as_expected else 1
-
-
-def _fetch(args: argparse.Namespace, client: ServiceClient, run_id: str, view: RunView) -> Run:
-    """Return the run; while the service is away wait for it, for a run survives its service."""
-    deadline = time.monotonic() + AWAY_TIMEOUT_S
-    current = client
-    while True:
-        try:
-            found = current.run(run_id)
-        except ServiceNotRunningError:
-            if time.monotonic() >= deadline:
-                raise
-            view.note(f"the service is away; looking for it again for {AWAY_TIMEOUT_S:g} s")
-            time.sleep(POLL_INTERVAL_S * 4)
-            # It may come back on another port.
-            try:
-                current = client_of(args)
-            except ServiceNotRunningError:
-                current = client
-        else:
-            view.note("")
-            return found
 
 
 def _watch_json(client: ServiceClient, run_id: str, terminal: Terminal) -> int:

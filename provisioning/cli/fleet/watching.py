@@ -6,25 +6,23 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from provisioning.cli.arguments import Subparsers, add_client_arguments, add_command, client_of
 from provisioning.cli.client import ServiceClient
 from provisioning.cli.documents import Fleet
-from provisioning.cli.errors import ApiError, ServiceNotRunningError
+from provisioning.cli.errors import ApiError
 from provisioning.cli.fleet.choice import add_fleet_choice, chosen_fleet
 from provisioning.cli.fleet.listing import STATE_STYLES, state_of
 from provisioning.cli.fleet.numbers import latency_line
 from provisioning.cli.terminal import Terminal, clock, counted, data_size, parse_timestamp
+from provisioning.cli.views import Fetcher, LinesView, LiveView, SilentView, View
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.live import Live
 
 POLL_INTERVAL_S = 1.0
 PLAIN_INTERVAL_S = 2.0
-AWAY_TIMEOUT_S = 60.0
 MAX_GROUPS_SHOWN = 12
 _RATES = ("messages_in", "messages_out", "bytes_in", "bytes_out", "downloads_completed")
 _GAUGES = ("devices", "running", "connected", "downloading", "offline")
@@ -53,13 +51,14 @@ def run_watch(args: argparse.Namespace) -> int:
     first = client.fleet(fleet_id)
     terminal = Terminal()
     view: FleetView = JsonFleetView(terminal) if args.json else fleet_view(terminal)
+    fetch = Fetcher(args, lambda service: _fleet(service, fleet_id), view)
     try:
         with view:
             fleet: Fleet | None = first
             while fleet is not None:
                 view.update(fleet)
                 time.sleep(POLL_INTERVAL_S)
-                fleet = _fetch(args, client, fleet_id, view)
+                fleet = fetch()
     except KeyboardInterrupt:
         return 0
     if not args.json:
@@ -67,30 +66,14 @@ def run_watch(args: argparse.Namespace) -> int:
     return 0
 
 
-def _fetch(args: argparse.Namespace, client: ServiceClient, fleet_id: str, view: FleetView) -> Fleet | None:
-    """Return the fleet, None when it was stopped; while the service is away wait for it."""
-    deadline = time.monotonic() + AWAY_TIMEOUT_S
-    current = client
-    while True:
-        try:
-            found = current.fleet(fleet_id)
-        except ApiError as error:
-            if error.status == 404:
-                return None
-            raise
-        except ServiceNotRunningError:
-            if time.monotonic() >= deadline:
-                raise
-            view.note(f"the service is away; looking for it again for {AWAY_TIMEOUT_S:g} s")
-            time.sleep(POLL_INTERVAL_S)
-            # It may come back on another port.
-            try:
-                current = client_of(args)
-            except ServiceNotRunningError:
-                current = client
-        else:
-            view.note("")
-            return found
+def _fleet(client: ServiceClient, fleet_id: str) -> Fleet | None:
+    """Return the fleet, None when it was stopped."""
+    try:
+        return client.fleet(fleet_id)
+    except ApiError as error:
+        if error.status == 404:
+            return None
+        raise
 
 
 class Rates:
@@ -110,125 +93,50 @@ class Rates:
         return {name: max(0.0, (counters[name] - before[name]) / passed_s) for name in _RATES}
 
 
-class FleetView(Protocol):
-    """Shows a fleet as it goes."""
-
-    def __enter__(self) -> FleetView: ...
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
-
-    def update(self, fleet: Fleet) -> None:
-        """Show ``fleet`` now, or later if it is too soon."""
-
-    def note(self, text: str) -> None:
-        """Show a remark; an empty one takes it back."""
+FleetView: TypeAlias = "View[Fleet]"
 
 
 def fleet_view(terminal: Terminal) -> FleetView:
     """Return the view that suits ``terminal``."""
-    return LiveFleetView(terminal) if terminal.interactive else PlainFleetView(terminal)
+    if not terminal.interactive:
+        return PlainFleetView(terminal)
+    return LiveView[Fleet](terminal, _Drawing())
 
 
-class JsonFleetView:
+class _Drawing:
+    """Draws a fleet with the rates since the one before; drawn again it has the same ones."""
+
+    def __init__(self) -> None:
+        self._rates = Rates()
+        self._fleet: Fleet | None = None
+        self._growth: dict[str, float] = {}
+
+    def __call__(self, fleet: Fleet, note: str) -> Group:
+        if fleet is not self._fleet:
+            self._fleet, self._growth = fleet, self._rates.update(fleet["statistics"])
+        return picture(fleet, self._growth, note=note)
+
+
+class JsonFleetView(SilentView[Fleet]):
     """One line of JSON at each look."""
 
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
 
-    def __enter__(self) -> JsonFleetView:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        return None
-
-    def update(self, fleet: Fleet) -> None:
+    def update(self, fleet: Fleet, /) -> None:
         print(json.dumps(fleet), file=self._terminal.stream, flush=True)
 
-    def note(self, text: str) -> None:
-        return None
 
-
-class PlainFleetView:
+class PlainFleetView(LinesView[Fleet]):
     """One line every PLAIN_INTERVAL_S seconds."""
 
-    def __init__(self, terminal: Terminal, now: Callable[[], float] = time.monotonic) -> None:
-        self._terminal = terminal
-        self._now = now
-        self._next_s = 0.0
-        self._note = ""
-
-    def __enter__(self) -> PlainFleetView:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        return None
-
-    def update(self, fleet: Fleet) -> None:
+    def update(self, fleet: Fleet, /) -> None:
         if self._now() < self._next_s:
             return
         self._next_s = self._now() + PLAIN_INTERVAL_S
         self._terminal.line(plain_line(fleet))
         if error := fleet.get("error"):
             self.note(error)
-
-    def note(self, text: str) -> None:
-        if text and text != self._note:
-            self._terminal.line(text)
-        self._note = text or self._note
-
-
-class LiveFleetView:
-    """A picture that is drawn over itself."""
-
-    def __init__(self, terminal: Terminal) -> None:
-        self._terminal = terminal
-        self._live: Live | None = None
-        self._rates = Rates()
-        self._note = ""
-        self._shown: tuple[Fleet, dict[str, float]] | None = None
-
-    def __enter__(self) -> LiveFleetView:
-        from rich.live import Live
-
-        self._live = Live(console=self._terminal.console, auto_refresh=False)
-        self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def update(self, fleet: Fleet) -> None:
-        self._shown = (fleet, self._rates.update(fleet["statistics"]))
-        self._draw()
-
-    def note(self, text: str) -> None:
-        self._note = text
-        self._draw()
-
-    def _draw(self) -> None:
-        if self._live is not None and self._shown is not None:
-            self._live.update(picture(*self._shown, note=self._note), refresh=True)
 
 
 def plain_line(fleet: Fleet) -> str:

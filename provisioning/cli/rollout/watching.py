@@ -8,13 +8,11 @@ import json
 import signal
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TypeAlias
 
 from provisioning.cli.arguments import Subparsers, add_client_arguments, add_command, client_of
-from provisioning.cli.client import ServiceClient
 from provisioning.cli.documents import Rollout
-from provisioning.cli.errors import InterruptedBySignalError, ServiceNotRunningError
+from provisioning.cli.errors import InterruptedBySignalError
 from provisioning.cli.progress import (
     LARGE_RUN_DEVICES,
     LARGE_RUN_POLL_INTERVAL_S,
@@ -36,11 +34,7 @@ from provisioning.cli.rollout.words import (
     wave_of,
 )
 from provisioning.cli.terminal import Terminal, clock, state_word
-
-if TYPE_CHECKING:
-    from rich.live import Live
-
-AWAY_TIMEOUT_S = 60.0
+from provisioning.cli.views import Fetcher, LinesView, LiveView, SilentView, View
 
 
 def add_parsers(commands: Subparsers) -> None:
@@ -70,7 +64,7 @@ def watch_rollout(args: argparse.Namespace, rollout_id: str) -> int:
     """Follow a rollout to its end, show what it came to, and return the exit code."""
     terminal = Terminal()
     view: RolloutView = JsonView(terminal) if args.json else rollout_view(terminal)
-    fetch = Fetcher(args, rollout_id, view)
+    fetch = Fetcher(args, lambda client: client.rollout(rollout_id), view)
     try:
         last = follow_rollout(fetch, view)
     except KeyboardInterrupt as interrupt:
@@ -99,121 +93,44 @@ def follow_rollout(
             wait(LARGE_RUN_POLL_INTERVAL_S if slow else POLL_INTERVAL_S)
 
 
-class Fetcher:
-    """Gets the rollout; while the service is away it waits for it, for a rollout survives its service."""
-
-    def __init__(
-        self,
-        args: argparse.Namespace,
-        rollout_id: str,
-        view: RolloutView,
-        wait: Callable[[float], object] = time.sleep,
-    ) -> None:
-        self._args = args
-        self._rollout_id = rollout_id
-        self._view = view
-        self._wait = wait
-        self._client: ServiceClient = client_of(args)
-
-    def __call__(self) -> Rollout:
-        deadline = time.monotonic() + AWAY_TIMEOUT_S
-        while True:
-            try:
-                found = self._client.rollout(self._rollout_id)
-            except ServiceNotRunningError:
-                if time.monotonic() >= deadline:
-                    raise
-                self._view.note(f"the service is away; looking for it again for {AWAY_TIMEOUT_S:g} s")
-                self._wait(POLL_INTERVAL_S * 4)
-                self._look_elsewhere()
-            else:
-                self._view.note("")
-                return found
-
-    def _look_elsewhere(self) -> None:
-        """Take the client of another port where the service has come back on one."""
-        try:
-            self._client = client_of(self._args)
-        except ServiceNotRunningError:
-            return
-
-
-class RolloutView(Protocol):
-    """Shows a rollout as it goes."""
-
-    def __enter__(self) -> RolloutView: ...
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
-
-    def update(self, rollout: Rollout) -> None:
-        """Show ``rollout`` now, or later if it is too soon."""
-
-    def note(self, text: str) -> None:
-        """Show a remark, such as that the service is away; an empty one takes it back."""
+RolloutView: TypeAlias = "View[Rollout]"
 
 
 def rollout_view(terminal: Terminal) -> RolloutView:
     """Return the view that suits ``terminal``."""
-    return LiveView(terminal) if terminal.interactive else PlainView(terminal)
+    if not terminal.interactive:
+        return PlainView(terminal)
+    from provisioning.cli.rollout.picture import picture
+
+    return LiveView[Rollout](
+        terminal, lambda rollout, note: picture(rollout, datetime.datetime.now(datetime.UTC), note=note)
+    )
 
 
-class JsonView:
+class JsonView(SilentView[Rollout]):
     """One line of JSON whenever a count or a state has changed."""
 
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
         self._before: object = None
 
-    def __enter__(self) -> JsonView:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        return None
-
-    def update(self, rollout: Rollout) -> None:
+    def update(self, rollout: Rollout, /) -> None:
         now = _changing(rollout)
         if now != self._before:
             print(json.dumps(rollout, ensure_ascii=False), file=self._terminal.stream, flush=True)
         self._before = now
 
-    def note(self, text: str) -> None:
-        return None
 
-
-class PlainView:
+class PlainView(LinesView[Rollout]):
     """A line every PLAIN_INTERVAL_S seconds where something has changed, and at once for each new state."""
 
     def __init__(self, terminal: Terminal, now: Callable[[], float] = time.monotonic) -> None:
-        self._terminal = terminal
-        self._now = now
-        self._next_s = 0.0
-        self._note = ""
+        super().__init__(terminal, now)
         self._state: object = None
         self._before: object = None
         self._reasons: set[tuple[str, str]] = set()
 
-    def __enter__(self) -> PlainView:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        return None
-
-    def update(self, rollout: Rollout) -> None:
+    def update(self, rollout: Rollout, /) -> None:
         parked = rollout["state"] in PARKED
         # The reason of what goes on has figures in it, which change all the time.
         state = (rollout["state"], rollout.get("wave"), rollout.get("reason") if parked else None)
@@ -238,52 +155,6 @@ class PlainView:
             self._terminal.line(f"  {state_line(rollout)}")
         for step in further_steps(rollout):
             self._terminal.line(f"  next: {step}")
-
-    def note(self, text: str) -> None:
-        if text and text != self._note:
-            self._terminal.line(text)
-        self._note = text
-
-
-class LiveView:
-    """A picture that is drawn over itself."""
-
-    def __init__(self, terminal: Terminal) -> None:
-        self._terminal = terminal
-        self._live: Live | None = None
-        self._note = ""
-        self._rollout: Rollout | None = None
-
-    def __enter__(self) -> LiveView:
-        from rich.live import Live
-
-        self._live = Live(console=self._terminal.console, auto_refresh=False)
-        self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def update(self, rollout: Rollout) -> None:
-        self._rollout = rollout
-        self._draw()
-
-    def note(self, text: str) -> None:
-        self._note = text
-        self._draw()
-
-    def _draw(self) -> None:
-        if self._live is not None and self._rollout is not None:
-            from provisioning.cli.rollout.picture import picture
-
-            now = datetime.datetime.now(datetime.UTC)
-            self._live.update(picture(self._rollout, now, note=self._note), refresh=True)
 
 
 def plain_line(rollout: Rollout, now: datetime.datetime) -> str:

@@ -9,8 +9,9 @@ import pytest
 
 from devices.statistics import merge
 from provisioning.cli.documents import Fleet
-from provisioning.cli.fleet.watching import LiveFleetView, PlainFleetView, Rates, fleet_view, picture
+from provisioning.cli.fleet.watching import PlainFleetView, Rates, fleet_view, picture
 from provisioning.cli.terminal import Terminal, counted, data_size
+from provisioning.cli.views import LiveView
 from tests.unit.cli.test_views import FakeTty
 
 
@@ -98,7 +99,7 @@ def test_a_terminal_gets_the_live_view(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     stream = FakeTty()
     with fleet_view(Terminal(stream)) as view:
-        assert isinstance(view, LiveFleetView)
+        assert isinstance(view, LiveView)
         view.update(a_fleet())
         view.note("away")
     assert "\x1b[" in stream.getvalue()
@@ -116,3 +117,15 @@ def test_sizes_and_numbers_are_written_for_people() -> None:
     ]
     assert counted(1, "process", "processes") == "1 process"
     assert counted(1_200, "device") == "1,200 devices"
+
+
+def test_a_remark_does_not_change_the_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    stream = FakeTty()
+    with fleet_view(Terminal(stream)) as view:
+        view.update(a_fleet())
+        drawn = len(stream.getvalue())
+        view.note("")
+        assert len(stream.getvalue()) == drawn, "nothing to draw anew"
+        view.note("away")
+    assert "messages in" in stream.getvalue()

@@ -13,7 +13,7 @@ import pytest
 from provisioning.cli.documents import Rollout, Wave
 from provisioning.cli.rollout.picture import BAR_WIDTH, MAX_WAVES_SHOWN, picture, shown_waves, stacked
 from provisioning.cli.rollout.showing import show_rollout
-from provisioning.cli.rollout.watching import Fetcher, LiveView, PlainView, follow_rollout, rollout_view
+from provisioning.cli.rollout.watching import PlainView, follow_rollout, rollout_view
 from provisioning.cli.rollout.words import (
     expected_end,
     further_steps,
@@ -23,6 +23,7 @@ from provisioning.cli.rollout.words import (
     windows_of,
 )
 from provisioning.cli.terminal import Terminal
+from provisioning.cli.views import Fetcher, LiveView
 from tests.unit.cli.fake_rollouts import STATES
 from tests.unit.cli.fake_service import FakeService
 from tests.unit.cli.test_views import FakeTty
@@ -202,7 +203,8 @@ def test_watching_outlasts_a_service_that_comes_back_elsewhere(state_dir: Path) 
             service.rollouts.known = known
             services.append(service.__enter__())
 
-        fetch = Fetcher(args, "rollout-1", PlainView(Terminal(stream)), wait=come_back)
+        view = PlainView(Terminal(stream))
+        fetch = Fetcher(args, lambda service: service.rollout("rollout-1"), view, wait=come_back)
         assert fetch()["state"] == "running"
     try:
         assert fetch()["rollout_id"] == "rollout-1"

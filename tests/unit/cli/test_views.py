@@ -7,9 +7,10 @@ import io
 import pytest
 
 from provisioning.cli.documents import Device, Run
-from provisioning.cli.progress import LiveView, PlainView, follow_run, picture, run_view, timing
+from provisioning.cli.progress import PlainView, follow_run, picture, run_view, timing
 from provisioning.cli.summary import compare, plain_summary, show_summary
 from provisioning.cli.terminal import Terminal, clock, duration, plain_table, time_of_day
+from provisioning.cli.views import LiveView
 
 
 class FakeTty(io.StringIO):
