@@ -5,7 +5,6 @@ Write your own by deriving from `Behaviour`, and name it in a fleet file (docs/F
 
 from devices.behaviours.base import (
     ALWAYS,
-    OUTCOMES,
     STEPS,
     Behaviour,
     Controls,
@@ -24,7 +23,6 @@ __all__ = [
     "ALWAYS",
     "BUILT_IN",
     "HEALTHY",
-    "OUTCOMES",
     "STEPS",
     "Behaviour",
     "Catalogue",

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from broker.messages import Event, Package
 
 Outcome = Literal["provisioned", "failed", "timed_out", "rejected"]
-OUTCOMES: Final[tuple[Outcome, ...]] = ("provisioned", "failed", "timed_out", "rejected")
 
 Way = Literal["in", "out", "request", "chunk"]
 """What is on its way: a message from the broker, one to it, a request for the package, a piece of it."""

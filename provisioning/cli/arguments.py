@@ -11,8 +11,6 @@ from provisioning.cli.client import ServiceClient, find_service
 from provisioning.cli.errors import UsageError
 from provisioning.settings import MAX_FLEET_DEVICES, MAX_FLEET_PROCESSES, Environment
 
-DEFAULT_PREFIX = "dev"
-
 Run = Callable[[argparse.Namespace], int]
 
 
