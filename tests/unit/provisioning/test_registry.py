@@ -7,6 +7,7 @@ import random
 import sqlite3
 import stat
 from collections.abc import AsyncIterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from provisioning import registry as registry_module
 from provisioning.registry import Outcome, Registry, RegistryClosedError, RegistryFormatError
+from provisioning.rollouts.views import RolloutViews
 from provisioning.states import FINAL, WORKING, DeviceState, may_follow
 
 S = DeviceState
@@ -301,6 +303,25 @@ async def test_a_file_that_is_no_registry_is_named(tmp_path: Path, what: str) ->
     with pytest.raises(RegistryFormatError, match=r"registry\.db.*state directory"):
         async with Registry(path):
             pass
+
+
+async def test_a_registry_of_the_format_before_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    with sqlite3.connect(path) as database:
+        schema = files("provisioning").joinpath("registry_schema.sql").read_text("utf-8")
+        database.executescript(f"{schema} PRAGMA application_id = {0x4D555354}; PRAGMA user_version = 1;")
+        database.execute(
+            "INSERT INTO devices VALUES ('d1', 'm', '1', '{}', 1.0, 1, 'provisioned', 'r0', 1, 1.0, NULL, 2.0)"
+        )
+        database.execute("INSERT INTO runs VALUES ('r0', 1.0, 2.0, 'completed', 1, '{}')")
+    database.close()
+    for _ in range(2):
+        async with Registry(path) as registry:
+            assert (await _state(registry, "d1"))[0] is DeviceState.PROVISIONED
+            assert [run.run_id for run in await registry.runs(limit=9)] == ["r0"]
+            assert await RolloutViews(registry).latest() == []
+    with sqlite3.connect(path) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (2,)
 
 
 async def test_writes_wait_for_a_disk_that_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
