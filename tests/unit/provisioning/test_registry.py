@@ -311,7 +311,7 @@ async def test_a_registry_of_the_format_before_is_brought_up_to_date(tmp_path: P
         schema = files("provisioning").joinpath("registry_schema.sql").read_text("utf-8")
         database.executescript(f"{schema} PRAGMA application_id = {0x4D555354}; PRAGMA user_version = 1;")
         database.execute(
-            "INSERT INTO devices VALUES ('d1', 'm', '1', '{}', 1.0, 1, 'provisioned', 'r0', 1, 1.0, NULL, 2.0)"
+            "INSERT INTO devices VALUES ('d1', 'm', '1', '{}', 1, 1, 'provisioned', 'r0', 1, 1, NULL, 2)"
         )
         database.execute("INSERT INTO runs VALUES ('r0', 1.0, 2.0, 'completed', 1, '{}')")
     database.close()
