@@ -4,7 +4,8 @@
 |---|---|
 | DecideRollout | it reads what is, and puts on record what follows from it |
 | TakeDevice | a lane's n-th question is answered with the same device |
-| StopRollout | what has been cancelled stays so; a device that is told twice forgets once |
+| StopRollout | what has been cancelled stays so |
+| TellCancelled | a device that is told twice forgets once |
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class RolloutActivities:
             orchestrations.DECIDE_ROLLOUT: self.decide_rollout,
             orchestrations.TAKE_DEVICE: self.take_device,
             orchestrations.STOP_ROLLOUT: self.stop_rollout,
+            orchestrations.TELL_CANCELLED: self.tell_cancelled,
         }
 
     async def decide_rollout(self, _ctx: ActivityContext, request: Json) -> Json:
@@ -70,19 +72,19 @@ class RolloutActivities:
         return take.to_json()
 
     async def stop_rollout(self, _ctx: ActivityContext, request: Json) -> list[str]:
-        """End what was not started; with `force` tell those in flight, and return them."""
-        in_flight = await self._store.stop(
+        """End what was not started; the devices that are in flight."""
+        return await self._store.stop(
             request["rollout_id"], force=request["force"], now=_seconds(request["now"])
         )
-        if not request["force"]:
-            return []
-        for device_id in in_flight:
+
+    async def tell_cancelled(self, _ctx: ActivityContext, request: Json) -> None:
+        """Tell devices to forget their provisioning; returns when the broker has all of that."""
+        for device_id in request["device_ids"]:
             instance_id = topics.instance_id_of(request["rollout_id"], device_id)
             command = messages.Cancel(instance_id=instance_id, reason=_CANCELLED)
             await self._publisher.publish(
                 topics.command(device_id, "Cancel"), command.to_json(), timeout_s=self._publish_timeout_s
             )
-        return in_flight
 
 
 def _seconds(iso: str) -> float:

@@ -25,6 +25,7 @@ from provisioning.states import DeviceState
 DECIDE_ROLLOUT = "DecideRollout"
 TAKE_DEVICE = "TakeDevice"
 STOP_ROLLOUT = "StopRollout"
+TELL_CANCELLED = "TellCancelled"
 
 ROLLOUT_CHANGED = "RolloutChanged"
 """An operator has done something: decide anew."""
@@ -35,6 +36,8 @@ DECISIONS_PER_EXECUTION = 50
 
 # The registry is the service's own disk.
 _TOLERANCE_S = 3_600.0
+# For how long devices are to be told that they are not waited for any more, while the broker is away.
+_TELL_TOLERANCE_S = 300.0
 
 Flow = Generator[task.Task[Any], Any, Any]
 Json = dict[str, Any]
@@ -216,12 +219,25 @@ def _wait(ctx: OrchestrationContext, until: str | None, changed: task.Cancellabl
 def _stop(ctx: OrchestrationContext, rollout_id: str, *, force: bool) -> Flow:
     """Start nothing more; with ``force`` the devices in flight are told, and their provisioning ends."""
     in_flight: list[str] = yield from _call(ctx, STOP_ROLLOUT, {"rollout_id": rollout_id, "force": force})
+    if not force:
+        return
     for device_id in in_flight:
         ctx.send_event(
             f"{rollout_id}:{device_id}", CANCEL_PROVISIONING, data={"reason": "the rollout was cancelled"}
         )
+    # After that: their orchestrations end though the broker is away. What a device that never hears of it
+    # still says, nobody waits for.
+    with contextlib.suppress(TaskFailedError):
+        yield from _call(
+            ctx,
+            TELL_CANCELLED,
+            {"rollout_id": rollout_id, "device_ids": in_flight},
+            tolerance_s=_TELL_TOLERANCE_S,
+        )
 
 
-def _call(ctx: OrchestrationContext, activity: str, request: Json) -> Flow:
+def _call(
+    ctx: OrchestrationContext, activity: str, request: Json, *, tolerance_s: float = _TOLERANCE_S
+) -> Flow:
     now = f"{ctx.current_utc_datetime.isoformat(timespec='milliseconds')}+00:00"
-    return call_patiently(ctx, activity, {**request, "now": now}, tolerance_s=_TOLERANCE_S)
+    return call_patiently(ctx, activity, {**request, "now": now}, tolerance_s=tolerance_s)

@@ -61,6 +61,17 @@ BEGIN
     WHERE rollout_id = new.run_id AND device_id = new.device_id AND ended IS NULL;
 END;
 
+-- A run that ends otherwise than its rollout decides (the orchestration was terminated, or broke) ends the rollout
+-- too: nobody else would. What the rollout itself decides is written after this.
+CREATE TRIGGER end_of_rollout AFTER UPDATE OF ended_at ON runs
+WHEN old.ended_at IS NULL AND new.ended_at IS NOT NULL
+BEGIN
+    UPDATE rollouts SET
+        state = CASE new.status WHEN 'terminated' THEN 'cancelled' ELSE new.status END,
+        reason = 'Its orchestration has ended by itself (' || new.status || '); `muster rollout retry` goes on.'
+    WHERE rollout_id = new.run_id AND state NOT IN ('completed', 'cancelled', 'failed');
+END;
+
 -- What operators did, and what became of it.
 CREATE TABLE rollout_log (
     rollout_id TEXT NOT NULL,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from provisioning.errors import ProvisioningError
 from provisioning.registry import Registry
 from provisioning.states import DeviceState
 
@@ -212,13 +213,24 @@ class RolloutStore:
                             future.set_exception(error)
                     continue
                 for (_, future), take in zip(asking, taken, strict=True):
-                    if not future.done():
+                    if future.done():
+                        continue
+                    if isinstance(take, Take):
                         future.set_result(take)
+                    else:
+                        future.set_exception(take)
         finally:
             self._taking = None
 
-    def _take_all(self, requests: Sequence[TakeRequest], tables: Tables) -> list[Take]:
-        return [self._take(tables, request) for request in requests]
+    def _take_all(self, requests: Sequence[TakeRequest], tables: Tables) -> list[Take | ProvisioningError]:
+        return [self._take_or_why_not(tables, request) for request in requests]
+
+    def _take_or_why_not(self, tables: Tables, request: TakeRequest) -> Take | ProvisioningError:
+        """One that can't be answered (its rollout or plan can't be read) is no trouble of the others."""
+        try:
+            return self._take(tables, request)
+        except ProvisioningError as error:
+            return error
 
     def _take(self, tables: Tables, request: TakeRequest) -> Take:
         lane = f"{request.generation}.{request.lane}"

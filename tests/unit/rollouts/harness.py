@@ -60,8 +60,11 @@ class Publisher:
 
     def __init__(self) -> None:
         self.published: list[str] = []
+        self.away = False
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float) -> None:
+        if self.away:
+            raise OSError("the broker is away")
         self.published.append(topic)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from provisioning.errors import NothingToDoError, UnknownDeviceError
-from provisioning.rollouts.records import RolloutRefusedError, UnknownRolloutError
+from provisioning.rollouts.records import RolloutRefusedError, Take, UnknownRolloutError
+from provisioning.rollouts.store import RolloutStore, TakeRequest
+from provisioning.states import DeviceState
 from tests.unit.rollouts.harness import Devices, register, service_on
 
 CANARY = [{"percent": 5}, {"percent": 25}, {"percent": 100}]
@@ -223,6 +226,60 @@ async def test_devices_are_excluded_and_added(tmp_path: Path) -> None:
         view = await service.ended(rollout_id)
     assert devices.started == ["dev-00001", "dev-00002", "dev-00004", "dev-00006"]
     assert (view["devices"], view["counts"]["cancelled"], view["counts"]["provisioned"]) == (5, 1, 4)
+
+
+async def test_a_rollout_that_cannot_be_read_holds_up_no_other(tmp_path: Path) -> None:
+    async with service_on(tmp_path, Devices()) as service:
+        await register(service.registry, 4)
+        store = RolloutStore(service.registry)
+        good = (await service.rollouts.create({"schedule": {"start_at": "2190-01-01T00:00:00Z"}}, actor="t"))[
+            "rollout_id"
+        ]
+        asked = [
+            TakeRequest(rollout_id=rollout_id, wave=1, generation=0, lane=1, seq=1, now=0.0)
+            for rollout_id in ("rollout-gone", good)
+        ]
+        gone, there = await asyncio.gather(*(store.take(one) for one in asked), return_exceptions=True)
+    assert isinstance(gone, UnknownRolloutError)
+    assert there == Take(stop="scheduled")
+
+
+@pytest.mark.parametrize(("status", "state"), [("failed", "failed"), ("terminated", "cancelled")])
+async def test_a_rollout_ends_with_its_orchestration_however_that_ends(
+    tmp_path: Path, status: str, state: str
+) -> None:
+    devices = Devices()
+    devices.open.clear()
+    async with service_on(tmp_path, devices) as service:
+        await register(service.registry, 5)
+        rollout_id = (await service.rollouts.create({"pace": {"in_flight": 2}}, actor="test"))["rollout_id"]
+        await service.wait(rollout_id, lambda view: view["in_flight"] == 2)
+        # What whoever watches the run does when its orchestration has ended like this.
+        await service.registry.end_run(
+            rollout_id, status=status, left_over=DeviceState.FAILED, reason="it broke"
+        )
+        view = await service.rollouts.view(rollout_id)
+        devices.open.set()
+    assert (view["state"], view["in_flight"], view["counts"]["failed"]) == (state, 0, 5)
+    assert status in view["reason"]
+
+
+async def test_a_forced_cancel_ends_what_is_in_flight_though_the_broker_is_away(tmp_path: Path) -> None:
+    devices = Devices()
+    devices.open.clear()
+    async with service_on(tmp_path, devices) as service:
+        await register(service.registry, 6)
+        rollout_id = (await service.rollouts.create({"pace": {"in_flight": 3}}, actor="test"))["rollout_id"]
+        await service.wait(rollout_id, lambda view: view["in_flight"] == 3)
+        service.publisher.away = True
+        await service.rollouts.act(rollout_id, "force_cancel", actor="ann")
+        view = await service.wait(rollout_id, lambda view: view["counts"]["cancelled"] == 6)
+        assert view["in_flight"] == 0
+        service.publisher.away = False
+        await service.ended(rollout_id)
+        devices.open.set()
+    # It was tried again until they could be told.
+    assert len([topic for topic in service.publisher.published if topic.endswith("/commands/Cancel")]) >= 3
 
 
 async def test_two_rollouts_never_have_the_same_device(tmp_path: Path) -> None:
