@@ -26,7 +26,7 @@ from durabletask.client import (
 from durabletask.entities import EntityInstanceId, EntityMetadata
 from durabletask.serialization import DataConverter
 
-from provisioning.engine import failures
+from provisioning.engine import failures, queries
 from provisioning.engine.context import check_size, check_text
 from provisioning.engine.engine import Engine
 from provisioning.engine.errors import EntitiesUnsupportedError, OrchestrationNotFoundError
@@ -52,7 +52,6 @@ T = TypeVar("T")
 
 _PAGE_SIZE = 100
 """Ids on a page of :meth:`AsyncTaskHubClient.list_instance_ids`, unless asked otherwise; as in the SDK."""
-_PAGE_SEPARATOR = "|"
 
 
 class ReuseIdPolicy(Protocol):
@@ -193,17 +192,23 @@ class AsyncTaskHubClient:
         return None if row is None else self._state(row, fetch_payloads)
 
     async def get_orchestration_history(
-        self, instance_id: str, *, execution_id: str | None = None, for_work_item_processing: bool = False
+        self,
+        instance_id: str,
+        *,
+        execution_id: str | None = None,
+        for_work_item_processing: bool = False,
+        max_events: int | None = None,
     ) -> list[history.HistoryEvent]:
-        """The history of the instance's execution: the latest, no other is kept.
+        """The history of the instance's execution, or its first ``max_events``: the latest, no other is kept.
 
         ``execution_id`` may name that one only; ``for_work_item_processing`` changes nothing here. Raises
         OrchestrationNotFoundError.
         """
-        found = self._engine.history(instance_id)
+        # One more, for the one that clients don't see.
+        found = self._engine.history(instance_id, None if max_events is None else max_events + 1)
         if found is None or (execution_id and execution_id != str(found[0].execution)):
             raise OrchestrationNotFoundError(instance_id, execution_id)
-        return public_history(*found)
+        return public_history(*found)[:max_events]
 
     async def list_instance_ids(
         self,
@@ -218,7 +223,7 @@ class AsyncTaskHubClient:
         Times are those of their ends. A page goes on from the instance that its token names: what was
         created or purged meanwhile shifts nothing. Raises ValueError for a token that is none.
         """
-        after = _parse_token(continuation_token)
+        after = queries.parse_token(continuation_token)
         size = page_size if page_size is not None and page_size > 0 else _PAGE_SIZE
         which = InstanceFilter(
             statuses=ENDED & (_statuses(runtime_status) or ENDED),
@@ -231,7 +236,7 @@ class AsyncTaskHubClient:
             if len(ids) == size:
                 return Page(ids, token)
             ids.append(outline.id)
-            token = f"{outline.key}{_PAGE_SEPARATOR}{outline.id}"
+            token = queries.token_of(outline)
         return Page(ids, None)
 
     async def get_all_orchestration_states(
@@ -242,14 +247,31 @@ class AsyncTaskHubClient:
         Its ``max_instance_count``, the size of the pages in which a remote backend answers, limits nothing.
         """
         query = orchestration_query or OrchestrationQuery()
-        which = InstanceFilter(
-            statuses=_statuses(query.runtime_status),
-            created_from=_moment("created_time_from", query.created_time_from),
-            created_to=_moment("created_time_to", query.created_time_to),
-            id_prefix=query.instance_id_prefix or "",
-        )
-        rows = self._engine.queries.rows(which)
+        rows = self._engine.queries.rows(_filter(query))
         return [self._state(row, query.fetch_inputs_and_outputs) async for row in rows]
+
+    async def get_orchestration_states_page(
+        self,
+        orchestration_query: OrchestrationQuery | None = None,
+        *,
+        page_size: int = _PAGE_SIZE,
+        continuation_token: str | None = None,
+    ) -> Page[OrchestrationState]:
+        """The next instances that the query fits, in order of their creation.
+
+        A page goes on as those of :meth:`list_instance_ids` do. It is shorter where its payloads come to more
+        than the engine's ``max_payload_bytes``. Raises ValueError for a token that is none.
+        """
+        query = orchestration_query or OrchestrationQuery()
+        rows, more = await self._engine.queries.page(
+            _filter(query),
+            after=queries.parse_token(continuation_token),
+            size=max(page_size, 1),
+            payloads=query.fetch_inputs_and_outputs,
+            max_chars=self._engine.options.max_payload_bytes,
+        )
+        states = [self._state(row, query.fetch_inputs_and_outputs) for row in rows]
+        return Page(states, queries.token_of(rows[-1]) if rows and more else None)
 
     async def wait_for_orchestration_start(
         self, instance_id: str, *, fetch_payloads: bool = False, timeout: float = 60
@@ -462,11 +484,10 @@ def _moment(what: str, when: datetime | None) -> int | None:
     return to_microseconds(when)
 
 
-def _parse_token(token: str | None) -> int:
-    """The key of the instance that a page ended with; 0 to begin."""
-    if not token:
-        return 0
-    key, separator, instance_id = token.partition(_PAGE_SEPARATOR)
-    if not (separator and instance_id and key.isascii() and key.isdecimal()):
-        raise ValueError(f"{token!r} is no continuation token of list_instance_ids: pass one as it was given")
-    return int(key)
+def _filter(query: OrchestrationQuery) -> InstanceFilter:
+    return InstanceFilter(
+        statuses=_statuses(query.runtime_status),
+        created_from=_moment("created_time_from", query.created_time_from),
+        created_to=_moment("created_time_to", query.created_time_to),
+        id_prefix=query.instance_id_prefix or "",
+    )

@@ -423,10 +423,15 @@ class Engine(Registration):
         last = self._store.last_event(row.key)
         return row._replace(updated_at=max(row.updated_at, last[1])) if last else row
 
-    def history(self, instance_id: str) -> tuple[InstanceRow, list[HistoryEvent]] | None:
-        """The instance and the history of its execution as they are on disk; None where there is none."""
+    def history(
+        self, instance_id: str, limit: int | None = None
+    ) -> tuple[InstanceRow, list[HistoryEvent]] | None:
+        """The instance and the history of its execution as they are on disk; None where there is none.
+
+        ``limit``: the first so many events alone.
+        """
         while (row := self.read(instance_id)) is not None:
-            events = self._store.history(row.key, row.first_seq)
+            events = self._store.history(row.key, row.first_seq, limit)
             now = self._store.find(instance_id)
             if now is not None and (now.key, now.execution) == (row.key, row.execution):
                 return row, events

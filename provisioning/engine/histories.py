@@ -16,7 +16,8 @@ _NO_ID = -1
 """``event_id`` of all but what the orchestrator asked for, as in the SDK."""
 
 INTERNAL = frozenset({Kind.EVENT_KEYS})
-"""Records that say nothing to clients: no public event stands for them."""
+"""Records that say nothing to clients: no public event stands for them.
+An execution begins with one at most."""
 
 
 def public_history(row: InstanceRow, events: Iterable[HistoryEvent]) -> list[history.HistoryEvent]:

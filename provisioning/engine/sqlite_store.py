@@ -305,9 +305,9 @@ class SqliteStore:
         return row[0], row[1]
 
     @_checked
-    def history(self, key: int, first_seq: int) -> list[HistoryEvent]:
+    def history(self, key: int, first_seq: int, limit: int | None = None) -> list[HistoryEvent]:
         events = []
-        for row in self._rows("read_history", key, first_seq):
+        for row in self._rows("read_history", key, first_seq, -1 if limit is None else limit):
             if not damage.is_event(row):
                 raise self._nonsense(f"an event of instance {key}")
             events.append(HistoryEvent(*row))

@@ -51,7 +51,8 @@ SELECT id FROM instances WHERE (id) IN (VALUES {rows});
 SELECT seq, at FROM history WHERE instance = ? ORDER BY seq DESC LIMIT 1;
 
 -- name: read_history
-SELECT kind, at, task_id, name, ref, data FROM history WHERE instance = ? AND seq >= ? ORDER BY seq;
+-- A limit of -1 is none.
+SELECT kind, at, task_id, name, ref, data FROM history WHERE instance = ? AND seq >= ? ORDER BY seq LIMIT ?;
 
 -- name: next_key
 SELECT coalesce(max(key), 0) + 1 FROM instances;

@@ -107,8 +107,8 @@ class Store(Protocol):
     def last_event(self, key: int) -> tuple[int, int] | None:
         """Sequence number and time of the last history event, None where there is none."""
 
-    def history(self, key: int, first_seq: int) -> list[HistoryEvent]:
-        """All events from ``first_seq`` on, in order."""
+    def history(self, key: int, first_seq: int, limit: int | None = None) -> list[HistoryEvent]:
+        """The events from ``first_seq`` on, in order: all, or the first ``limit``."""
 
     def next_key(self) -> int:
         """The first instance key that is free, as are all after it."""

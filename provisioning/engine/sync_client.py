@@ -77,6 +77,7 @@ class TaskHubClient:
     get_orchestration_history = _waiting(AsyncTaskHubClient.get_orchestration_history)
     list_instance_ids = _waiting(AsyncTaskHubClient.list_instance_ids)
     get_all_orchestration_states = _waiting(AsyncTaskHubClient.get_all_orchestration_states)
+    get_orchestration_states_page = _waiting(AsyncTaskHubClient.get_orchestration_states_page)
     wait_for_orchestration_start = _waiting(AsyncTaskHubClient.wait_for_orchestration_start)
     wait_for_orchestration_completion = _waiting(AsyncTaskHubClient.wait_for_orchestration_completion)
     raise_orchestration_event = _waiting(AsyncTaskHubClient.raise_orchestration_event)

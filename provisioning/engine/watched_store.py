@@ -53,8 +53,8 @@ class WatchedStore:
     def last_event(self, key: int) -> tuple[int, int] | None:
         return self._read(lambda: self.inner.last_event(key))
 
-    def history(self, key: int, first_seq: int) -> list[HistoryEvent]:
-        return self._read(lambda: self.inner.history(key, first_seq))
+    def history(self, key: int, first_seq: int, limit: int | None = None) -> list[HistoryEvent]:
+        return self._read(lambda: self.inner.history(key, first_seq, limit))
 
     def next_key(self) -> int:
         return self._read(self.inner.next_key)

@@ -69,8 +69,8 @@ class _RunsAgain(Layer):
 class _LosesHistory(Layer):
     """Reads all of a long history but its last event."""
 
-    def history(self, key: int, first_seq: int) -> list[HistoryEvent]:
-        found = self.inner.history(key, first_seq)
+    def history(self, key: int, first_seq: int, limit: int | None = None) -> list[HistoryEvent]:
+        found = self.inner.history(key, first_seq, limit)
         return found[:-1] if len(found) > 5 else found
 
 

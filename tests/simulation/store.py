@@ -122,8 +122,8 @@ class MemoryStore:
         seq = max(events)
         return seq, events[seq].at
 
-    def history(self, key: int, first_seq: int) -> list[HistoryEvent]:
-        return [event for _, event in self._events(key, first_seq)]
+    def history(self, key: int, first_seq: int, limit: int | None = None) -> list[HistoryEvent]:
+        return [event for _, event in self._events(key, first_seq)][:limit]
 
     def _events(self, key: int, first_seq: int) -> list[tuple[int, HistoryEvent]]:
         return [entry for entry in sorted(self.disk.history.get(key, {}).items()) if entry[0] >= first_seq]
@@ -235,8 +235,9 @@ class TwinStore:
     def last_event(self, key: int) -> tuple[int, int] | None:
         return _same("last_event", self._real.last_event(key), self._model.last_event(key))
 
-    def history(self, key: int, first_seq: int) -> list[HistoryEvent]:
-        return _same("history", self._real.history(key, first_seq), self._model.history(key, first_seq))
+    def history(self, key: int, first_seq: int, limit: int | None = None) -> list[HistoryEvent]:
+        real, model = self._real.history(key, first_seq, limit), self._model.history(key, first_seq, limit)
+        return _same("history", real, model)
 
     def next_key(self) -> int:
         return _same("next_key", self._real.next_key(), self._model.next_key())

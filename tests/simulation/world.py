@@ -352,9 +352,9 @@ class MortalStore(Layer):
         self._on_read()
         return super().last_event(key)
 
-    def history(self, key: int, first_seq: int) -> list[HistoryEvent]:
+    def history(self, key: int, first_seq: int, limit: int | None = None) -> list[HistoryEvent]:
         self._on_read("history")
-        return super().history(key, first_seq)
+        return super().history(key, first_seq, limit)
 
     def messages(self) -> list[tuple[str, Message]]:
         self._on_read()

@@ -115,10 +115,10 @@ class BreakingStore(SqliteStore):
             raise self.find_error
         return super().find(instance_id)
 
-    def history(self, key: int, first_seq: int):  # type: ignore[no-untyped-def]  # as inherited
+    def history(self, key: int, first_seq: int, limit: int | None = None):  # type: ignore[no-untyped-def]  # as inherited
         if self.history_error is not None:
             raise self.history_error
-        return super().history(key, first_seq)
+        return super().history(key, first_seq, limit)
 
 
 def abandon(engine: Engine) -> None:

@@ -16,6 +16,7 @@ from durabletask.entities import EntityInstanceId
 from provisioning.engine import (
     AsyncTaskHubClient,
     EngineError,
+    EngineOptions,
     EngineStoppedError,
     EntitiesUnsupportedError,
     OrchestrationNotFoundError,
@@ -88,6 +89,69 @@ async def test_states_by_query(path: Path, bench: Bench, clock: ManualClock) -> 
         assert (failed.serialized_input, failed.serialized_output) == (None, None)
         assert failed.get_custom_status() == "refusing"
         assert failed.failure_details is not None
+
+
+# States by pages
+
+
+@pytest.mark.usefixtures("small_portions")
+async def test_states_by_pages(path: Path, bench: Bench) -> None:
+    """S-LIFE-12: a page goes on from the instance that the last one ended with: what was purged or created
+    meanwhile shifts nothing."""
+    async with bench.engine(path) as engine:
+        client = AsyncTaskHubClient(engine)
+        for n in range(7):
+            await client.schedule_new_orchestration("echo", instance_id=f"echo-{n}", input=n)
+            await ended(client, f"echo-{n}")
+        page = await client.get_orchestration_states_page(page_size=3)
+        assert [state.instance_id for state in page.items] == ["echo-0", "echo-1", "echo-2"]
+        assert page.items[0].serialized_input is None
+        for gone in ("echo-2", "echo-3"):
+            assert (await client.purge_orchestration(gone)).deleted_instance_count == 1
+        await client.schedule_new_orchestration("echo", instance_id="echo-7")
+        await ended(client, "echo-7")
+        query = OrchestrationQuery(instance_id_prefix="echo", fetch_inputs_and_outputs=True)
+        second = await client.get_orchestration_states_page(
+            query, page_size=3, continuation_token=page.continuation_token
+        )
+        assert [state.get_input() for state in second.items] == [4, 5, 6]
+        last = await client.get_orchestration_states_page(
+            query, page_size=3, continuation_token=second.continuation_token
+        )
+        assert [state.instance_id for state in last.items] == ["echo-7"]
+        assert last.continuation_token is None
+        rest = await client.get_orchestration_states_page(OrchestrationQuery(instance_id_prefix="none"))
+        assert (rest.items, rest.continuation_token) == ([], None)
+        with pytest.raises(ValueError, match="no continuation token"):
+            await client.get_orchestration_states_page(continuation_token="9" * 30 + "|echo-1")
+
+
+async def test_a_page_of_states_ends_where_its_payloads_get_too_large(path: Path, bench: Bench) -> None:
+    """S-LIFE-12, S-DATA-6: one instance there is at least."""
+    async with bench.engine(path, EngineOptions(max_payload_bytes=1_000)) as engine:
+        client = AsyncTaskHubClient(engine)
+        for n in range(3):
+            await client.schedule_new_orchestration("echo", instance_id=f"echo-{n}", input="x" * 900)
+            await ended(client, f"echo-{n}")
+        assert len((await client.get_orchestration_states_page()).items) == 3
+        query = OrchestrationQuery(fetch_inputs_and_outputs=True)
+        first = await client.get_orchestration_states_page(query)
+        assert [state.instance_id for state in first.items] == ["echo-0"]
+        token = first.continuation_token
+        second = await client.get_orchestration_states_page(query, continuation_token=token)
+        assert [state.instance_id for state in second.items] == ["echo-1"]
+
+
+async def test_the_first_events_of_a_history(path: Path, bench: Bench) -> None:
+    """S-LIFE-12: a long history need not be read whole."""
+    async with bench.engine(path) as engine:
+        client = AsyncTaskHubClient(engine)
+        await client.schedule_new_orchestration("echo", instance_id="echo-1", input=1)
+        await ended(client, "echo-1")
+        whole = await client.get_orchestration_history("echo-1")
+        assert len(whole) > 1
+        assert await client.get_orchestration_history("echo-1", max_events=1) == whole[:1]
+        assert await client.get_orchestration_history("echo-1", max_events=99) == whole
 
 
 # Ids by pages
