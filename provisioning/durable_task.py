@@ -17,17 +17,32 @@ import inspect
 import logging
 import uuid
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
 from azure.core.exceptions import AzureError
-from durabletask.client import AsyncTaskHubGrpcClient, OrchestrationState
+from durabletask.client import (
+    AsyncTaskHubGrpcClient,
+    OrchestrationQuery,
+    OrchestrationState,
+    OrchestrationStatus,
+    Page,
+    PurgeInstancesResult,
+)
+from durabletask.history import HistoryEvent
 from durabletask.task import ActivityContext, Orchestrator
 
-from .durable_task_sdk import connect
-from .engine.errors import EngineStoppedError, OrchestrationAlreadyExistsError, OrchestrationNotFoundError
-from .errors import EngineAwayError
+from .durable_task_sdk import connect, query_page
+from .engine.errors import (
+    EngineStoppedError,
+    OrchestrationAlreadyExistsError,
+    OrchestrationNotFoundError,
+    OrchestrationStatusError,
+)
+from .errors import EngineAwayError, UnsupportedByEngineError
 from .packages import mask_sas
 from .settings import EngineSettings
 
@@ -45,6 +60,7 @@ START_PATIENCE_S = 10.0
 _PROBE_INTERVAL_S = 5.0
 _PROBE_INTERVAL_AWAY_S = 1.0
 _PROBED_INSTANCE = "muster-probe"
+ENDED = (OrchestrationStatus.COMPLETED, OrchestrationStatus.FAILED, OrchestrationStatus.TERMINATED)
 _FIRST_RETRY_S = 0.2
 _MAX_REASON_CHARS = 200
 
@@ -64,6 +80,7 @@ class DurableTaskEngine:
         self._sdk = connect(settings)
         self._reach = _Reach(settings.name)
         self._activities = _Activities()
+        self.orchestrators: list[str] = []
         self.client = DurableTaskClient(self._sdk.client, self._reach)
         self._prober: asyncio.Task[None] | None = None
         self._stop_task: asyncio.Task[None] | None = None
@@ -73,7 +90,8 @@ class DurableTaskEngine:
         return self._reach.connected
 
     def add_orchestrator(self, fn: Orchestrator[Any, Any]) -> str:
-        return self._sdk.worker.add_orchestrator(fn)
+        self.orchestrators.append(self._sdk.worker.add_orchestrator(fn))
+        return self.orchestrators[-1]
 
     def add_named_activity(self, name: str, fn: Activity) -> str:
         # The SDK's worker takes a function's own name, and what a coroutine function returns for its result.
@@ -213,7 +231,68 @@ class DurableTaskClient:
             instance_id, self._client.raise_orchestration_event(instance_id, event_name, data=data)
         )
 
-    async def _ask(self, instance_id: str, call: Coroutine[Any, Any, T]) -> T:
+    # What operators ask
+
+    async def start_orchestration(
+        self, name: str, *, input: Any | None, instance_id: str, version: str | None
+    ) -> None:
+        replaceable: Any = {"replaceableStatus": [status.value for status in ENDED]}
+        call = self._client.schedule_new_orchestration(
+            name, input=input, instance_id=instance_id, version=version, reuse_id_policy=replaceable
+        )
+        await self._ask(instance_id, call)
+
+    async def get_orchestration_states_page(
+        self, orchestration_query: OrchestrationQuery, *, page_size: int, continuation_token: str | None
+    ) -> Page[OrchestrationState]:
+        """As stable as the backend's own pages are."""
+        query = replace(orchestration_query, max_instance_count=page_size)
+        return await self._ask("", query_page(self._client, query, continuation_token), "queries")
+
+    async def get_orchestration_history(self, instance_id: str, *, max_events: int) -> list[HistoryEvent]:
+        """The backend streams the whole history all the same."""
+        call = self._client.get_orchestration_history(instance_id)
+        return (await self._ask(instance_id, call, "histories to be read"))[:max_events]
+
+    async def terminate_orchestration(self, instance_id: str, *, output: Any | None = None) -> None:
+        call = self._client.terminate_orchestration(instance_id, output=output)
+        await self._ask(instance_id, call, "termination")
+
+    async def suspend_orchestration(self, instance_id: str, *, reason: str | None = None) -> None:
+        call = self._client.suspend_orchestration(instance_id, reason=reason)
+        await self._ask(instance_id, call, "suspension")
+
+    async def resume_orchestration(self, instance_id: str, *, reason: str | None = None) -> None:
+        call = self._client.resume_orchestration(instance_id, reason=reason)
+        await self._ask(instance_id, call, "suspension")
+
+    async def rewind_orchestration(self, instance_id: str, *, reason: str | None = None) -> None:
+        call = self._client.rewind_orchestration(instance_id, reason=reason)
+        await self._ask(instance_id, call, "rewind")
+
+    async def restart_orchestration(
+        self, instance_id: str, *, restart_with_new_instance_id: bool = False
+    ) -> str:
+        call = self._client.restart_orchestration(
+            instance_id, restart_with_new_instance_id=restart_with_new_instance_id
+        )
+        return await self._ask(instance_id, call, "restart")
+
+    async def purge_orchestration(self, instance_id: str, recursive: bool = True) -> PurgeInstancesResult:
+        call = self._client.purge_orchestration(instance_id, recursive=recursive)
+        return await self._ask(instance_id, call, "purge")
+
+    async def purge_orchestrations_by(
+        self,
+        created_time_from: datetime | None = None,
+        created_time_to: datetime | None = None,
+        runtime_status: list[OrchestrationStatus] | None = None,
+    ) -> PurgeInstancesResult:
+        call = self._client.purge_orchestrations_by(created_time_from, created_time_to, runtime_status)
+        return await self._ask("", call, "purge by filter")
+
+    async def _ask(self, instance_id: str, call: Coroutine[Any, Any, T], what: str | None = None) -> T:
+        """``what`` it is, for calls that not every backend has, and not every instance allows."""
         if not self._running:
             call.close()
             raise EngineStoppedError("the engine is not running: start it first")
@@ -223,6 +302,10 @@ class DurableTaskClient:
             if not self._running:
                 raise EngineStoppedError("the engine was stopped") from error
             refusal = _refusal(error, instance_id)
+            if what is not None and error.code() == grpc.StatusCode.FAILED_PRECONDITION:
+                refusal = OrchestrationStatusError(instance_id, "in another state", str(error.details()))
+            if what is not None and error.code() == grpc.StatusCode.UNIMPLEMENTED:
+                refusal = UnsupportedByEngineError(self._reach.backend, what)
             if refusal is None:
                 raise self._reach.lost(_reason(error)) from error
             self._reach.found()
@@ -237,7 +320,7 @@ class _Reach:
     """Whether the backend answers, as the latest call found it. The log is told when that changes."""
 
     def __init__(self, backend: str) -> None:
-        self._backend = backend
+        self.backend = backend
         self.connected = False
         self.trouble: str | None = None
         self.answered = 0
@@ -246,7 +329,7 @@ class _Reach:
     def found(self) -> None:
         self.answered += 1
         if not self.connected and self.failed:
-            _LOG.warning("%s answers", self._backend)
+            _LOG.warning("%s answers", self.backend)
         self.connected, self.trouble = True, None
 
     def lost(self, reason: str) -> EngineAwayError:
@@ -255,9 +338,9 @@ class _Reach:
         reason = mask_sas(" ".join(reason.split()))
         reason = reason if len(reason) <= _MAX_REASON_CHARS else f"{reason[: _MAX_REASON_CHARS - 1]}…"
         if self.trouble is None:
-            _LOG.warning("%s does not answer (%s); trying on", self._backend, reason)
+            _LOG.warning("%s does not answer (%s); trying on", self.backend, reason)
         self.connected, self.trouble = False, reason
-        return EngineAwayError(self._backend, reason)
+        return EngineAwayError(self.backend, reason)
 
 
 class _Activities:

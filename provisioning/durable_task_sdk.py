@@ -7,8 +7,15 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from durabletask.client import AsyncTaskHubGrpcClient
+from durabletask.client import (
+    AsyncTaskHubGrpcClient,
+    OrchestrationQuery,
+    OrchestrationState,
+    Page,
+    parse_orchestration_state,
+)
 from durabletask.grpc_options import GrpcChannelOptions, GrpcWorkerResiliencyOptions
+from durabletask.internal.client_helpers import build_query_instances_req
 from durabletask.worker import ConcurrencyOptions, TaskHubGrpcWorker
 
 from .errors import SettingsError
@@ -25,6 +32,9 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 CALL_TIMEOUT_S = 10.0
 """What asks or tells the backend anything is answered within this time, or fails."""
 
+PURGE_TIMEOUT_S = 120.0
+"""A purge may be of very many instances."""
+
 _RECONNECT_S = (0.5, 5.0)
 
 # By gRPC's own service config, so that the calls which the SDK makes without a time limit have one; those
@@ -34,9 +44,23 @@ _SERVICE_CONFIG = {
         {
             "name": [
                 {"service": "TaskHubSidecarService", "method": method}
-                for method in ("StartInstance", "GetInstance", "RaiseEvent")
+                for method in (
+                    *(
+                        "StartInstance",
+                        "GetInstance",
+                        "RaiseEvent",
+                        "QueryInstances",
+                        "StreamInstanceHistory",
+                    ),
+                    *("TerminateInstance", "SuspendInstance", "ResumeInstance"),
+                    *("RewindInstance", "RestartInstance"),
+                )
             ],
             "timeout": f"{CALL_TIMEOUT_S}s",
+        },
+        {
+            "name": [{"service": "TaskHubSidecarService", "method": "PurgeInstances"}],
+            "timeout": f"{PURGE_TIMEOUT_S}s",
         },
         {
             "name": [
@@ -60,6 +84,25 @@ _SERVICE_CONFIG = {
         },
     ]
 }
+
+
+async def query_page(
+    client: AsyncTaskHubGrpcClient, query: OrchestrationQuery, continuation_token: str | None
+) -> Page[OrchestrationState]:
+    """One page of ``max_instance_count`` instances.
+
+    The client's own method goes through all pages, however many; so this asks by its stub, which is no public
+    part of it (the SDK's version is bounded in pyproject.toml).
+    """
+    request = build_query_instances_req(query, None)
+    if continuation_token is not None:
+        request.query.continuationToken.value = continuation_token
+    answer = await client._get_stub().QueryInstances(request)
+    last = answer.continuationToken.value
+    return Page(
+        [parse_orchestration_state(state) for state in answer.orchestrationState],
+        last if last not in ("", "0", continuation_token) else None,
+    )
 
 
 async def _nothing_to_close() -> None:

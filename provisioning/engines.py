@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from durabletask.client import OrchestrationState
+from durabletask.client import OrchestrationQuery, OrchestrationState, OrchestrationStatus, Page
+from durabletask.client import PurgeInstancesResult as Purged
+from durabletask.history import HistoryEvent
 from durabletask.task import ActivityContext, Orchestrator
 
 from .engine import (
@@ -22,7 +25,9 @@ from .engine import (
     EngineError,
     EngineStoppedError,
     OrchestrationAlreadyExistsError,
+    OrchestrationIdReusePolicy,
     OrchestrationNotFoundError,
+    OrchestrationStatusError,
     PayloadTooLargeError,
     StateFormatError,
     StateInUseError,
@@ -32,19 +37,23 @@ from .settings import EngineSettings
 from .state_directory import readable
 
 __all__ = [
+    "ENDED",
     "ENGINE_FILE",
     "EngineClient",
     "EngineError",
     "EngineStoppedError",
     "EventSink",
+    "ManagementClient",
     "OrchestrationAlreadyExistsError",
     "OrchestrationEngine",
     "OrchestrationNotFoundError",
+    "OrchestrationStatusError",
     "PayloadTooLargeError",
     "create_engine",
 ]
 
 ENGINE_FILE = "engine.db"
+ENDED = (OrchestrationStatus.COMPLETED, OrchestrationStatus.FAILED, OrchestrationStatus.TERMINATED)
 
 Json = dict[str, Any]
 Activity = Callable[[ActivityContext, Any], Any]
@@ -95,12 +104,68 @@ class EngineClient(EventSink, Protocol):
         ...
 
 
+class ManagementClient(EngineClient, Protocol):
+    """What operators ask of an engine besides; the names that the SDK has are its.
+
+    What a backend has not is an UnsupportedByEngineError. Each raises OrchestrationNotFoundError, and
+    OrchestrationStatusError where the instance's status does not allow what was asked, as far as the engine
+    says so.
+    """
+
+    async def start_orchestration(
+        self, name: str, *, input: Any | None, instance_id: str, version: str | None
+    ) -> None:
+        """Start one by its name; an instance of that id that has ended is replaced.
+
+        Raises OrchestrationAlreadyExistsError, PayloadTooLargeError.
+        """
+        ...
+
+    async def get_orchestration_states_page(
+        self, orchestration_query: OrchestrationQuery, *, page_size: int, continuation_token: str | None
+    ) -> Page[OrchestrationState]:
+        """The next instances that the query fits; ValueError for a token that is none."""
+        ...
+
+    async def get_orchestration_history(self, instance_id: str, *, max_events: int) -> list[HistoryEvent]:
+        """The first events of the latest execution."""
+        ...
+
+    async def terminate_orchestration(self, instance_id: str, *, output: Any | None = None) -> None: ...
+
+    async def suspend_orchestration(self, instance_id: str, *, reason: str | None = None) -> None: ...
+
+    async def resume_orchestration(self, instance_id: str, *, reason: str | None = None) -> None: ...
+
+    async def rewind_orchestration(self, instance_id: str, *, reason: str | None = None) -> None: ...
+
+    async def restart_orchestration(
+        self, instance_id: str, *, restart_with_new_instance_id: bool = False
+    ) -> str:
+        """Begin an ended one again; returns its id."""
+        ...
+
+    async def purge_orchestration(self, instance_id: str, recursive: bool = True) -> Purged: ...
+
+    async def purge_orchestrations_by(
+        self,
+        created_time_from: datetime | None = None,
+        created_time_to: datetime | None = None,
+        runtime_status: list[OrchestrationStatus] | None = None,
+    ) -> Purged: ...
+
+
 class OrchestrationEngine(Protocol):
     """An engine's life. Functions are added before it is entered."""
 
     @property
-    def client(self) -> EngineClient:
+    def client(self) -> ManagementClient:
         """To be used between entering and leaving."""
+        ...
+
+    @property
+    def orchestrators(self) -> list[str]:
+        """The names of those that were added."""
         ...
 
     @property
@@ -153,10 +218,14 @@ class _EmbeddedEngine:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._engine = Engine(path)
-        self.client: EngineClient = AsyncTaskHubClient(self._engine)
-        self.add_orchestrator = self._engine.add_orchestrator
+        self.client: ManagementClient = _EmbeddedClient(self._engine)
+        self.orchestrators: list[str] = []
         self.add_named_activity = self._engine.add_named_activity
         self.wait_broken = self._engine.wait_broken
+
+    def add_orchestrator(self, fn: Orchestrator[Any, Any]) -> str:
+        self.orchestrators.append(self._engine.add_orchestrator(fn))
+        return self.orchestrators[-1]
 
     async def __aenter__(self) -> Self:
         with readable(self._path):
@@ -180,3 +249,18 @@ class _EmbeddedEngine:
 
     def statistics(self) -> Json:
         return asdict(self._engine.statistics())
+
+
+class _EmbeddedClient(AsyncTaskHubClient):
+    """The engine's own client, and the one thing that the SDK has no public type for."""
+
+    async def start_orchestration(
+        self, name: str, *, input: Any | None, instance_id: str, version: str | None
+    ) -> None:
+        await self.schedule_new_orchestration(
+            name,
+            input=input,
+            instance_id=instance_id,
+            version=version,
+            reuse_id_policy=OrchestrationIdReusePolicy(replaceableStatus=ENDED),
+        )

@@ -15,6 +15,7 @@ ProvisioningError
     ├── UnknownFleetError      404
     ├── NothingToDoError       409: no new device
     ├── DeviceBusyError        409: in flight already
+    ├── UnsupportedByEngineError  501: the engine that runs the orchestrations has not got that
     └── UnavailableError       503: this service can't do that (now)
         └── EngineAwayError    the engine's backend does not answer; the same may do later
 """
@@ -156,6 +157,16 @@ class DeviceBusyError(RequestError):
             f"Wait for the run to end (`muster watch`), then try again."
         )
         self.device_ids = tuple(device_ids)
+
+
+class UnsupportedByEngineError(RequestError):
+    """The engine that runs the orchestrations can't do that."""
+
+    status = 501
+    title = "Not supported by the engine"
+
+    def __init__(self, backend: str, what: str) -> None:
+        super().__init__(f"{backend[:1].upper()}{backend[1:]} has no {what}; the embedded engine has.")
 
 
 class UnavailableError(RequestError):
