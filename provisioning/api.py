@@ -1,4 +1,4 @@
-"""The HTTP API: thin handlers over `Backend`, errors as application/problem+json.
+"""The HTTP API: thin handlers over `Backend`. `http/` has what they share, and the management API.
 
 | call | answer |
 |---|---|
@@ -17,37 +17,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Annotated, Any, Protocol
-from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Query, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi import FastAPI, Query
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from broker.errors import ContractError
 
 from . import __version__
-from .errors import RequestError, SettingsError
 from .fleets import FleetRecord, FleetRequest
-from .packages import mask_sas
+from .http.documentation import add_documentation
+from .http.guard import AnswersAtTheEnd, Guard
+from .http.instances import Instances
+from .http.limits import BodyLimits
+from .http.management import AsLenient, management_routes
+from .http.problems import add_error_handlers
 from .rollouts.api import rollout_routes
 from .rollouts.operations import Rollouts
 from .settings import MAX_PAGE, MAX_RUN_DEVICES, RunOptions
 from .states import DeviceState
 
-_LOG = logging.getLogger(__name__)
-
-MAX_BODY_BYTES = 16 * 1024 * 1024
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_MAX_ERRORS_SHOWN = 3
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 Json = dict[str, Any]
 
@@ -56,7 +46,11 @@ class Backend(Protocol):
     """What the API asks of the service; each may raise `RequestError`."""
 
     @property
+    def url(self) -> str: ...
+    @property
     def rollouts(self) -> Rollouts: ...
+    @property
+    def instances(self) -> Instances: ...
     async def health(self) -> Json: ...
     async def launch_fleet(self, request: FleetRequest) -> FleetRecord: ...
     async def list_fleets(self) -> list[FleetRecord]: ...
@@ -94,15 +88,9 @@ class ProvisionRequest(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-def problem(status: int, title: str, detail: str, **more: Any) -> JSONResponse:
-    """An answer after RFC 9457; whatever it says is masked once more on its way out."""
-    body = {"type": "about:blank", "title": title, "status": status, "detail": mask_sas(detail), **more}
-    return JSONResponse(body, status_code=status, media_type="application/problem+json")
-
-
 def create_api(backend: Backend) -> FastAPI:
     """The application for one service; it starts nothing by itself."""
-    app = FastAPI(title="Muster", version=__version__, docs_url="/api/docs", openapi_url="/api/openapi.json")
+    app = FastAPI(title="Muster", version=__version__, docs_url=None, redoc_url=None)
 
     @app.get("/api/health")
     async def health() -> Json:
@@ -152,9 +140,11 @@ def create_api(backend: Backend) -> FastAPI:
         return Response(await backend.metrics(fleet_id), media_type=METRICS_TYPE)
 
     app.include_router(rollout_routes(lambda: backend.rollouts))
-    _add_error_handlers(app)
-    app.middleware("http")(_guard)
-    app.add_middleware(_AnswersAtTheEnd)
+    app.include_router(management_routes(lambda: backend))
+    add_documentation(app)
+    add_error_handlers(app)
+    for middleware in (AsLenient, BodyLimits, Guard, AnswersAtTheEnd):  # the last is the first to be asked
+        app.add_middleware(middleware)
     return app
 
 
@@ -189,101 +179,3 @@ def _add_fleet_calls(app: FastAPI, backend: Backend) -> None:
     @app.get("/api/fleets/{fleet_id}/check")
     async def check_fleet(fleet_id: str) -> Json:
         return await backend.check_fleet(fleet_id)
-
-
-class _AnswersAtTheEnd:
-    """Answers calls that the server cuts off when it stops: they would end as a traceback, with no answer."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answering = False
-
-        async def sending(message: Message) -> None:
-            nonlocal answering
-            answering = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, sending)
-        except asyncio.CancelledError:
-            if answering:
-                raise
-            refusal = problem(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "Stopping",
-                "The service stopped before it could answer: `muster up` starts it again, and `muster watch` "
-                "then shows whether a run has begun.",
-            )
-            await refusal(scope, receive, send)
-
-
-async def _guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    # A page from elsewhere, reached through a name that resolves to loopback, must not drive the service.
-    host = (request.url.hostname or "").strip("[]")
-    if host not in _LOOPBACK:
-        return problem(
-            HTTPStatus.FORBIDDEN,
-            "Forbidden host",
-            f"This API answers to 127.0.0.1 and localhost only, not to {host!r}.",
-        )
-    origin = request.headers.get("origin")
-    if origin is not None and (urlsplit(origin).hostname or "") not in _LOOPBACK:
-        return problem(
-            HTTPStatus.FORBIDDEN, "Forbidden origin", f"This API takes no calls from pages of {origin}."
-        )
-    if "transfer-encoding" in request.headers:
-        return problem(
-            HTTPStatus.LENGTH_REQUIRED, "Length required", "Send the request with its Content-Length."
-        )
-    length = request.headers.get("content-length", "0")
-    if not length.isdigit() or int(length) > MAX_BODY_BYTES:
-        return problem(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            "Request too large",
-            f"A request may have {MAX_BODY_BYTES} bytes at most. Split it into smaller runs.",
-        )
-    return await call_next(request)
-
-
-def _add_error_handlers(app: FastAPI) -> None:
-    @app.exception_handler(RequestError)
-    async def refused(_request: Request, error: RequestError) -> JSONResponse:
-        return problem(error.status, error.title, str(error))
-
-    @app.exception_handler(SettingsError)
-    @app.exception_handler(ContractError)
-    async def unusable(_request: Request, error: Exception) -> JSONResponse:
-        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid request", str(error))
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        details = [
-            f"{'.'.join(str(part) for part in item['loc'] if part not in ('body', 'query'))}: {item['msg']}"
-            for item in error.errors()
-        ]
-        more = f"; and {len(details) - _MAX_ERRORS_SHOWN} more" if len(details) > _MAX_ERRORS_SHOWN else ""
-        return problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            "Invalid request",
-            "; ".join(detail.removeprefix(": ") for detail in details[:_MAX_ERRORS_SHOWN]) + more,
-        )
-
-    @app.exception_handler(HTTPException)
-    async def no_such_call(request: Request, error: HTTPException) -> JSONResponse:
-        return problem(
-            error.status_code,
-            HTTPStatus(error.status_code).phrase,
-            f"{request.method} {request.url.path}: {error.detail}. The calls are listed at /api/docs.",
-        )
-
-    @app.exception_handler(Exception)
-    async def broken(request: Request, error: Exception) -> JSONResponse:
-        _LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return problem(
-            HTTPStatus.INTERNAL_SERVER_ERROR,
-            "Internal error",
-            f"{request.method} {request.url.path} failed inside the service: {type(error).__name__}. "
-            f"The service's log has the details.",
-        )

@@ -18,6 +18,8 @@ from typing import Any, Literal
 from durabletask import task
 from durabletask.task import OrchestrationContext, TaskFailedError
 
+from broker.topics import check_device_id
+
 from .settings import RunOptions
 from .states import DeviceState
 
@@ -88,6 +90,9 @@ def ProvisionNewDevices(ctx: OrchestrationContext, request: Json) -> Flow:  # no
     """
     options = RunOptions.from_json(request.get("options"))
     options_json = options.to_json()
+    # Whoever starts one by hand hears at once of what no try would get through with.
+    if not isinstance(request.get("device_ids"), list | None):
+        raise TypeError("device_ids is neither a list nor null")
     device_ids: list[str] = yield from call_patiently(
         ctx,
         GET_NEW_DEVICE_IDS,
@@ -133,7 +138,7 @@ def DeviceProvisioningOrchestration(ctx: OrchestrationContext, request: Json) ->
     """
     run_id, _, device_id = ctx.instance_id.rpartition(":")
     options = _options(tuple((request.get("options") or {}).items()))
-    device = _Device(ctx, run_id, request.get("device_id", device_id), options)
+    device = _Device(ctx, run_id, check_device_id(request.get("device_id", device_id)), options)
     try:
         yield from device.provision()
     except TaskFailedError as error:

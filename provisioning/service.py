@@ -30,7 +30,7 @@ from . import __version__
 from .activities import Activities
 from .api import create_api
 from .bridge import SUBSCRIPTIONS, Bridge
-from .engines import ENGINE_FILE, EngineClient, OrchestrationEngine, create_engine
+from .engines import ENGINE_FILE, ManagementClient, OrchestrationEngine, create_engine
 from .errors import (
     PortBusyError,
     ProvisioningError,
@@ -43,6 +43,7 @@ from .errors import (
 )
 from .fleet_check import check_fleet
 from .fleets import FleetLauncher, FleetRecord, FleetRequest, page_of
+from .http.instances import Instances
 from .orchestrations import DeviceProvisioningOrchestration, ProvisionNewDevices
 from .packages import PackageStore, Release, SigningKey, blob_name_of, mask_sas
 from .registry import DeviceRecord, Registry, RegistryError, RegistryFormatError
@@ -89,7 +90,7 @@ class Service:
         self._store: PackageStore
         self._connection: BrokerConnection
         self._engine: OrchestrationEngine
-        self._client: EngineClient
+        self._client: ManagementClient
         self._bridge: Bridge
         self._runs: Runs
         self._rollouts: Rollouts
@@ -391,6 +392,11 @@ class Service:
     def rollouts(self) -> Rollouts:
         """The rollouts, for the API."""
         return self._rollouts
+
+    @property
+    def instances(self) -> Instances:
+        """The orchestrations' instances, for the management API."""
+        return Instances(client=self._client, orchestrators=self._engine.orchestrators)
 
     async def list_runs(self) -> list[Json]:
         """The latest runs, without their times and failures."""

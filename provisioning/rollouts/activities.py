@@ -19,6 +19,7 @@ from durabletask.task import ActivityContext
 from broker import messages, topics
 
 from . import orchestrations
+from .records import UnknownRolloutError
 from .store import RolloutStore, TakeRequest
 
 Json = dict[str, Any]
@@ -53,9 +54,13 @@ class RolloutActivities:
 
     async def decide_rollout(self, _ctx: ActivityContext, request: Json) -> Json:
         """What the rollout does next."""
-        return await self._store.decide(
-            request["rollout_id"], now=_seconds(request["now"]), under_way=request.get("under_way", False)
-        )
+        now = _seconds(request["now"])
+        try:
+            return await self._store.decide(
+                request["rollout_id"], now=now, under_way=request.get("under_way", False)
+            )
+        except UnknownRolloutError:  # started by hand: no other try would find it
+            return {"do": "unknown"}
 
     async def take_device(self, _ctx: ActivityContext, request: Json) -> Json:
         """A device for a lane, or how long it has to wait, or why there is none for it."""

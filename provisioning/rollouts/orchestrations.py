@@ -19,8 +19,11 @@ from typing import Any
 from durabletask import task
 from durabletask.task import OrchestrationContext, TaskFailedError
 
+from broker.topics import check_run_id
 from provisioning.orchestrations import CANCEL_PROVISIONING, RECORD_OUTCOME, call_patiently
 from provisioning.states import DeviceState
+
+from .parts import MAX_IN_FLIGHT
 
 DECIDE_ROLLOUT = "DecideRollout"
 TAKE_DEVICE = "TakeDevice"
@@ -48,7 +51,7 @@ def RolloutOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # n
 
     Input: `{"rollout_id", "decisions": n}`. Output: `{"rollout_id", "state", "reason"}`.
     """
-    rollout_id = request["rollout_id"]
+    rollout_id = check_run_id(request["rollout_id"])
     decisions = request.get("decisions", 0)
     changed: task.CancellableTask[Any] = ctx.wait_for_external_event(ROLLOUT_CHANGED)
     for _ in range(DECISIONS_PER_EXECUTION):
@@ -64,6 +67,8 @@ def RolloutOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # n
                     changed = ctx.wait_for_external_event(ROLLOUT_CHANGED)
             case "stop":
                 yield from _stop(ctx, rollout_id, force=decision["force"])
+            case "unknown":
+                raise ValueError(f"there is no rollout {rollout_id!r}")
             case "end":
                 return {
                     "rollout_id": rollout_id,
@@ -80,6 +85,8 @@ def WaveOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa
 
     Input: `{"rollout_id", "wave", "generation", "lanes", "options"}`. Output: `{"stopped": {why: lanes}}`.
     """
+    if request["lanes"] > MAX_IN_FLIGHT:
+        raise ValueError(f"{request['lanes']} lanes: there are {MAX_IN_FLIGHT} at most")
     lanes = [
         ctx.call_sub_orchestrator(
             LaneOrchestration,

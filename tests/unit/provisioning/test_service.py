@@ -128,7 +128,7 @@ async def test_it_starts_without_broker_and_storage_and_says_so(api: httpx.Async
 
 
 async def test_no_answer_holds_a_secret(api: httpx.AsyncClient, service: Service) -> None:
-    texts = [(await api.get(path)).text for path in ("/api/health", "/api/statistics", "/api/openapi.json")]
+    texts = [(await api.get(path)).text for path in ("/api/health", "/api/statistics", "/openapi.json")]
     texts += [repr(service.settings), (service.settings.state_dir / "service.json").read_text()]
     assert not any(ACCOUNT_KEY in text or "hunter2" in text for text in texts)
 
@@ -157,7 +157,7 @@ def _modes(directory: Path) -> set[int]:
         ("GET", "/api/devices?run_id=ghost", None, 404, "Unknown run: ghost"),
         ("GET", "/api/devices?state=happy", None, 422, "state"),
         ("GET", "/api/devices?limit=0", None, 422, "limit"),
-        ("GET", "/api/nothing", None, 404, "/api/docs"),
+        ("GET", "/api/nothing", None, 404, "listed at /docs"),
         ("POST", "/api/provision", {}, 409, "muster fleet launch"),
         ("POST", "/api/provision", {"device_ids": ["a", "b"]}, 404, "a, b"),
         ("POST", "/api/provision", {"device_ids": ["a/b"]}, 422, "a/b"),
