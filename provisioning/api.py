@@ -135,7 +135,11 @@ def create_api(backend: Backend) -> FastAPI:
     async def statistics() -> Json:
         return await backend.statistics()
 
-    @app.get("/metrics")
+    @app.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
     async def metrics(fleet_id: str | None = None) -> Response:
         return Response(await backend.metrics(fleet_id), media_type=METRICS_TYPE)
 

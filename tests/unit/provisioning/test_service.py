@@ -8,7 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,18 +18,15 @@ import pytest
 from provisioning.errors import (
     PortBusyError,
     ProvisioningError,
-    RequestError,
     SettingsError,
     StateBusyError,
     StateError,
     StateVersionError,
-    UnknownFleetError,
 )
-from provisioning.fleets import FleetDevice, FleetRecord, FleetRequest
 from provisioning.service import Service
 from provisioning.settings import ServiceSettings
 from tests.conftest import free_port
-from tests.unit.provisioning.fleet_doubles import a_device
+from tests.unit.provisioning.fleet_doubles import Launcher
 
 ACCOUNT_KEY = "c2VjcmV0LWtleQ=="
 
@@ -46,66 +43,6 @@ def _settings(state_dir: Path, **changes: object) -> ServiceSettings:
             **changes,
         }
     )
-
-
-class NoSuchFleetError(RequestError):
-    """A fleet that can't be."""
-
-    status = 422
-
-
-class Launcher:
-    """A launcher that launches nothing."""
-
-    def __init__(self) -> None:
-        self.fleets: dict[str, FleetRecord] = {}
-
-    async def launch(self, request: FleetRequest) -> FleetRecord:
-        groups = request.spec.get("groups")
-        if not groups:
-            raise NoSuchFleetError("groups: there is none; write at least one")
-        record = FleetRecord(
-            fleet_id=f"fleet-{len(self.fleets) + 1}",
-            devices=sum(group["count"] for group in groups),
-            seed=request.spec["seed"],
-            groups=groups,
-            processes=request.processes or 1,
-            pids=[1],
-            running=True,
-            started_at="2026-01-01T00:00:00+00:00",
-        )
-        self.fleets[record.fleet_id] = record
-        return record
-
-    async def show(self, fleet_id: str) -> FleetRecord:
-        return self._known(fleet_id).model_copy(update={"statistics": {"connected": 3}})
-
-    async def change(self, fleet_id: str, change: Mapping[str, Any]) -> dict[str, Any]:
-        self._known(fleet_id)
-        return {"affected": 2, "do": change["do"]}
-
-    async def devices(self, fleet_id: str) -> Sequence[FleetDevice]:
-        self._known(fleet_id)
-        return [a_device(f"dev-{number}") for number in range(3)]
-
-    async def metrics(self, fleet_id: str | None = None) -> str:
-        return f"# {fleet_id}\n"
-
-    def _known(self, fleet_id: str) -> FleetRecord:
-        if fleet_id not in self.fleets:
-            raise UnknownFleetError(fleet_id)
-        return self.fleets[fleet_id]
-
-    async def list(self) -> Sequence[FleetRecord]:
-        return list(self.fleets.values())
-
-    async def stop(self, fleet_id: str) -> FleetRecord:
-        if fleet_id not in self.fleets:
-            raise UnknownFleetError(fleet_id)
-        return self.fleets.pop(fleet_id)
-
-    async def stop_all(self) -> None:
-        self.fleets.clear()
 
 
 @pytest.fixture
