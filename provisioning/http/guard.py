@@ -8,7 +8,6 @@ from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .problems import problem
@@ -26,9 +25,11 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = None
         if scope["type"] == "http":
-            host = (Request(scope).url.hostname or "").strip("[]")
-            origin = Headers(scope=scope).get("origin")
-            if host not in _LOOPBACK:
+            headers = Headers(scope=scope)
+            # Whoever sends none is no browser.
+            host = headers.get("host", "localhost")
+            origin = headers.get("origin")
+            if not _LOOPBACK_AUTHORITY.fullmatch(host):
                 refusal = problem(
                     HTTPStatus.FORBIDDEN,
                     "Forbidden host",

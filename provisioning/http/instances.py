@@ -71,13 +71,17 @@ class InstanceFilter:
 
     created_from: datetime | None = None
     created_to: datetime | None = None
-    statuses: Sequence[OrchestrationStatus] = ()
+    statuses: Sequence[OrchestrationStatus] | None = None
+    """None: whatever their status; none of them: nothing fits."""
     id_prefix: str | None = None
 
     @property
     def end(self) -> datetime | None:
         """The first moment after ``created_to``, which engines leave out."""
-        return None if self.created_to is None else self.created_to + timedelta(microseconds=1)
+        try:
+            return None if self.created_to is None else self.created_to + timedelta(microseconds=1)
+        except OverflowError:  # the last moment that there is
+            return None
 
 
 class Instances:
@@ -125,10 +129,12 @@ class Instances:
 
     async def page(self, which: InstanceFilter, *, top: int, token: str | None) -> Page[OrchestrationState]:
         """The next instances that fit, and the token of the page after them."""
+        if which.statuses is not None and not which.statuses:
+            return Page([], None)
         query = OrchestrationQuery(
             created_time_from=which.created_from,
             created_time_to=which.end,
-            runtime_status=list(which.statuses) or None,
+            runtime_status=None if which.statuses is None else list(which.statuses),
             instance_id_prefix=which.id_prefix or None,
             fetch_inputs_and_outputs=True,
         )
@@ -202,12 +208,14 @@ class Instances:
 
     async def purge_all(self, which: InstanceFilter) -> int:
         """Remove all ended ones that fit; returns how many there were."""
-        purged = await self._client.purge_orchestrations_by(
-            which.created_from, which.end, list(which.statuses) or None
-        )
-        if purged.deleted_instance_count == 0:
+        statuses = [status for status in ENDED if which.statuses is None or status in which.statuses]
+        count = 0
+        if statuses:
+            purged = await self._client.purge_orchestrations_by(which.created_from, which.end, statuses)
+            count = purged.deleted_instance_count
+        if count == 0:
             raise NothingPurgedError("No instance that has ended fits this.")
-        return purged.deleted_instance_count
+        return count
 
 
 def _word(state: OrchestrationState) -> str:

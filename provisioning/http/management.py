@@ -402,13 +402,18 @@ def _filter(
     created_from: datetime | None, created_to: datetime | None, statuses: list[str] | None, prefix: str | None
 ) -> InstanceFilter:
     named = [name.strip() for given in statuses or () for name in given.split(",")]
-    found = []
+    found: list[OrchestrationStatus] = []
     for name in filter(None, named):
         if name.lower() not in _STATUSES:
             raise BadRequestError(f"runtimeStatus: {name!r} is none. There are {', '.join(RuntimeStatus)}.")
-        found.append(OrchestrationStatus[_STATUSES[name.lower()].name])
+        # Canceled is a word of Durable Functions' that no instance has ever had.
+        status = OrchestrationStatus.__members__.get(_STATUSES[name.lower()].name)
+        found += [] if status is None else [status]
     return InstanceFilter(
-        created_from=utc(created_from), created_to=utc(created_to), statuses=found, id_prefix=prefix
+        created_from=utc(created_from),
+        created_to=utc(created_to),
+        statuses=found if any(named) else None,
+        id_prefix=prefix,
     )
 
 

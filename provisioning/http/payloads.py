@@ -7,27 +7,22 @@ when it was scheduled, and takes the place of the event that scheduled it.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 from durabletask import history, task
 from durabletask.client import OrchestrationState, OrchestrationStatus
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from provisioning.packages import mask_sas
+from .masking import masked
 
 Json = dict[str, Any]
 
 MANAGEMENT = "/runtime/webhooks/durabletask"
-# Of a signature in whatever it is wrapped: escaped in JSON within JSON, or encoded in another URL's query.
-_SIGNATURE: Final = re.compile(
-    r"(?i)((?:(?<![a-z])|(?<=%3f)|(?<=u003f))sig(?:=|%3d|\\+u003d))[^&\s;\"'<>\\]+",
-)
 
 
 class RuntimeStatus(StrEnum):
@@ -86,15 +81,8 @@ class PurgeResult(BaseModel):
     instancesDeleted: int
 
 
-def masked(text: str) -> str:
-    """The text without the signatures and account keys in it, however they are wrapped."""
-    return _SIGNATURE.sub(r"\1***", mask_sas(text))
-
-
-class MaskedJson(Response):
+class MaskedJson(JSONResponse):
     """JSON with everything secret masked. In ASCII: payloads may have what is no valid Unicode."""
-
-    media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
         return masked(json.dumps(content, separators=(",", ":"))).encode("ascii")

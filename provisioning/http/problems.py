@@ -36,7 +36,8 @@ from provisioning.engines import (
     PayloadTooLargeError,
 )
 from provisioning.errors import RequestError, SettingsError
-from provisioning.packages import mask_sas
+
+from .masking import masked
 
 PROBLEM_TYPE = "application/problem+json"
 MANAGEMENT_PATHS = ("/runtime/webhooks/durabletask/", "/api/orchestrators/")
@@ -92,10 +93,10 @@ def problem(
         "type": "about:blank" if title == HTTPStatus(status).phrase else f"urn:muster:problem:{_slug(title)}",
         "title": title,
         "status": int(status),
-        "detail": mask_sas(detail),
+        "detail": masked(detail),
     }
     if scope is not None:
-        body["instance"] = mask_sas(raw_path(scope))
+        body["instance"] = masked(raw_path(scope))
     given = None if headers is None else dict(headers)
     return ProblemResponse(json.dumps(body), status_code=status, headers=given)
 
