@@ -355,19 +355,24 @@ def _add_changes(router: APIRouter, managed: Callable[[], Managed]) -> None:
         status_code=HTTPStatus.ACCEPTED,
         response_class=MaskedJson,
         responses={
-            202: {"model": ManagementUrls, "description": "Under way.", "headers": _LOCATION},
+            200: _STARTED[200],
+            202: _STARTED[202],
             **_UNKNOWN,
             409: _a_problem("It has not ended."),
             **_UNSUPPORTED,
         },
     )
     async def restart(
-        request: Request, instanceId: InstanceId, restartWithNewInstanceId: bool = True
+        request: Request,
+        instanceId: InstanceId,
+        restartWithNewInstanceId: bool = True,
+        timeout: Timeout = None,
+        pollingInterval: Interval = None,
     ) -> Response:
         """Begin an instance that has ended again with its input, under a new id or its own."""
         instances = managed().instances
         chosen = await instances.restart(instanceId, new_id=restartWithNewInstanceId)
-        return await _started(request, managed(), chosen, None)
+        return await _started(request, managed(), chosen, timeout)
 
 
 async def _started(request: Request, managed: Managed, instance_id: str, timeout_s: float | None) -> Response:

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from provisioning.http import documentation
+from provisioning.http.problems import MANAGEMENT_PATHS
 from tests.unit.http.managed import Managed
 from tests.unit.http.test_description import DESCRIPTION
+from tests.unit.test_docs import ROOT, section
 
 FILES = Path(documentation.__file__).parent / "swagger_ui"
 
@@ -75,6 +77,29 @@ def test_errors_are_described_as_problems_everywhere() -> None:
                 schema = response["content"]["application/problem+json"]["schema"]
                 assert schema == {"$ref": "#/components/schemas/Problem"}, (method, path, status)
     assert "HTTPValidationError" not in str(DESCRIPTION)
+
+
+def test_the_document_has_every_call_of_the_management_api_with_its_parameters() -> None:
+    text = (ROOT / "docs" / "HTTP-API.md").read_text("utf-8")
+    routes = section(text, "routes")
+    rows = {
+        match[1]: match[2] for match in re.finditer(r"^\| `([A-Z]+ [^`]+)` \|(.*?)\|", routes, re.MULTILINE)
+    }
+    described = {
+        f"{method.upper()} {path}": {
+            parameter["name"]
+            for parameter in operation["parameters"]
+            if parameter["in"] != "path" and parameter["name"] not in ("taskHub", "connection", "code")
+        }
+        for path, methods in DESCRIPTION["paths"].items()
+        for method, operation in methods.items()
+        if path.startswith(MANAGEMENT_PATHS) or f"{path}/" in MANAGEMENT_PATHS
+    }
+    assert set(rows) == set(described)
+    for call, parameters in described.items():
+        if "the same" not in rows[call]:
+            assert set(re.findall(r"`([^`]+)`", rows[call])) == parameters, call
+        assert all(f"`{name}`" in text for name in parameters), call
 
 
 def test_every_call_of_the_management_api_is_described_with_its_parameters() -> None:

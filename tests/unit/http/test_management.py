@@ -386,6 +386,10 @@ async def test_an_instance_is_restarted_under_a_new_id_or_its_own(api: Managed) 
     assert (await api.status(urls["id"]))["input"] == "in"
     assert (await api.status("w-1"))["runtimeStatus"] == "Terminated"
 
+    await api.ended("g-1", "Ann")
+    waited = await api.client.post(f"{INSTANCES}/g-1/restart?timeout=60&pollingInterval=1")
+    assert (waited.status_code, waited.json()) == (200, "Hello Ann!")
+
     same = await api.client.post(f"{INSTANCES}/w-1/restart?restartWithNewInstanceId=false")
     assert (same.status_code, same.json()["id"]) == (202, "w-1")
     assert (await api.status("w-1"))["runtimeStatus"] in ("Pending", "Running")
