@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from . import __version__
 from .fleets import FleetRecord, FleetRequest
-from .http.documentation import add_documentation
+from .http.documentation import DESCRIPTION, add_documentation
 from .http.guard import AnswersAtTheEnd, Guard
 from .http.instances import Instances
 from .http.limits import BodyLimits
@@ -90,32 +90,38 @@ class ProvisionRequest(BaseModel):
 
 def create_api(backend: Backend) -> FastAPI:
     """The application for one service; it starts nothing by itself."""
-    app = FastAPI(title="Muster", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Muster", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
 
     @app.get("/api/health")
     async def health() -> Json:
+        """Whether the service, the broker, blob storage and the engine are there."""
         return await backend.health()
 
     @app.post("/api/fleets", status_code=HTTPStatus.CREATED)
     async def launch_fleet(request: FleetRequest) -> FleetRecord:
+        """Launch a fleet of simulated devices."""
         return await backend.launch_fleet(request)
 
     @app.get("/api/fleets")
     async def list_fleets() -> Json:
+        """All fleets."""
         return {"fleets": await backend.list_fleets()}
 
     _add_fleet_calls(app, backend)
 
     @app.post("/api/provision", status_code=HTTPStatus.ACCEPTED)
     async def provision(request: ProvisionRequest) -> Json:
+        """Start a run over the named devices, or all new ones; it has claimed them when this answers."""
         return await backend.provision(request.device_ids, request.options)
 
     @app.get("/api/runs")
     async def list_runs() -> Json:
+        """The latest runs."""
         return {"runs": await backend.list_runs()}
 
     @app.get("/api/runs/{run_id}")
     async def run(run_id: str) -> Json:
+        """One run with its counts, times and last failures."""
         return await backend.run(run_id)
 
     @app.get("/api/devices")
@@ -125,14 +131,17 @@ def create_api(backend: Backend) -> FastAPI:
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
         after: str | None = None,
     ) -> Json:
+        """A page of the devices of a state or a run; `next` is the `after` of the page that follows."""
         return await backend.devices(state=state, run_id=run_id, limit=limit, after=after)
 
     @app.get("/api/devices/{device_id}")
     async def device(device_id: str) -> Json:
+        """One device with the steps of its latest run."""
         return await backend.device(device_id)
 
     @app.get("/api/statistics")
     async def statistics() -> Json:
+        """Counters of every part of the service."""
         return await backend.statistics()
 
     @app.get(
@@ -141,6 +150,7 @@ def create_api(backend: Backend) -> FastAPI:
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
     async def metrics(fleet_id: str | None = None) -> Response:
+        """The statistics of one fleet, or all, in Prometheus' text format."""
         return Response(await backend.metrics(fleet_id), media_type=METRICS_TYPE)
 
     app.include_router(rollout_routes(lambda: backend.rollouts))
@@ -157,14 +167,17 @@ def _add_fleet_calls(app: FastAPI, backend: Backend) -> None:
 
     @app.get("/api/fleets/{fleet_id}")
     async def fleet(fleet_id: str) -> FleetRecord:
+        """One fleet with its statistics."""
         return await backend.fleet(fleet_id)
 
     @app.delete("/api/fleets/{fleet_id}")
     async def stop_fleet(fleet_id: str) -> FleetRecord:
+        """Stop a fleet."""
         return await backend.stop_fleet(fleet_id)
 
     @app.post("/api/fleets/{fleet_id}/changes")
     async def change_fleet(fleet_id: str, change: Json) -> Json:
+        """Change devices of a fleet while it runs: docs/FLEET.md has the changes."""
         return await backend.change_fleet(fleet_id, change)
 
     @app.get("/api/fleets/{fleet_id}/devices")
@@ -176,10 +189,12 @@ def _add_fleet_calls(app: FastAPI, backend: Backend) -> None:
         after: str | None = None,
         max_attempts: Annotated[int, Query(ge=1, le=100)] = RunOptions.max_attempts,
     ) -> Json:
+        """A page of a fleet's devices, as they are to be."""
         return await backend.fleet_devices(
             fleet_id, group=group, behaviour=behaviour, limit=limit, after=after, max_attempts=max_attempts
         )
 
     @app.get("/api/fleets/{fleet_id}/check")
     async def check_fleet(fleet_id: str) -> Json:
+        """Whether each device of a fleet has ended as its behaviour says."""
         return await backend.check_fleet(fleet_id)

@@ -44,6 +44,12 @@ _POLICY: Final = (
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
 )
 
+DESCRIPTION: Final = (
+    "Devices, runs, fleets and rollouts; and Durable Functions' management API for the orchestrations behind "
+    "them. Every error is a problem after RFC 9457. docs/HTTP-API.md says what holds for all calls, and what "
+    "differs from Durable Functions."
+)
+
 Json = dict[str, Any]
 
 
@@ -79,12 +85,25 @@ def _description(app: FastAPI) -> Json:
     schemas["Problem"] = Problem.model_json_schema()
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    for path in found["paths"].values():
+    for path, calls in found["paths"].items():
         for method in _METHODS:
-            if method in path:
-                _describe_errors(path[method]["responses"])
+            if method in calls:
+                calls[method].setdefault("tags", [_tag(path)])
+                calls[method]["summary"] = _summary(calls[method])
+                _describe_errors(calls[method]["responses"])
     app.openapi_schema = found
     return found
+
+
+def _tag(path: str) -> str:
+    """What a call is about, where it does not say: fleets, runs, …"""
+    return next((part for part in path.split("/") if part not in ("", "api")), "")
+
+
+def _summary(call: Json) -> str:
+    """The first sentence about it, in the place of the function's name."""
+    text = str(call.get("description") or call["summary"])
+    return text.partition("\n")[0].rstrip(".")
 
 
 def _describe_errors(responses: Json) -> None:

@@ -70,22 +70,27 @@ def rollout_routes(rollouts: Callable[[], Rollouts]) -> APIRouter:
 
     @router.post("", status_code=HTTPStatus.CREATED)
     async def create(request: PlanRequest) -> Json:
+        """Start a rollout by a plan."""
         return await rollouts().create(request.plan, actor=request.actor)
 
     @router.post("/plan")
     async def preview(request: PlanRequest) -> Json:
+        """What a plan comes to now; nothing is started."""
         return await rollouts().preview(request.plan)
 
     @router.get("")
     async def listing() -> Json:
+        """All rollouts, the latest first."""
         return {"rollouts": await rollouts().latest()}
 
     @router.get("/{rollout_id}")
     async def show(rollout_id: str) -> Json:
+        """One rollout with its waves."""
         return await rollouts().view(rollout_id)
 
     @router.post("/{rollout_id}/actions")
     async def act(rollout_id: str, request: ActionRequest) -> Json:
+        """Pause, resume, approve, cancel or change a rollout."""
         return await rollouts().act(
             rollout_id,
             request.action,
@@ -97,10 +102,12 @@ def rollout_routes(rollouts: Callable[[], Rollouts]) -> APIRouter:
 
     @router.post("/{rollout_id}/retry", status_code=HTTPStatus.CREATED)
     async def retry(rollout_id: str, request: RetryRequest) -> Json:
+        """Start a rollout of what failed in this one."""
         return await rollouts().retry(rollout_id, actor=request.actor, states=request.states)
 
     @router.get("/{rollout_id}/log")
     async def log(rollout_id: str) -> Json:
+        """What was done to a rollout and by whom, the oldest first."""
         return {"log": await rollouts().log(rollout_id)}
 
     return router

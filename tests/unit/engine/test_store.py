@@ -157,6 +157,19 @@ def test_starting_up_does_not_read_what_has_ended(path: Path, name: str) -> None
     assert not any(step.startswith("SCAN") for step in plan), plan
 
 
+@pytest.mark.parametrize("name", ["outlines", "find_instance", "read_history"])
+def test_a_page_of_instances_does_not_read_those_before_it(path: Path, name: str) -> None:
+    """S-LIFE-12: nor does what it has of each: all of it is found by keys."""
+    store = SqliteStore(path)
+    store.open()
+    store.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        text = store._sql[name]
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", [1] * text.count("?"))]
+    assert all(step.startswith("SEARCH") for step in plan), plan
+    assert len(plan) == 1, "and nothing is sorted"
+
+
 @pytest.mark.parametrize("columns", [1, 2, 3])
 @pytest.mark.parametrize("rows", [1, 2, 256])
 def test_a_commit_does_not_read_whole_tables(path: Path, rows: int, columns: int) -> None:

@@ -71,6 +71,8 @@ def test_errors_are_described_as_problems_everywhere() -> None:
     assert len(operations) > 30
     for path, method, operation in operations:
         responses: dict[str, Any] = operation["responses"]
+        assert operation["tags"], (method, path)
+        assert operation.get("description", "").startswith(operation["summary"]), "its docstring is missing"
         assert {"4XX", "5XX"} <= set(responses), (method, path)
         for status, response in responses.items():
             if status[0] in "45":
