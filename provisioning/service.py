@@ -261,6 +261,7 @@ class Service:
         for orchestrator in (RolloutOrchestration, WaveOrchestration, LaneOrchestration):
             self._engine.add_orchestrator(orchestrator)
         of_rollouts = RolloutActivities(
+            client=self._client,
             store=self._rollout_store,
             publisher=self._connection,
             publish_timeout_s=settings.publish_timeout_s,

@@ -19,6 +19,7 @@ from provisioning.engines import (
 from provisioning.errors import EngineAwayError
 from provisioning.registry import Registry
 
+from .growing import Growth
 from .operators import RolloutActions
 from .orchestrations import ROLLOUT_CHANGED, RolloutOrchestration
 from .plan import RolloutPlan
@@ -57,6 +58,8 @@ class Rollouts:
         self._on_start = on_start
         self._clock = clock
         self._opening: asyncio.Task[None] | None = None
+        self._growth = Growth(store=store, tell=self._tell, clock=clock)
+        registry.on_registered = self._growth.registered
 
     async def open(self) -> list[str]:
         """Go on with the rollouts that have not ended; returns them.
@@ -67,6 +70,7 @@ class Rollouts:
         unfinished = list(await self._views.open())
         if unfinished:
             self._opening = asyncio.create_task(self._keep_opening(unfinished), name="open-rollouts")
+        self._growth.start()
         return unfinished
 
     async def close(self) -> None:
@@ -74,6 +78,7 @@ class Rollouts:
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait([self._opening])
+        await self._growth.close()
 
     async def _keep_opening(self, rollout_ids: Sequence[str]) -> None:
         for rollout_id in rollout_ids:
@@ -93,10 +98,9 @@ class Rollouts:
         return await self._create(RolloutPlan.from_json(document), actor=actor)
 
     async def preview(self, document: Mapping[str, Any]) -> Json:
-        """What such a rollout would be: its plan with all defaults, and the sizes of its waves."""
+        """What such a rollout would be: its plan with all defaults, its devices, the sizes of its waves."""
         plan = RolloutPlan.from_json(document)
-        waves = await self._store.preview(plan)
-        return {"plan": plan.to_json(), "devices": sum(waves), "waves": waves}
+        return {"plan": plan.to_json(), **await self._store.preview(plan)}
 
     async def latest(self) -> Sequence[Json]:
         """The latest rollouts, in short."""
@@ -132,6 +136,7 @@ class Rollouts:
         )
         # Told though nothing has changed: who asks again may do so since the first time was cut off.
         await self._tell(rollout_id)
+        self._growth.rollout_changed()
         return {"view": await self.view(rollout_id), "changed": changed}
 
     async def retry(self, rollout_id: str, *, actor: str, states: Sequence[str] = RETRIED_STATES) -> Json:
@@ -158,6 +163,7 @@ class Rollouts:
         )
         _LOG.info("rollout %s: %d devices", rollout_id, devices)
         await self._start(rollout_id)
+        self._growth.rollout_changed()
         return await self.view(rollout_id)
 
     async def _start(self, rollout_id: str) -> None:

@@ -17,6 +17,8 @@ from .tables import Counts, Tables, no_counts
 
 MAX_LISTED: Final = 100
 MAX_REASONS: Final = 20
+MAX_NAMED: Final = 100
+"""Device ids of a plan that a view shows."""
 
 _T = TypeVar("_T")
 Json = dict[str, Any]
@@ -112,8 +114,23 @@ def _whole(tables: Tables, rollout: Rollout, now: float) -> Json:
             for state, reason, count, example in reasons
         ],
         "started_at": None if began is None else iso(began),
-        "plan": rollout.plan.to_json(),
+        "held": [
+            {"run_id": run_id, "how": how, "devices": count}
+            for run_id, how, count in tables.execute("held", (rollout.rollout_id,))
+        ],
+        "plan": _plan(rollout),
     }
+
+
+def _plan(rollout: Rollout) -> Json:
+    """The plan; of ids that it names one by one no more than people read. The devices are another page."""
+    plan = rollout.plan.to_json()
+    for key in ("devices", "exclude"):
+        named = plan["targets"][key]
+        if named is not None and len(named) > MAX_NAMED:
+            plan["targets"][key] = named[:MAX_NAMED]
+            plan["targets"][f"{key}_named"] = len(named)
+    return plan
 
 
 def _wave(rollout: Rollout, number: int, counts: Counts) -> Json:
