@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from broker.topics import instance_id_of
+from provisioning.device_steps import steps_of
 from provisioning.engines import (
     EngineClient,
     EngineStoppedError,
@@ -23,7 +25,7 @@ from .growing import Growth
 from .operators import RolloutActions
 from .orchestrations import ROLLOUT_CHANGED, RolloutOrchestration
 from .plan import RolloutPlan
-from .records import RolloutRefusedError
+from .records import NotInRolloutError, RolloutRefusedError
 from .store import RolloutStore
 from .views import RolloutViews
 
@@ -109,6 +111,29 @@ class Rollouts:
     async def view(self, rollout_id: str) -> Json:
         """One rollout with its waves, counts and reasons."""
         return await self._views.view(rollout_id, now=self._clock())
+
+    async def devices(
+        self,
+        rollout_id: str,
+        *,
+        states: Sequence[str] | None = None,
+        wave: int | None = None,
+        after: str | None = None,
+        limit: int,
+    ) -> Json:
+        """A page of a rollout's devices with what became of them in it."""
+        return await self._views.devices(rollout_id, states=states, wave=wave, after=after, limit=limit)
+
+    async def device(self, rollout_id: str, device_id: str) -> Json:
+        """One device of a rollout with its steps in it; raises UnknownDeviceError too."""
+        found = (await self._views.devices(rollout_id, device_id=device_id, limit=1))["devices"]
+        if not found:
+            raise NotInRolloutError(rollout_id, device_id)
+        device: Json = found[0]
+        # What has joined another run has its steps there.
+        run_id = device["held_by"] if device["held"] == "join" else rollout_id
+        instance_id = instance_id_of(run_id, device_id)
+        return {**device, "instance_id": instance_id, **await steps_of(self._client, instance_id)}
 
     async def log(self, rollout_id: str) -> Sequence[Json]:
         """What was done to a rollout and what became of it, in order."""

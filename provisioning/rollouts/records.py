@@ -27,6 +27,18 @@ class UnknownRolloutError(RequestError):
         super().__init__(f"There is no rollout {rollout_id!r}: `muster rollout list` shows all.")
 
 
+class NotInRolloutError(RequestError):
+    """The rollout has no such device."""
+
+    status = 404
+    title = "Not in the rollout"
+
+    def __init__(self, rollout_id: str, device_id: str) -> None:
+        super().__init__(
+            f"{device_id!r} is no device of {rollout_id}: `muster rollout devices {rollout_id}` lists them."
+        )
+
+
 class RolloutRefusedError(RequestError):
     """What was asked of a rollout can't be done as it is now."""
 

@@ -221,3 +221,55 @@ SELECT count(*) FROM rollout_lanes WHERE rollout_id = ?;
 
 -- name: forget_lanes
 DELETE FROM rollout_lanes WHERE rollout_id = ?;
+
+-- name: devices
+-- ?1 the rollout, ?2 states (JSON list) or null, ?3 wave or null, ?4 after this id or null, ?5 limit, ?6 this id
+-- alone or null. In order of id.
+SELECT
+    of_rollout.device_id,
+    of_rollout.wave,
+    of_rollout.place,
+    CASE
+        WHEN of_rollout.ended IS NOT NULL THEN of_rollout.ended
+        WHEN of_rollout.lane IS NULL THEN 'pending'
+        WHEN devices.run_id = of_rollout.rollout_id AND devices.state IN (
+            'packaging', 'notified', 'downloading', 'downloaded', 'activating'
+        ) THEN devices.state
+        ELSE 'queued'
+    END AS state,
+    of_rollout.held,
+    of_rollout.held_by,
+    coalesce(outcomes.attempts, CASE WHEN devices.run_id = of_rollout.rollout_id THEN devices.attempt END, 0),
+    CASE
+        WHEN of_rollout.ended = 'provisioned' THEN 1.0
+        WHEN devices.run_id = of_rollout.rollout_id THEN devices.progress
+    END,
+    coalesce(outcomes.error, CASE WHEN devices.run_id = of_rollout.rollout_id THEN devices.error END),
+    devices.online,
+    devices.model,
+    devices.firmware_version,
+    outcomes.ended_at,
+    outcomes.device_s,
+    outcomes.packaging_s,
+    outcomes.notifying_s,
+    outcomes.downloading_s,
+    outcomes.activating_s
+FROM rollout_devices AS of_rollout
+JOIN devices ON devices.device_id = of_rollout.device_id
+LEFT JOIN outcomes
+    ON outcomes.run_id = of_rollout.rollout_id AND outcomes.device_id = of_rollout.device_id
+WHERE
+    of_rollout.rollout_id = ?1
+    AND (?2 IS NULL OR CASE
+        WHEN of_rollout.ended IS NOT NULL THEN of_rollout.ended
+        WHEN of_rollout.lane IS NULL THEN 'pending'
+        WHEN devices.run_id = of_rollout.rollout_id AND devices.state IN (
+            'packaging', 'notified', 'downloading', 'downloaded', 'activating'
+        ) THEN devices.state
+        ELSE 'queued'
+    END IN (SELECT value FROM json_each(?2)))
+    AND (?3 IS NULL OR of_rollout.wave = ?3)
+    AND (?4 IS NULL OR of_rollout.device_id > ?4)
+    AND (?6 IS NULL OR of_rollout.device_id = ?6)
+ORDER BY of_rollout.device_id
+LIMIT ?5;

@@ -138,7 +138,7 @@ class RolloutStore:
         return await self._transact(work)
 
     async def may_go_on(self, rollout_ids: Collection[str]) -> list[str]:
-        """Those of the rollouts with devices for more lanes than they have, or that wait for none any more."""
+        """Those rollouts with devices for more lanes than they have, or that wait for none any more."""
 
         def work(tables: Tables) -> list[str]:
             return [
