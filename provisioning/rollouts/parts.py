@@ -304,7 +304,8 @@ class Window(Part):
 
     @model_validator(mode="after")
     def _agree(self) -> Window:
-        if self.opens == self.closes:
+        # From midnight to midnight is a whole day.
+        if self.opens == self.closes != "00:00":
             raise PlanError("to", "it is the same as from", "leave the window out if it never closes")
         return self
 
