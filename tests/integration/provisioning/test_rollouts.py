@@ -269,7 +269,7 @@ async def test_two_rollouts_at_once_on_the_same_devices(
 
             async def some_handed_on() -> bool:
                 view = await api.get(f"/api/rollouts/{waiting['rollout_id']}")
-                return 0 < view["counts"]["provisioned"] + view["in_flight"] < 40
+                return 0 < int(view["counts"]["provisioned"]) + int(view["in_flight"]) < 40
 
             await wait_until("the second has some of the devices", some_handed_on)
             # Killed at the end of the block.
