@@ -29,7 +29,7 @@ from . import __version__
 from .activities import Activities
 from .api import create_api
 from .bridge import SUBSCRIPTIONS, Bridge
-from .device_steps import steps_of
+from .device_views import steps_of
 from .engines import ENGINE_FILE, EngineClient, OrchestrationEngine, create_engine
 from .errors import (
     PortBusyError,

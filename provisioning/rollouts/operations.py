@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from broker.topics import instance_id_of
-from provisioning.device_steps import steps_of
+from provisioning.device_views import steps_of
 from provisioning.engines import (
     EngineClient,
     EngineStoppedError,
