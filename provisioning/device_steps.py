@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from durabletask import task
-from durabletask.task import OrchestrationContext
+from durabletask.task import OrchestrationContext, TaskFailedError
 
+from .device_progress import DeviceProgress, Step, brief, iso
 from .names import (
     ACTIVATE_DEVICE,
     ACTIVATION_COMPLETED,
@@ -22,60 +23,79 @@ from .names import (
     PACKAGE_REJECTED,
     SEND_PACKAGE_URL_TO_DEVICE,
 )
-from .patience import Flow, Json, call_patiently
+from .patience import Flow, Json, OutOfTimeError, call_patiently
+from .retries import FailureKind
 from .settings import RunOptions
 from .states import DeviceState
 
-MAX_ERROR_CHARS = 500
-_RECORDED = ("device_id", "state", "attempts", "error", "firmware_version", "ended_at")
-"""Of an outcome: what RecordOutcome is given."""
+DEADLINE = "deadline of "
+"""How the error of a device begins that was ended by a deadline other than those of its answers."""
+
+HAS_PACKAGE: Final = "has_package"
+ENDED: Final = "ended"
+Came = FailureKind | Literal["has_package", "ended"]
+"""What came of waiting for the device."""
+
+_OF_DOWNLOADS = (DOWNLOAD_COMPLETED_ACK, PACKAGE_REJECTED, DOWNLOAD_FAILED, DEVICE_RETURNED)
+_OF_ACTIVATIONS = (ACTIVATION_COMPLETED, ACTIVATION_FAILED, DEVICE_RETURNED)
 
 
-class DeviceSteps:
-    """One device's way through its orchestration; lives as long as the generator."""
+class DeadlineError(Exception):
+    """A deadline has passed that ends the device; the message says which, and in which step."""
+
+    def __init__(self, which: str) -> None:
+        super().__init__(f"{DEADLINE}{which}")
+
+
+class DeviceSteps(DeviceProgress):
+    """One device's way through its orchestration; lives as long as the generator.
+
+    Of what comes in the same turn, that counts which the history has first. A step is not begun any more
+    once the device's deadline is reached, even where the timer's turn is yet to come.
+    """
 
     def __init__(self, ctx: OrchestrationContext, run_id: str, device_id: str, options: RunOptions) -> None:
-        self._ctx = ctx
-        self._run_id = run_id
-        self._device_id = device_id
+        super().__init__(ctx, run_id, device_id)
         self._options = options
-        self._began = self._step_began = ctx.current_utc_datetime
-        self._steps: list[Json] = []
-        self._steps_s: dict[str, float] = {}
-        self._state = DeviceState.QUEUED
-        self._attempt = 0
         self._activations = 0
         self._lost_attempts = 0
-        self._error: str | None = None
-        self._firmware_version: str | None = None
-        self._package: Json | None = None
+        self._failures: dict[str, int] = {}
         # One open wait per event, kept from attempt to attempt: a wait that is left behind would take
         # the next event of its name, and a second wait would never see it.
         self._waits: dict[str, task.CancellableTask[Any]] = {}
+        self._timer: task.TimerTask | None = None
+        # The device's own deadline: none or one.
+        self._deadline: tuple[task.TimerTask, ...] = ()
+        self._ends_at: datetime | None = None
+        if options.device_timeout_s is not None:
+            lasts = timedelta(seconds=options.device_timeout_s)
+            self._ends_at = self._began + lasts
+            self._deadline = (ctx.create_timer(lasts),)
 
     # -- the steps -----------------------------------------------------------------------------------
 
     def provision(self) -> Flow:
-        for attempt in range(1, self._options.max_attempts + 1):
-            self._attempt = attempt
+        """Raises DeadlineError, and TaskFailedError where an activity fails longer than is tolerated."""
+        while True:
+            self._attempt += 1
             package = yield from self._create_package()
             yield from self._notify(package)
-            downloaded = yield from self._wait_for_download(package)
-            if downloaded:
-                has_package = yield from self._activate(package)
-                if has_package:
+            came: Came | None = yield from self._wait_for_download(package)
+            while came is not None:
+                if came == ENDED:
                     return
-                # A device that was switched off has lost its download: it needs another one, and what it
-                # said of this one (twice, on an engine without idempotency keys) counts no more.
-                self._lost_attempts = attempt
-                continue
-            if self._state in (DeviceState.REJECTED, DeviceState.CANCELLED):
-                return
+                if came == HAS_PACKAGE:
+                    came = yield from self._activate(package)
+                else:
+                    came = yield from self._wait_to_retry(came, package)
 
     def _create_package(self) -> Flow:
         self._begin("packaging", DeviceState.PACKAGING)
         package: Json = yield from self._call(
-            CREATE_INSTALLATION_PACKAGE, sas_lifetime_s=self._options.sas_lifetime_s
+            CREATE_INSTALLATION_PACKAGE,
+            {"sas_lifetime_s": self._options.sas_lifetime_s},
+            what="packaging",
+            timeout_s=self._options.packaging_timeout_s,
         )
         # The URL stays out of status and output: they are shown, and it is a secret.
         self._package = {key: package[key] for key in ("package_id", "release", "size_bytes", "sha256")}
@@ -87,25 +107,20 @@ class DeviceSteps:
 
     def _send(self, package: Json) -> Flow:
         return self._call(
-            SEND_PACKAGE_URL_TO_DEVICE, package=package, ack_timeout_s=self._options.ack_timeout_s
+            SEND_PACKAGE_URL_TO_DEVICE,
+            {"package": package, "ack_timeout_s": self._options.ack_timeout_s},
+            what="notifying",
+            timeout_s=self._options.notifying_timeout_s,
         )
 
     def _wait_for_download(self, package: Json) -> Flow:
-        """True when the right package was acknowledged; else the state says how the attempt ended."""
+        """HAS_PACKAGE when the right package was acknowledged, ENDED, or how the attempt failed."""
         self._begin("downloading", DeviceState.NOTIFIED)
-        timer = self._ctx.create_timer(timedelta(seconds=self._options.ack_timeout_s))
+        timer = self._start_timer(self._options.ack_timeout_s)
         while True:
-            name, event = yield from self._next_event(
-                timer,
-                CANCEL_PROVISIONING,
-                DOWNLOAD_COMPLETED_ACK,
-                PACKAGE_REJECTED,
-                DOWNLOAD_FAILED,
-                DEVICE_RETURNED,
-            )
+            name, event = yield from self._next_event(timer, CANCEL_PROVISIONING, *_OF_DOWNLOADS)
             if name == CANCEL_PROVISIONING:
-                self._cancel(timer, event)
-                return False
+                return self._cancel(timer, event)
             if name == DEVICE_RETURNED:
                 # The same attempt: a device that has heard of it all the same answers once more.
                 yield from self._send(package)
@@ -115,68 +130,117 @@ class DeviceSteps:
                     DeviceState.TIMED_OUT,
                     f"no acknowledgement of the download within {self._options.ack_timeout_s:g} s",
                 )
-                return False
-            if event.get("package_id") != package["package_id"]:
-                self._remark(f"{name} for another package, {event.get('package_id')}")
+                return "no_ack"
+            came, problem = self._read(name, event, package)
+            if came is None:
                 continue
-            if name == DOWNLOAD_COMPLETED_ACK and event.get("attempt", 1) <= self._lost_attempts:
-                self._remark(f"late from attempt {event.get('attempt')}: {name} of a download that was lost")
-                continue
-            if name == DOWNLOAD_COMPLETED_ACK:
-                # Of an earlier attempt too: it is the same package, and the device has it.
-                problem = _mismatch(event, package)
-                if problem is None:
-                    timer.cancel()
-                    self._state = DeviceState.DOWNLOADED
-                    return True
-            elif name == PACKAGE_REJECTED:
-                timer.cancel()
-                self.end(DeviceState.REJECTED, _reason("rejected the package", event))
-                return False
-            else:
-                problem = _reason("download failed", event)
-            if event.get("attempt") != self._attempt:
+            if came != HAS_PACKAGE and not self._counts(came, event):
                 # An earlier attempt's failure, or its bad ack, says nothing about this one.
                 self._remark(f"late from attempt {event.get('attempt')}: {problem}")
                 continue
             timer.cancel()
-            self.end(DeviceState.FAILED, problem)
-            return False
+            if came == HAS_PACKAGE:
+                self._state = DeviceState.DOWNLOADED
+            else:
+                self.end(DeviceState.REJECTED if came == "rejected" else DeviceState.FAILED, problem)
+            return came
+
+    def _read(self, name: str, event: Json, package: Json) -> tuple[Came | None, str]:
+        """What an event says of the download, and what is wrong; None where it is not about this one."""
+        if event.get("package_id") != package["package_id"]:
+            self._remark(f"{name} for another package, {event.get('package_id')}")
+            return None, ""
+        if name == PACKAGE_REJECTED:
+            return "rejected", _reason("rejected the package", event)
+        if name == DOWNLOAD_FAILED:
+            return "download_failed", _reason("download failed", event)
+        if event.get("attempt", 1) <= self._lost_attempts:
+            self._remark(f"late from attempt {event.get('attempt')}: {name} of a download that was lost")
+            return None, ""
+        # Of an earlier attempt too: it is the same package, and the device has it.
+        problem = _mismatch(event, package)
+        return (HAS_PACKAGE, "") if problem is None else ("bad_ack", problem)
+
+    def _counts(self, kind: Came, event: Json) -> bool:
+        """Whether a failure is of this attempt. A rejection that is final is, whenever it was said."""
+        final = kind == "rejected" and self._rejection_is_final
+        return final or event.get("attempt") == self._attempt
+
+    @property
+    def _rejection_is_final(self) -> bool:
+        return self._options.attempts("rejected") == 1
+
+    def _wait_to_retry(self, kind: FailureKind, package: Json) -> Flow:
+        """ENDED when this was the last attempt, None when it is time for the next.
+
+        HAS_PACKAGE when it has turned out in between that the device has the package all the same.
+        """
+        failures = self._failures[kind] = self._failures.get(kind, 0) + 1
+        if self._attempt >= self._options.max_attempts or failures >= self._options.attempts(kind):
+            return ENDED
+        timer = self._wait_after(kind, failures, self._attempt + 1)
+        while timer is not None:
+            name, event = yield from self._next_event(timer, CANCEL_PROVISIONING, *_OF_DOWNLOADS)
+            if name is None:
+                break
+            if name == CANCEL_PROVISIONING:
+                return self._cancel(timer, event)
+            if name == DEVICE_RETURNED:
+                continue  # the next attempt tells it all there is to know
+            came, problem = self._read(name, event, package)
+            if came == HAS_PACKAGE:
+                timer.cancel()
+                self._state = DeviceState.DOWNLOADED
+                return HAS_PACKAGE
+            if came == "rejected" and self._rejection_is_final:
+                timer.cancel()
+                self.end(DeviceState.REJECTED, problem)
+                return ENDED
+            if came is not None:
+                self._remark(f"late from attempt {event.get('attempt')}: {problem}")
+        return None
 
     def _activate(self, package: Json) -> Flow:
-        """False when the device has not got the package any more; else the state says how it ended."""
-        for _ in range(self._options.max_attempts):
+        """ENDED, whatever it ended as; or "package_lost", when the device has not got it any more."""
+        failures: dict[str, int] = {}
+        for tried in range(1, self._options.max_attempts + 1):
             # Counted on over downloads: an answer must not be taken for that to an earlier command.
             self._activations += 1
             attempt = self._activations
             self._begin("activating", DeviceState.ACTIVATING, attempt=attempt)
             yield from self._command_activation(package, attempt)
-            timer = self._ctx.create_timer(timedelta(seconds=self._options.activation_timeout_s))
-            answer = yield from self._wait_for_activation(timer, package, attempt)
-            if answer is not None:
-                return answer != PACKAGE_NOT_PRESENT
-        return True
+            timer = self._start_timer(self._options.activation_timeout_s)
+            kind: Came = yield from self._wait_for_activation(timer, package, attempt)
+            if kind == "package_lost":
+                # It was switched off: it needs the package again, and what it said of this download (twice,
+                # on an engine without idempotency keys) counts no more.
+                self._lost_attempts = self._attempt
+            if kind not in ("activation_failed", "activation_timeout"):
+                return kind
+            failures[kind] = failures.get(kind, 0) + 1
+            if tried == self._options.max_attempts or failures[kind] >= self._options.attempts(kind):
+                break
+            waiting = self._wait_after(kind, failures[kind], attempt + 1)
+            if waiting is not None and (yield from self._wait_to_activate(waiting, package)) == ENDED:
+                break
+        return ENDED
 
     def _command_activation(self, package: Json, attempt: int) -> Flow:
         return self._call(
             ACTIVATE_DEVICE,
-            package_id=package["package_id"],
-            release=package["release"],
-            activation_attempt=attempt,
+            {
+                "package_id": package["package_id"],
+                "release": package["release"],
+                "activation_attempt": attempt,
+            },
         )
 
     def _wait_for_activation(self, timer: task.TimerTask, package: Json, attempt: int) -> Flow:
-        """What ended it: ACTIVATION_COMPLETED, PACKAGE_NOT_PRESENT, CANCEL_PROVISIONING; None: try again.
-
-        The state says how the attempt ended.
-        """
+        """ENDED, or how the attempt failed; the state says so too."""
         while True:
-            name, event = yield from self._next_event(
-                timer, CANCEL_PROVISIONING, ACTIVATION_COMPLETED, ACTIVATION_FAILED, DEVICE_RETURNED
-            )
+            name, event = yield from self._next_event(timer, CANCEL_PROVISIONING, *_OF_ACTIVATIONS)
             if name == CANCEL_PROVISIONING:
-                self._cancel(timer, event)
-                return CANCEL_PROVISIONING
+                return self._cancel(timer, event)
             if name == DEVICE_RETURNED:
                 yield from self._command_activation(package, attempt)
                 continue
@@ -185,141 +249,159 @@ class DeviceSteps:
                     DeviceState.TIMED_OUT,
                     f"no confirmation of the activation within {self._options.activation_timeout_s:g} s",
                 )
-                return None
-            if event.get("package_id") != package["package_id"]:
-                self._remark(f"{name} for another package, {event.get('package_id')}")
-                continue
-            if name == ACTIVATION_COMPLETED:
+                return "activation_timeout"
+            if self._is_activated(name, event, package):
                 timer.cancel()
-                self._firmware_version = event.get("firmware_version")
-                self.end(DeviceState.PROVISIONED, None)
-                return ACTIVATION_COMPLETED
-            problem = _reason("activation failed", event)
-            if event.get("attempt") != attempt:
-                self._remark(f"late from attempt {event.get('attempt')}: {problem}")
-                continue
-            timer.cancel()
-            self.end(DeviceState.FAILED, problem)
-            return PACKAGE_NOT_PRESENT if event.get("reason") == PACKAGE_NOT_PRESENT else None
+                return ENDED
+            if name == ACTIVATION_FAILED and self._is_about(package, event):
+                problem = _reason("activation failed", event)
+                if event.get("attempt") != attempt:
+                    self._remark(f"late from attempt {event.get('attempt')}: {problem}")
+                    continue
+                timer.cancel()
+                self.end(DeviceState.FAILED, problem)
+                return "package_lost" if event.get("reason") == PACKAGE_NOT_PRESENT else "activation_failed"
 
-    def _cancel(self, timer: task.TimerTask, event: Json) -> None:
+    def _wait_to_activate(self, timer: task.TimerTask, package: Json) -> Flow:
+        """ENDED, or None when it is time for the next attempt."""
+        while True:
+            name, event = yield from self._next_event(timer, CANCEL_PROVISIONING, *_OF_ACTIVATIONS)
+            if name is None:
+                return None
+            if name == CANCEL_PROVISIONING:
+                return self._cancel(timer, event)
+            if self._is_activated(name, event, package):
+                timer.cancel()
+                return ENDED
+            if name == ACTIVATION_FAILED and self._is_about(package, event):
+                self._remark(
+                    f"late from attempt {event.get('attempt')}: {_reason('activation failed', event)}"
+                )
+
+    def _is_about(self, package: Json, event: Json) -> bool:
+        return bool(event.get("package_id") == package["package_id"])
+
+    def _is_activated(self, name: str, event: Json, package: Json) -> bool:
+        """Whether the event confirms the activation, whichever attempt it was; the device has then ended."""
+        if name == DEVICE_RETURNED:
+            return False
+        if not self._is_about(package, event):
+            self._remark(f"{name} for another package, {event.get('package_id')}")
+            return False
+        if name != ACTIVATION_COMPLETED:
+            return False
+        self._firmware_version = event.get("firmware_version")
+        self.end(DeviceState.PROVISIONED, None)
+        return True
+
+    def _cancel(self, timer: task.TimerTask, event: Json) -> Came:
         timer.cancel()
         self.end(DeviceState.CANCELLED, brief(str(event.get("reason") or "cancelled")))
+        return ENDED
+
+    def _begin(
+        self, step: Step, state: DeviceState, *, attempt: int | None = None, more: Json | None = None
+    ) -> None:
+        # Though the deadline's timer may be yet to fire.
+        if self._ends_at is not None and self._ctx.current_utc_datetime >= self._ends_at:
+            raise self._out_of_time()
+        super()._begin(step, state, attempt=attempt, more=more)
 
     # -- waiting -------------------------------------------------------------------------------------
 
+    def _wait_after(self, kind: FailureKind, failures: int, attempt: int) -> task.TimerTask | None:
+        """Begin to wait for that attempt; None where there is nothing to be waited for."""
+        delay_s = self._options.retries.of(kind).delay_after(failures, f"{self._device_id}:{kind}:{failures}")
+        if delay_s == 0:
+            return None
+        until = iso(self._ctx.current_utc_datetime + timedelta(seconds=delay_s))
+        self._begin(
+            "waiting", self._working, attempt=attempt, more={"retrying_at": until, "retrying_after": kind}
+        )
+        return self._start_timer(delay_s)
+
+    def _start_timer(self, seconds: float) -> task.TimerTask:
+        """One for what the device is waited for; there is one at a time."""
+        self._timer = self._ctx.create_timer(timedelta(seconds=seconds))
+        return self._timer
+
     def _next_event(self, timer: task.TimerTask, *names: str) -> Flow:
-        """The next of the events, as (name, payload), or (None, {}) when the timer fires first."""
+        """The next of the events, as (name, payload), or (None, {}) when the timer fires first.
+
+        Raises DeadlineError when the device's deadline passes first.
+        """
         waits = []
         for name in names:
             if name not in self._waits:
                 self._waits[name] = self._ctx.wait_for_external_event(name)
             waits.append(self._waits[name])
-        yield task.when_any([*waits, timer])
+        yield task.when_any([*waits, timer, *self._deadline])
         for name, wait in zip(names, waits, strict=True):
             # What has come counts before a timer that fired in the same moment.
             if wait.is_complete:
                 del self._waits[name]
                 payload = wait.get_result()
                 return name, payload if isinstance(payload, dict) else {}
+        if any(deadline.is_complete for deadline in self._deadline):
+            raise self._out_of_time()
         return None, {}
 
     def stop_waiting(self) -> None:
-        """Leave no wait behind."""
-        for wait in self._waits.values():
+        """Leave no wait behind, and no timer."""
+        for wait in (*self._waits.values(), *self._deadline):
             wait.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self._waits.clear()
 
-    def _call(self, activity: str, **more: Any) -> Flow:
-        return call_patiently(
-            self._ctx,
-            activity,
-            {
-                "run_id": self._run_id,
-                "device_id": self._device_id,
-                "instance_id": self._ctx.instance_id,
-                "attempt": self._attempt,
-                **more,
-            },
-            tolerance_s=self._options.outage_tolerance_s,
-        )
-
-    # -- status --------------------------------------------------------------------------------------
-
-    def _begin(
-        self,
-        step: Literal["packaging", "notifying", "downloading", "activating"],
-        state: DeviceState,
-        *,
-        attempt: int | None = None,
-    ) -> None:
-        at = self._ctx.current_utc_datetime
-        now = _iso(at)
-        self._close_step(at)
-        self._step_began = at
-        number = attempt if attempt is not None else self._attempt
-        self._steps.append(
-            {"step": step, "attempt": number, "started_at": now, "ended_at": None, "error": None}
-        )
-        self._state = state
-        self._error = None
-        self._ctx.set_custom_status(
-            {
-                "state": state.value,
-                "step": step,
-                "attempt": number,
-                "since": now,
-                "steps": self._steps,
-                "package": self._package,
-            }
-        )
-
-    def _close_step(self, at: datetime) -> None:
-        if self._steps and self._steps[-1]["ended_at"] is None:
-            step = self._steps[-1]
-            step["ended_at"] = _iso(at)
-            took_s = (at - self._step_began).total_seconds()
-            self._steps_s[step["step"]] = self._steps_s.get(step["step"], 0.0) + took_s
-
-    def _remark(self, text: str) -> None:
-        """Keep a trace of an event that changed nothing."""
+    def _out_of_time(self) -> DeadlineError:
         step = self._steps[-1]
-        step["error"] = brief(f"{step['error']}; {text}" if step["error"] else text)
+        return DeadlineError(
+            f"the device ({self._options.device_timeout_s:g} s) passed in {step['step']}, "
+            f"attempt {step['attempt']}"
+        )
 
-    def end(self, state: DeviceState, error: str | None) -> None:
-        """End the present step, and for now the device: a later attempt may still do better."""
-        self._state = state
-        self._error = error
-        if self._steps:
-            self._close_step(self._ctx.current_utc_datetime)
-            if error is not None:
-                self._remark(error)
-
-    def outcome(self) -> Json:
-        """The output of the orchestration."""
-        now = self._ctx.current_utc_datetime
-        self._close_step(now)
-        return {
-            "device_id": self._device_id,
-            "state": self._state.value,
-            "attempts": self._attempt,
-            "error": self._error,
-            "firmware_version": self._firmware_version,
-            "package": self._package,
-            "steps": self._steps,
-            "started_at": _iso(self._began),
-            "ended_at": _iso(now),
-        }
-
-    def record(self, outcome: Json) -> Json:
-        """What the registry keeps of the outcome, and no more: it is written for each device."""
-        now = self._ctx.current_utc_datetime
-        return {
+    def _call(self, activity: str, more: Json, *, what: str = "", timeout_s: float | None = None) -> Flow:
+        request = {
             "run_id": self._run_id,
-            **{name: outcome[name] for name in _RECORDED},
-            "device_s": (now - self._began).total_seconds(),
-            "steps_s": self._steps_s,
+            "device_id": self._device_id,
+            "instance_id": self._ctx.instance_id,
+            "attempt": self._attempt,
+            **more,
         }
+        if timeout_s is not None or self._deadline:
+            return self._call_in_time(activity, request, what, timeout_s)
+        return call_patiently(self._ctx, activity, request, tolerance_s=self._options.outage_tolerance_s)
+
+    def _call_in_time(self, activity: str, request: Json, what: str, timeout_s: float | None) -> Flow:
+        """The same, ended by the device's deadline, or after ``timeout_s``."""
+        timers: list[task.TimerTask] = []
+        if timeout_s is not None:
+            timers.append(self._ctx.create_timer(timedelta(seconds=timeout_s)))
+        try:
+            result = yield from call_patiently(
+                self._ctx,
+                activity,
+                request,
+                tolerance_s=self._options.outage_tolerance_s if timeout_s is None else timeout_s,
+                timers=[*timers, *self._deadline],
+            )
+        except (TaskFailedError, OutOfTimeError) as error:
+            for timer in timers:
+                timer.cancel()
+            if isinstance(error, OutOfTimeError):
+                if any(deadline.is_complete for deadline in self._deadline):
+                    raise self._out_of_time() from None
+                failure = error.failure
+            elif timeout_s is None:
+                raise
+            else:
+                failure = error.details.message
+            because = f": {failure}" if failure else ""
+            raise DeadlineError(f"{what} ({timeout_s:g} s) passed{because}") from None
+        for timer in timers:
+            timer.cancel()
+        return result
 
 
 def _mismatch(ack: Mapping[str, Any], package: Mapping[str, Any]) -> str | None:
@@ -334,12 +416,3 @@ def _mismatch(ack: Mapping[str, Any], package: Mapping[str, Any]) -> str | None:
 def _reason(what: str, event: Mapping[str, Any]) -> str:
     detail = event.get("detail")
     return brief(f"{what}: {event.get('reason')}" + (f" ({detail})" if detail else ""))
-
-
-def brief(text: str) -> str:
-    return text if len(text) <= MAX_ERROR_CHARS else text[: MAX_ERROR_CHARS - 1] + "…"
-
-
-def _iso(at: datetime) -> str:
-    """A naive time, which is UTC, as text."""
-    return f"{at.isoformat(timespec='milliseconds')}+00:00"

@@ -10,13 +10,15 @@ here does I/O, and no device's failure is an exception: it is an outcome.
 from __future__ import annotations
 
 import contextlib
+import json
 from functools import lru_cache
 from typing import Any
 
 from durabletask import task
 from durabletask.task import OrchestrationContext, TaskFailedError
 
-from .device_steps import MAX_ERROR_CHARS, DeviceSteps, brief
+from .device_progress import MAX_ERROR_CHARS, brief
+from .device_steps import DeadlineError, DeviceSteps
 from .names import (
     ACTIVATE_DEVICE,
     ACTIVATION_COMPLETED,
@@ -61,10 +63,25 @@ MAX_FAILURES_LISTED = 20
 """Failures in the output of a run; all of them are in the registry."""
 
 
-@lru_cache(maxsize=64)
-def _options(given: tuple[tuple[str, Any], ...]) -> RunOptions:
+def _options(given: Json | None) -> RunOptions:
     """The options of a run, read and checked once and not for each of its devices."""
-    return RunOptions.from_json(dict(given))
+    if not given:
+        return _DEFAULT_OPTIONS
+    retries = given.get("retries")
+    if retries is None:
+        return _read_options(tuple(given.items()))
+    return _read_options(tuple({**given, "retries": json.dumps(retries)}.items()))
+
+
+@lru_cache(maxsize=64)
+def _read_options(given: tuple[tuple[str, Any], ...]) -> RunOptions:
+    options = dict(given)
+    if "retries" in options:
+        options["retries"] = json.loads(options["retries"])
+    return RunOptions.from_json(options)
+
+
+_DEFAULT_OPTIONS = RunOptions()
 
 
 def ProvisionNewDevices(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa: N802 (the seed's name)
@@ -116,16 +133,19 @@ def DeviceProvisioningOrchestration(ctx: OrchestrationContext, request: Json) ->
 
     Input: `{"device_id", "options": {...}}`. Output, whatever became of the device: `{"device_id", "state",
     "attempts", "error", "firmware_version", "package", "steps", "started_at", "ended_at"}`, with
-    `steps` as in the custom status: `[{"step", "attempt", "started_at", "ended_at", "error"} …]`.
+    `steps` as in the custom status: `[{"step", "attempt", "started_at", "ended_at", "error"} …]`; the step
+    "waiting", for the next attempt, also has `retrying_at` and `retrying_after`, the kind of failure.
     """
     run_id, _, device_id = ctx.instance_id.rpartition(":")
-    options = _options(tuple((request.get("options") or {}).items()))
+    options = _options(request.get("options"))
     device = DeviceSteps(ctx, run_id, request.get("device_id", device_id), options)
     try:
         yield from device.provision()
     except TaskFailedError as error:
         # An activity failed for longer than the run's options tolerate.
         device.end(DeviceState.FAILED, brief(error.details.message))
+    except DeadlineError as passed:
+        device.end(DeviceState.TIMED_OUT, brief(str(passed)))
     device.stop_waiting()
     outcome = device.outcome()
     yield from call_patiently(
