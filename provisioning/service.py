@@ -53,7 +53,7 @@ from .rollouts.store import RolloutStore
 from .runs import Runs
 from .settings import DEFAULT_API_PORT, RunOptions, ServiceSettings
 from .state_directory import SERVICE_RECORD, iso, owned, prepare_state_directory, readable, write_atomically
-from .states import DeviceState
+from .states import WORKING, DeviceState
 
 __all__ = ["Service", "prepare_state_directory", "run_service"]
 
@@ -438,6 +438,8 @@ class Service:
             "instance_id": instance_id,
             "step": status.get("step"),
             "since": status.get("since"),
+            "retrying_at": status.get("retrying_at") if device.state in WORKING else None,
+            "retrying_after": status.get("retrying_after") if device.state in WORKING else None,
             "steps": (outcome or status).get("steps", []),
             "package": None if package is None else self._package(device_id, package),
             "outcome": None
