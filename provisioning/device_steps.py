@@ -16,6 +16,7 @@ from .names import (
     ACTIVATION_FAILED,
     CANCEL_PROVISIONING,
     CREATE_INSTALLATION_PACKAGE,
+    DEADLINE,
     DEVICE_RETURNED,
     DOWNLOAD_COMPLETED_ACK,
     DOWNLOAD_FAILED,
@@ -27,9 +28,6 @@ from .patience import Flow, Json, OutOfTimeError, call_patiently
 from .retries import FailureKind
 from .settings import RunOptions
 from .states import DeviceState
-
-DEADLINE = "deadline of "
-"""How the error of a device begins that was ended by a deadline other than those of its answers."""
 
 HAS_PACKAGE: Final = "has_package"
 ENDED: Final = "ended"

@@ -21,3 +21,6 @@ CANCEL_PROVISIONING: Final = "CancelProvisioning"
 """An operator has cancelled it: the device has been told, and nothing is waited for any more."""
 # Why an activation fails on a device that was switched off and kept nothing.
 PACKAGE_NOT_PRESENT: Final = "package-not-present"
+
+DEADLINE: Final = "deadline of "
+"""How the error of a device begins that was ended by a deadline other than those of its answers."""

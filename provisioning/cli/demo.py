@@ -271,9 +271,10 @@ class Demo:
         from devices.roster import Roster
 
         roster = Roster(self._spec())
-        attempts = int(self._record.options.get("max_attempts", RunOptions.max_attempts))
+        options = RunOptions.from_json(self._record.options)
+        limits = options.attempts_by_kind()
         return {
-            device_id: roster.expected_outcome(entry, max_attempts=attempts)
+            device_id: roster.expected_outcome(entry, max_attempts=options.max_attempts, limits=limits)
             for device_id, entry in roster.entries.items()
         }
 
