@@ -344,12 +344,17 @@ class DeviceSteps(DeviceProgress):
             raise self._out_of_time()
         return None, {}
 
-    def stop_waiting(self) -> None:
-        """Leave no wait behind, and no timer."""
-        for wait in (*self._waits.values(), *self._deadline):
-            wait.cancel()
+    def end_by(self, passed: DeadlineError) -> None:
+        """End the device, whose time is up, and what it was waited for."""
+        # Not where an activity has failed for too long: recorded histories have the timer fire after that.
         if self._timer is not None:
             self._timer.cancel()
+        self.end(DeviceState.TIMED_OUT, brief(str(passed)))
+
+    def stop_waiting(self) -> None:
+        """Leave no wait behind."""
+        for wait in (*self._waits.values(), *self._deadline):
+            wait.cancel()
         self._waits.clear()
 
     def _out_of_time(self) -> DeadlineError:

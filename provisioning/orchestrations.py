@@ -145,7 +145,7 @@ def DeviceProvisioningOrchestration(ctx: OrchestrationContext, request: Json) ->
         # An activity failed for longer than the run's options tolerate.
         device.end(DeviceState.FAILED, brief(error.details.message))
     except DeadlineError as passed:
-        device.end(DeviceState.TIMED_OUT, brief(str(passed)))
+        device.end_by(passed)
     device.stop_waiting()
     outcome = device.outcome()
     yield from call_patiently(

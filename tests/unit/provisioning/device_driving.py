@@ -114,14 +114,19 @@ class Course:
         found: Json = json.loads(self.driver.execution.custom_status or "null")
         return found
 
+    def outcome_of_the_end(self) -> Json:
+        """The outcome of an orchestration that has ended."""
+        assert self.ended is not None, "the orchestration has not ended"
+        outcome: Json = output_of(self.ended)
+        return outcome
+
     def outcome(self) -> Json:
         """The outcome, which is recorded first; nothing may be left that somebody waits for."""
         assert self.running()[1] == "RecordOutcome"
         request = self.requests[-1]
         self.turn(self.driver.done(self.running()[0]))
-        assert self.ended is not None, "the orchestration has not ended"
+        outcome = self.outcome_of_the_end()
         assert self.timers() == [], "timers were left behind"
-        outcome: Json = output_of(self.ended)
         assert request["state"] == outcome["state"]
         return outcome
 

@@ -235,3 +235,14 @@ def test_a_step_that_is_done_in_time_goes_on_without_its_deadline() -> None:
 def test_a_device_has_one_more_timer_only_where_it_has_a_deadline() -> None:
     assert Course({}).timers() == []
     assert Course({"device_timeout_s": 9}).timers() == [9]
+
+
+def test_an_outage_that_is_too_long_leaves_the_timer_of_the_answer_as_it_ever_did() -> None:
+    """It fires in the turn that ends the device; histories that were recorded so must fit."""
+    course = Course({"outage_tolerance_s": 0.0})
+    course.to_downloading()
+    course.event("DeviceReturned")
+    sending = course.running()[0]
+    course.turn(course.driver.failed(sending), course.next_timer(), after_s=60)
+    assert course.kinds()[-3:] == ["TASK_FAILED", "TIMER_FIRED", "TASK_SCHEDULED"]
+    assert course.outcome()["state"] == "failed"
