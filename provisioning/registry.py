@@ -25,24 +25,26 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from .errors import ProvisioningError
+from .errors import ProvisioningError, SettingsError
+from .settings import RunOptions
 from .states import WORKING, DeviceState, transition_rows
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _APPLICATION_ID = 0x4D555354  # "MUST"
 # What each version of the format adds to the one before it.
-_SCHEMAS = ("registry_schema.sql", "rollouts/schema.sql")
+_SCHEMAS = ("registry_schema.sql", "rollouts/schema.sql", "rollouts/schema_overlap.sql")
 assert len(_SCHEMAS) == SCHEMA_VERSION
 _RETRY_INTERVAL_S = 0.5
 _BUSY_TIMEOUT_S = 10.0
@@ -110,8 +112,8 @@ class Standing:
     state: DeviceState
     run_id: str | None
     error: str | None
-    max_attempts: int | None
-    """The run's option."""
+    options: RunOptions | None
+    """The run's."""
     run_started_at: float | None
 
 
@@ -206,6 +208,8 @@ class Registry:
         self._broken: asyncio.Future[BaseException] | None = None
         self._look_up_db: sqlite3.Connection | None = None
         self._percentiles: dict[str, tuple[float, float, dict[str, dict[int, float]]]] = {}
+        self.on_registered: Callable[[Collection[str]], None] = lambda device_ids: None
+        """Called with devices that have registered, when that is on disk."""
         self._commits = 0
         self._rows_written = 0
         self._rows_merged = 0
@@ -433,6 +437,8 @@ class Registry:
                 self._rows_written += batch.rows()
                 self._slowest_commit_s = max(self._slowest_commit_s, took_s)
                 break
+        if failed is None and batch.registrations:
+            self.on_registered(batch.registrations.keys())
         for then in batch.then:
             then(failed)
 
@@ -632,10 +638,10 @@ class Registry:
                 state=DeviceState(state),
                 run_id=run_id,
                 error=error,
-                max_attempts=max_attempts,
+                options=None if options is None else _options(options),
                 run_started_at=started_at,
             )
-            for device_id, state, run_id, error, max_attempts, started_at in rows
+            for device_id, state, run_id, error, options, started_at in rows
         }
 
     async def run(self, run_id: str) -> RunRecord | None:
@@ -736,6 +742,15 @@ def _device(row: tuple[Any, ...]) -> DeviceRecord:
         error=row[10],
         updated_at=row[11],
     )
+
+
+@lru_cache(maxsize=64)
+def _options(text: str) -> RunOptions | None:
+    """The options of a run, read once for all its devices; None where they are of another version."""
+    try:
+        return RunOptions.from_json(json.loads(text))
+    except SettingsError:
+        return None
 
 
 def _run(row: tuple[Any, ...]) -> RunRecord:

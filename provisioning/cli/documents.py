@@ -59,6 +59,10 @@ class Step(TypedDict, total=False):
     started_at: str | None
     ended_at: str | None
     error: str | None
+    retrying_at: str
+    """When the attempt begins that is waited for, which is the step "waiting"."""
+    retrying_after: str
+    """The kind of failure of the attempt before."""
 
 
 class Package(TypedDict, total=False):
@@ -71,7 +75,7 @@ class Package(TypedDict, total=False):
 
 
 class Device(TypedDict, total=False):
-    """One row of GET /api/devices, and with the last six fields GET /api/devices/{id}."""
+    """One row of GET /api/devices, and with the last eight fields GET /api/devices/{id}."""
 
     device_id: str
     model: str
@@ -86,6 +90,8 @@ class Device(TypedDict, total=False):
     tags: dict[str, str]
     registered_at: str | None
     instance_id: str | None
+    retrying_at: str | None
+    retrying_after: str | None
     steps: list[Step]
     package: Package | None
     outcome: Json | str | None
@@ -150,6 +156,42 @@ class Reason(TypedDict, total=False):
     example: str
 
 
+class Held(TypedDict):
+    """Devices of a rollout that another run has; ``how`` is wait or join."""
+
+    run_id: str
+    how: str
+    devices: int
+
+
+class RolloutDevice(TypedDict, total=False):
+    """One of GET /api/rollouts/{rollout_id}/devices; with its steps where it is asked for alone."""
+
+    device_id: str
+    wave: int
+    state: str
+    held: str | None
+    held_by: str | None
+    attempts: int
+    progress: float | None
+    error: str | None
+    online: bool
+    model: str
+    firmware_version: str
+    ended_at: str | None
+    device_s: float | None
+    instance_id: str
+    steps: list[Step]
+
+
+class RolloutDevicePage(TypedDict):
+    """GET /api/rollouts/{rollout_id}/devices."""
+
+    devices: list[RolloutDevice]
+    next: str | None
+    total: int
+
+
 class Rollout(TypedDict, total=False):
     """GET /api/rollouts/{rollout_id}."""
 
@@ -166,6 +208,7 @@ class Rollout(TypedDict, total=False):
     devices_per_s: float | None
     eta_s: float | None
     reasons: list[Reason]
+    held: list[Held]
     created_at: str | None
     started_at: str | None
     ended_at: str | None
@@ -194,6 +237,7 @@ class PlannedRollout(TypedDict, total=False):
     plan: Json
     devices: int
     waves: list[int]
+    held: list[Held]
 
 
 class RolloutAnswer(TypedDict, total=False):

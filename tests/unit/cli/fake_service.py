@@ -153,7 +153,7 @@ class FakeService:
             case "GET", ["fleets", fleet_id, "check"]:
                 return 200, self._check(fleet_id)
             case _, ["rollouts", *rest]:
-                return self.rollouts.route(method, rest, body or {})
+                return self.rollouts.route(method, rest, body or {}, parse_qs(url.query))
             case "POST", ["provision"]:
                 return 202, self._provision(body or {})
             case "GET", ["runs"]:
