@@ -138,6 +138,7 @@ def rollout_routes(rollouts: Callable[[], Rollouts]) -> APIRouter:
 
     @router.get("/{rollout_id}/devices/{device_id}")
     async def device(rollout_id: str, device_id: str) -> Json:
+        """One device of a rollout, with what became of it there."""
         return await rollouts().device(rollout_id, device_id)
 
     @router.get("/{rollout_id}/log")
