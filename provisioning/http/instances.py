@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import unicodedata
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -99,7 +100,8 @@ class Instances:
             known = sorted(self._orchestrators)[:_MAX_NAMES]
             raise BadRequestError(f"There is no orchestrator {name!r} here. There are: {', '.join(known)}.")
         chosen = _checked_id(instance_id) if instance_id is not None else uuid.uuid4().hex
-        await self._client.start_orchestration(name, input=input, instance_id=chosen, version=version)
+        with _arguments("This can't be started"):
+            await self._client.start_orchestration(name, input=input, instance_id=chosen, version=version)
         return chosen
 
     async def wait(self, instance_id: str, timeout_s: float) -> OrchestrationState | None:
@@ -138,14 +140,12 @@ class Instances:
             instance_id_prefix=which.id_prefix or None,
             fetch_inputs_and_outputs=True,
         )
-        try:
+        with _arguments("No such page"):
             page = await self._client.get_orchestration_states_page(
                 query,
                 page_size=min(top, MAX_INSTANCES_ON_PAGE),
                 continuation_token=None if not token else _unwrapped(token),
             )
-        except ValueError as error:
-            raise BadRequestError(f"x-ms-continuation-token: {error}.") from error
         following = page.continuation_token
         return Page(page.items, None if following is None else _wrapped(following))
 
@@ -153,7 +153,8 @@ class Instances:
         """Raise an event; on disk when this returns."""
         if not event_name.strip():
             raise BadRequestError("The event's name is empty.")
-        await self._client.raise_orchestration_event(instance_id, event_name, data=data)
+        with _arguments("This event can't be raised"):
+            await self._client.raise_orchestration_event(instance_id, event_name, data=data)
 
     async def check_going(self, instance_id: str) -> None:
         """Raises InstanceEndedError for one that has ended."""
@@ -216,6 +217,15 @@ class Instances:
         if count == 0:
             raise NothingPurgedError("No instance that has ended fits this.")
         return count
+
+
+@contextlib.contextmanager
+def _arguments(what: str) -> Iterator[None]:
+    """What the engine, or a backend, takes for no value of its own is the caller's."""
+    try:
+        yield
+    except ValueError as error:
+        raise BadRequestError(f"{what}: {error}.") from error
 
 
 def _word(state: OrchestrationState) -> str:

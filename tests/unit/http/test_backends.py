@@ -64,6 +64,14 @@ async def test_a_status_that_the_backend_objects_to_is_a_412(
     assert (answer.status_code, answer.headers["content-type"]) == (412, "application/problem+json")
 
 
+async def test_what_the_backend_takes_for_nonsense_is_a_400(
+    remote: Managed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(remote, monkeypatch, "schedule_new_orchestration", grpc.StatusCode.INVALID_ARGUMENT)
+    answer = await remote.client.post("/api/orchestrators/Wait/w-1")
+    assert (answer.status_code, answer.json()["detail"]) == (400, "This can't be started: no.")
+
+
 async def test_a_backend_that_is_away_is_a_503(remote: Managed, backend: Backend) -> None:
     await remote.start("Wait", "w-1")
     backend.stop()
