@@ -80,14 +80,22 @@ def _options(given: tuple[tuple[str, Any], ...]) -> RunOptions:
     return RunOptions.from_json(dict(given))
 
 
+def of_release(request: Mapping[str, Any]) -> Json:
+    """The release, as it goes on into an input: nothing where it is that of the service."""
+    release = request.get("release")
+    return {} if release is None else {"release": release}
+
+
 def ProvisionNewDevices(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa: N802 (the seed's name)
     """Provision the devices of a run, all in parallel.
 
-    Input: `{"device_ids": [...] | null, "options": {...}}`; null means all new devices. Output:
+    Input: `{"device_ids": [...] | null, "options": {...}, "release"?}`; null means all new devices, and no
+    release that of the service. Output:
     `{"run_id", "devices", "counts": {state: n}, "failures": [{"device_id", "state", "error"} … first 20]}`.
     """
     options = RunOptions.from_json(request.get("options"))
     options_json = options.to_json()
+    release = of_release(request)
     device_ids: list[str] = yield from call_patiently(
         ctx,
         GET_NEW_DEVICE_IDS,
@@ -95,6 +103,7 @@ def ProvisionNewDevices(ctx: OrchestrationContext, request: Json) -> Flow:  # no
             "run_id": ctx.instance_id,
             "device_ids": request.get("device_ids"),
             "options": options_json,
+            **release,
         },
         tolerance_s=options.outage_tolerance_s,
     )
@@ -104,7 +113,7 @@ def ProvisionNewDevices(ctx: OrchestrationContext, request: Json) -> Flow:  # no
         children: list[task.Task[Any]] = [
             ctx.call_sub_orchestrator(
                 "DeviceProvisioningOrchestration",
-                input={"device_id": device_id, "options": options_json},
+                input={"device_id": device_id, "options": options_json, **release},
                 instance_id=f"{ctx.instance_id}:{device_id}",
             )
             for device_id in device_ids
@@ -127,13 +136,14 @@ def ProvisionNewDevices(ctx: OrchestrationContext, request: Json) -> Flow:  # no
 def DeviceProvisioningOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa: N802
     """Provision one device.
 
-    Input: `{"device_id", "options": {...}}`. Output, whatever became of the device: `{"device_id", "state",
-    "attempts", "error", "firmware_version", "package", "steps", "started_at", "ended_at"}`, with
-    `steps` as in the custom status: `[{"step", "attempt", "started_at", "ended_at", "error"} …]`.
+    Input: `{"device_id", "options": {...}, "release"?}`. Output, whatever became of the device:
+    `{"device_id", "state", "attempts", "error", "firmware_version", "package", "steps", "started_at",
+    "ended_at"}`, with `steps` as in the custom status:
+    `[{"step", "attempt", "started_at", "ended_at", "error"} …]`.
     """
     run_id, _, device_id = ctx.instance_id.rpartition(":")
     options = _options(tuple((request.get("options") or {}).items()))
-    device = _Device(ctx, run_id, request.get("device_id", device_id), options)
+    device = _Device(ctx, run_id, request.get("device_id", device_id), options, of_release(request))
     try:
         yield from device.provision()
     except TaskFailedError as error:
@@ -154,11 +164,14 @@ def DeviceProvisioningOrchestration(ctx: OrchestrationContext, request: Json) ->
 class _Device:
     """One device's way through its orchestration; lives as long as the generator."""
 
-    def __init__(self, ctx: OrchestrationContext, run_id: str, device_id: str, options: RunOptions) -> None:
+    def __init__(
+        self, ctx: OrchestrationContext, run_id: str, device_id: str, options: RunOptions, release: Json
+    ) -> None:
         self._ctx = ctx
         self._run_id = run_id
         self._device_id = device_id
         self._options = options
+        self._release = release
         self._began = self._step_began = ctx.current_utc_datetime
         self._steps: list[Json] = []
         self._steps_s: dict[str, float] = {}
@@ -179,6 +192,8 @@ class _Device:
         for attempt in range(1, self._options.max_attempts + 1):
             self._attempt = attempt
             package = yield from self._create_package()
+            if package is None:
+                return
             yield from self._notify(package)
             downloaded = yield from self._wait_for_download(package)
             if downloaded:
@@ -193,10 +208,14 @@ class _Device:
                 return
 
     def _create_package(self) -> Flow:
+        """None where the release is not for this device, which ends it."""
         self._begin("packaging", DeviceState.PACKAGING)
         package: Json = yield from self._call(
-            CREATE_INSTALLATION_PACKAGE, sas_lifetime_s=self._options.sas_lifetime_s
+            CREATE_INSTALLATION_PACKAGE, sas_lifetime_s=self._options.sas_lifetime_s, **self._release
         )
+        if "rejected" in package:
+            self.end(DeviceState.REJECTED, _brief(package["rejected"]))
+            return None
         # The URL stays out of status and output: they are shown, and it is a secret.
         self._package = {key: package[key] for key in ("package_id", "release", "size_bytes", "sha256")}
         return package

@@ -19,6 +19,7 @@ from provisioning.engines import (
 from provisioning.errors import EngineAwayError
 from provisioning.registry import Registry
 
+from .fitting import not_fitting_of_plan, not_fitting_of_rollout
 from .operators import RolloutActions
 from .orchestrations import ROLLOUT_CHANGED, RolloutOrchestration
 from .plan import RolloutPlan
@@ -39,6 +40,7 @@ class Rollouts:
 
     The registry is told first and the engine second; `open` starts what a crash in between has left out.
     ``on_start`` is told of each rollout, whose end has to be watched as that of any run.
+    ``default_release`` is how the release that comes with the service is called.
     """
 
     def __init__(
@@ -48,8 +50,11 @@ class Rollouts:
         store: RolloutStore,
         client: EngineClient,
         on_start: Callable[[str], None] = lambda rollout_id: None,
+        default_release: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._registry = registry
+        self._default_release = default_release
         self._store = store
         self._views = RolloutViews(registry)
         self._actions = RolloutActions(registry)
@@ -90,13 +95,27 @@ class Rollouts:
 
     async def create(self, document: Mapping[str, Any], *, actor: str) -> Json:
         """A new rollout; on disk, its devices claimed, when this returns."""
-        return await self._create(RolloutPlan.from_json(document), actor=actor)
+        return await self._create(self._read(document), actor=actor)
 
     async def preview(self, document: Mapping[str, Any]) -> Json:
-        """What such a rollout would be: its plan with all defaults, and the sizes of its waves."""
-        plan = RolloutPlan.from_json(document)
+        """What such a rollout would be: its plan with all defaults, and the sizes of its waves.
+
+        ``not_fitting`` is for how many devices its release is not.
+        """
+        plan = self._read(document)
         waves = await self._store.preview(plan)
-        return {"plan": plan.to_json(), "devices": sum(waves), "waves": waves}
+        return {
+            "plan": plan.to_json(),
+            "devices": sum(waves),
+            "waves": waves,
+            "not_fitting": await not_fitting_of_plan(self._registry, plan),
+        }
+
+    def _read(self, document: Mapping[str, Any]) -> RolloutPlan:
+        plan = RolloutPlan.from_json(document)
+        if plan.release is not None and plan.release == self._default_release:
+            return plan.model_copy(update={"release": None})
+        return plan
 
     async def latest(self) -> Sequence[Json]:
         """The latest rollouts, in short."""
@@ -157,8 +176,9 @@ class Rollouts:
             rollout_id, plan, actor=actor, now=self._clock(), retry_of=retry_of
         )
         _LOG.info("rollout %s: %d devices", rollout_id, devices)
+        misfits = await not_fitting_of_rollout(self._registry, plan, rollout_id)
         await self._start(rollout_id)
-        return await self.view(rollout_id)
+        return {**await self.view(rollout_id), "not_fitting": misfits}
 
     async def _start(self, rollout_id: str) -> None:
         try:

@@ -19,7 +19,7 @@ from typing import Any
 from durabletask import task
 from durabletask.task import OrchestrationContext, TaskFailedError
 
-from provisioning.orchestrations import CANCEL_PROVISIONING, RECORD_OUTCOME, call_patiently
+from provisioning.orchestrations import CANCEL_PROVISIONING, RECORD_OUTCOME, call_patiently, of_release
 from provisioning.states import DeviceState
 
 DECIDE_ROLLOUT = "DecideRollout"
@@ -78,7 +78,8 @@ def RolloutOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # n
 def WaveOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa: N802
     """Run the lanes of a wave until all have stopped.
 
-    Input: `{"rollout_id", "wave", "generation", "lanes", "options"}`. Output: `{"stopped": {why: lanes}}`.
+    Input: `{"rollout_id", "wave", "generation", "lanes", "options", "release"?}`. Output:
+    `{"stopped": {why: lanes}}`.
     """
     lanes = [
         ctx.call_sub_orchestrator(
@@ -89,6 +90,7 @@ def WaveOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa
                 "generation": request["generation"],
                 "lane": lane,
                 "options": request["options"],
+                **of_release(request),
             },
             instance_id=f"{ctx.instance_id}#{lane}",
         )
@@ -108,7 +110,8 @@ def WaveOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa
 def LaneOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa: N802
     """Provision one device after the other, until there is none to be had.
 
-    Input: `{"rollout_id", "wave", "generation", "lane", "options", "seq": n}`. Output: why it stopped.
+    Input: `{"rollout_id", "wave", "generation", "lane", "options", "release"?, "seq": n}`. Output: why
+    it stopped.
     """
     seq = request.get("seq", 0)
     for _ in range(DEVICES_PER_EXECUTION):
@@ -146,7 +149,7 @@ def _provision(ctx: OrchestrationContext, request: Json, device_id: str) -> Flow
     try:
         yield ctx.call_sub_orchestrator(
             "DeviceProvisioningOrchestration",
-            input={"device_id": device_id, "options": request["options"]},
+            input={"device_id": device_id, "options": request["options"], **of_release(request)},
             instance_id=f"{rollout_id}:{device_id}",
         )
     except TaskFailedError as error:
@@ -189,6 +192,7 @@ def _run_wave(
             "generation": decision["generation"],
             "lanes": decision["lanes"],
             "options": decision["options"],
+            **of_release(decision),
         },
         instance_id=f"{rollout_id}#{number}",
     )

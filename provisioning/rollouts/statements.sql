@@ -6,7 +6,7 @@ INSERT INTO rollouts (
 ) VALUES (?, ?, ?, ?, 'scheduled', 0, 0, '[]', 0, '{}', 0, 0.0);
 
 -- name: create_run
-INSERT INTO runs (run_id, started_at, status, devices, options) VALUES (?, ?, 'running', ?, ?);
+INSERT INTO runs (run_id, started_at, status, devices, options, release) VALUES (?, ?, 'running', ?, ?, ?);
 
 -- name: candidates
 -- ?1 states, ?2 models or null, ?3 firmware versions or null, ?4 tags or null. In order of id.

@@ -22,6 +22,7 @@ from provisioning.states import DeviceState
 from . import schedule
 from .decisions import decide
 from .facts import Cancel, Directive, End, RunWave, Wait
+from .fitting import not_fitting
 from .judgement import should_abort
 from .pace import interval_s
 from .plan import RolloutPlan, ordered, wave_sizes
@@ -75,9 +76,10 @@ class RolloutStore:
 
         def work(tables: Tables) -> int:
             chosen = targets_of(tables, plan)
+            misfits = not_fitting(tables, plan, chosen)
             plan_json = json.dumps(plan.to_json())
             options = json.dumps(plan.options.to_json())
-            tables.execute("create_run", (rollout_id, now, 0, options))
+            tables.execute("create_run", (rollout_id, now, 0, options, plan.release))
             tables.execute("create", (rollout_id, plan_json, retry_of, now))
             devices = tables.claim(rollout_id, chosen, now)
             waves = (
@@ -86,7 +88,10 @@ class RolloutStore:
             in_order = enumerate(zip(ordered(plan, devices), waves, strict=True), start=1)
             tables.join(rollout_id, ((device_id, wave, place) for place, (device_id, wave) in in_order))
             what = "created" if retry_of is None else f"created as a retry of {retry_of}"
-            tables.log(rollout_id, now, actor, what, f"{len(devices):,} devices")
+            detail = f"{len(devices):,} devices"
+            if misfits:
+                detail += f", {misfits:,} that the release {plan.release} does not fit"
+            tables.log(rollout_id, now, actor, what, detail)
             return len(devices)
 
         return await self._transact(work)
@@ -154,6 +159,7 @@ class RolloutStore:
                     "generation": rollout.generation,
                     "lanes": lanes,
                     "options": rollout.plan.options.to_json(),
+                    **({} if rollout.plan.release is None else {"release": rollout.plan.release}),
                 }
             case Wait(until=until, state=state, cause=cause, reason=reason):
                 if cause == "abort":

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from provisioning.registry import Registry, statements
+from provisioning.releases.tables import ReleaseTables
 from provisioning.states import FINAL, WORKING, DeviceState
 
 from .facts import Facts, WaveFacts
@@ -28,6 +29,7 @@ class Tables:
     def __init__(self, registry: Registry, database: sqlite3.Connection) -> None:
         self._registry = registry
         self._database = database
+        self.releases = ReleaseTables(database)
 
     def execute(self, name: str, arguments: Sequence[Any] = ()) -> sqlite3.Cursor:
         """Execute the statement of that name."""

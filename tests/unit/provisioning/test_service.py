@@ -138,7 +138,8 @@ async def test_the_state_is_private_and_the_record_goes_with_the_service(tmp_pat
     async with Service(_settings(state_dir)) as service:
         record = json.loads((state_dir / "service.json").read_text())
         assert record["url"] == service.url
-        assert _modes(state_dir) == {0o600}
+        assert _modes(state_dir) == {0o600, 0o700}
+        assert [path.name for path in state_dir.iterdir() if path.is_dir()] == ["releases"]
         assert stat.S_IMODE(state_dir.stat().st_mode) == 0o700
     assert not (state_dir / "service.json").exists()
     assert json.loads((state_dir / "muster.json").read_text())["format"] == 1
