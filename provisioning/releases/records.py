@@ -105,7 +105,7 @@ class ReleaseRecord:
             return f"the release {self.name} is for {_models(self.models)}, and the device's model is {model}"
         if missing := [tag for tag in self.tags if tag not in tags]:
             return (
-                f"the configuration of the release {self.name} needs {_plural('tag', missing)} "
+                f"the configuration of the release {self.name} needs the {_plural('tag', missing)} "
                 f"{name_some(missing)}, which the device does not have"
             )
         return None
