@@ -20,7 +20,7 @@ from .records import FirmwareTooLargeError, ReleaseError
 
 MAX_FIELD_BYTES: Final = 64 * 1024
 MAX_PARTS: Final = 200
-MAX_HEADER_BYTES: Final = 8 * 1024
+MAX_HEADER_BYTES: Final = 2 * 1024
 _WRITE_BYTES: Final = 1024 * 1024
 
 FILE_FIELD: Final = "firmware"

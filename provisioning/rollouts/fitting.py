@@ -22,7 +22,7 @@ def not_fitting(tables: Tables, plan: RolloutPlan, device_ids: Sequence[str]) ->
         raise PlanError(
             "release",
             f"there is no release {plan.release!r}",
-            "`muster release list` shows all; name one of them",
+            "name one that `muster release list` shows",
         )
     return tables.releases.not_fitting(release, device_ids)
 

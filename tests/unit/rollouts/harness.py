@@ -36,7 +36,9 @@ def DeviceProvisioningOrchestration(ctx: OrchestrationContext, request: Json) ->
     rollout_id, _, device_id = ctx.instance_id.rpartition(":")
     began = ctx.current_utc_datetime
     cancelled = ctx.wait_for_external_event(CANCEL_PROVISIONING)
-    working: task.CompletableTask[Any] = ctx.call_activity("Pretend", input={"device_id": device_id})
+    working: task.CompletableTask[Any] = ctx.call_activity(
+        "Pretend", input={"device_id": device_id, "release": request.get("release")}
+    )
     yield task.when_any([working, cancelled])
     state = "cancelled" if cancelled.is_complete else working.get_result()
     now = ctx.current_utc_datetime
@@ -74,6 +76,8 @@ class Devices:
     def __init__(self) -> None:
         self.outcome: Callable[[str], str] = lambda _: "provisioned"
         self.started: list[str] = []
+        self.releases: list[str | None] = []
+        """What each that was started was to bring."""
         self.in_flight: set[str] = set()
         self.most_in_flight = 0
         self.open = asyncio.Event()
@@ -82,6 +86,7 @@ class Devices:
     async def pretend(self, _ctx: Any, request: Json) -> str:
         device_id: str = request["device_id"]
         self.started.append(device_id)
+        self.releases.append(request["release"])
         self.in_flight.add(device_id)
         self.most_in_flight = max(self.most_in_flight, len(self.in_flight))
         try:
@@ -168,7 +173,12 @@ async def service_on(directory: Path, devices: Devices) -> AsyncIterator[Service
         }.items():
             engine.add_named_activity(name, activity)
         async with engine:
-            rollouts = Rollouts(registry=registry, store=store, client=AsyncTaskHubClient(engine))
+            rollouts = Rollouts(
+                registry=registry,
+                store=store,
+                client=AsyncTaskHubClient(engine),
+                default_release="demo-1.0.0",
+            )
             await rollouts.open()
             try:
                 yield Service(registry, rollouts, publisher)
