@@ -163,9 +163,7 @@ class TestShowListAndRemove:
         assert lines[1].endswith("a, b    two lines")
         shown = muster("release", "show", "fw-2").out
         assert f"  sha256    {hashlib.sha256(FIRMWARE).hexdigest()}\n" in shown
-        assert "  firmware  1.0 MB (1,000,000 bytes)\n" in shown.replace("1,100,000", "1,000,000").replace(
-            "1.1", "1.0"
-        )
+        assert "  firmware  1.0 MB (1,000,000 bytes)\n" in shown
         assert "  config    each device's model and tags\n" in shown
         assert json.loads(muster("release", "show", "g", "--json").out)["name"] == "g"
         assert len(json.loads(muster("release", "list", "--json").out)["releases"]) == 2
