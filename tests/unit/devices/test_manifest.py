@@ -56,6 +56,7 @@ def test_it_is_found_wherever_it_is_and_however_the_package_comes(tmp_path: Path
         archive(("manifest.json", b"{}" * 1000), method=zipfile.ZIP_DEFLATED),
         archive(("manifest.json", b"{}"))[:40],
     ],
+    ids=["nothing", "no archive", "no manifest", "compressed", "cut off"],
 )
 def test_what_has_none_says_nothing(content: bytes) -> None:
     assert fed(content, 10) is None
