@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from provisioning.errors import ProvisioningError, name_some
+from provisioning.errors import ProvisioningError, StateError, name_some
 from provisioning.packages import Release
 from provisioning.registry import Registry
 
@@ -70,10 +70,16 @@ class Releases:
         self._held: Counter[str] = Counter()
 
     async def open(self) -> None:
-        """Read what is there, and sweep what a crash has left."""
+        """Read what is there, and sweep what a crash has left; raises StateError."""
         records = await self._registry.ask(lambda database: ReleaseTables(database).all())
         self._records = {record.name: record for record in records}
-        missing = await asyncio.to_thread(self._files.open, {record.sha256 for record in records})
+        try:
+            missing = await asyncio.to_thread(self._files.open, {record.sha256 for record in records})
+        except OSError as error:
+            raise StateError(
+                f"{self._files.directory} can't be used for the firmware of releases ({error.strerror}). See "
+                f"that it is a directory that may be written, or choose another state directory."
+            ) from error
         for record in records:
             if record.sha256 in missing:
                 _LOG.error(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from provisioning.errors import PackageError
+from provisioning.errors import PackageError, StateError
 from provisioning.packages import Release
 from provisioning.registry import Registry
 from provisioning.releases import firmware as firmware_module
@@ -199,6 +199,13 @@ async def test_a_lost_or_damaged_firmware_is_named_and_mended_by_adding_it_again
         assert "the firmware of release fw-2 is gone" in caplog.text
         assert (await add(releases))[1] is False
         assert (await releases.load(record)).firmware.content == b"firmware"
+
+
+async def test_a_directory_that_can_not_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "releases").touch()
+    with pytest.raises(StateError, match=r"releases can't be used .*choose another state directory"):
+        async with releases_in(tmp_path):
+            pass
 
 
 async def test_a_commit_that_fails_leaves_no_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
