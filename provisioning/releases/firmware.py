@@ -7,6 +7,7 @@ release that names it, is swept at the next start.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
@@ -14,13 +15,13 @@ import random
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from provisioning.errors import PackageError
+from provisioning.errors import PackageError, UnavailableError
 
 from .archive import Entry
 from .records import MAX_FIRMWARE_BYTES, FirmwareTooLargeError
@@ -74,6 +75,18 @@ def generated(name: str, size_bytes: int) -> Iterator[bytes]:
         yield source.randbytes(min(_CHUNK_BYTES, size_bytes - done))
 
 
+@contextlib.contextmanager
+def _on_disk(directory: Path) -> Generator[None, None, None]:
+    """What the disk refuses, as an answer to whoever sends a firmware."""
+    try:
+        yield
+    except OSError as error:
+        raise UnavailableError(
+            f"The firmware can't be kept in {directory} ({error.strerror}): see that its disk has room and "
+            f"may be written, then try again."
+        ) from error
+
+
 class Staged:
     """A firmware on its way to the disk; its file is gone at the end unless it was kept."""
 
@@ -84,14 +97,15 @@ class Staged:
         self.size_bytes = 0
 
     def write(self, data: bytes) -> None:
-        """Append; FirmwareTooLargeError as soon as it is too much."""
+        """Append; FirmwareTooLargeError as soon as it is too much, UnavailableError where it has no room."""
         self.size_bytes += len(data)
         if self.size_bytes > MAX_FIRMWARE_BYTES:
             raise FirmwareTooLargeError
         self._hash.update(data)
-        view = memoryview(data)
-        while view:
-            view = view[self._file.write(view) :]
+        with _on_disk(self._path.parent):
+            view = memoryview(data)
+            while view:
+                view = view[self._file.write(view) :]
 
     @property
     def sha256(self) -> str:
@@ -100,8 +114,9 @@ class Staged:
 
     def sync(self) -> None:
         """On disk when this returns; nothing more can be written."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with _on_disk(self._path.parent):
+            os.fsync(self._file.fileno())
+            self._file.close()
 
     def rename(self, target: Path) -> None:
         """Take its name, over a file that is the same; `sync` first."""
@@ -143,17 +158,19 @@ class FirmwareFiles:
 
     def stage(self) -> Staged:
         """Begin a file."""
-        return Staged(self.directory / f"{_STAGED}{secrets.token_hex(8)}")
+        with _on_disk(self.directory):
+            return Staged(self.directory / f"{_STAGED}{secrets.token_hex(8)}")
 
     def keep(self, staged: Staged) -> None:
         """A staged file is that of its hash from now on, whatever happens."""
         staged.sync()
-        staged.rename(self.path(staged.sha256))
-        descriptor = os.open(self.directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with _on_disk(self.directory):
+            staged.rename(self.path(staged.sha256))
+            descriptor = os.open(self.directory, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
     def remove(self, sha256: str) -> None:
         """Delete a file; one that is gone is gone."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from provisioning.errors import ProvisioningError, StateError, name_some
+from provisioning.errors import StateError, name_some
 from provisioning.packages import Release
 from provisioning.registry import Registry
 
@@ -206,21 +206,13 @@ class Releases:
                     f"(`muster release remove NAME`)."
                 )
             # Where the release is there its file is, too: unless somebody has deleted or damaged it.
-            await asyncio.to_thread(self._keep, staged)
+            await asyncio.to_thread(self._files.keep, staged)
             if there is not None:
                 return there, False
             await self._registry.transact(lambda database: ReleaseTables(database).add(record))
             self._records[record.name] = record
             _LOG.info("release %s: version %s, %d bytes", record.name, record.version, record.size_bytes)
             return record, True
-
-    def _keep(self, staged: Staged) -> None:
-        try:
-            self._files.keep(staged)
-        except OSError as error:
-            raise ProvisioningError(
-                f"The firmware can't be kept in {self._files.directory} ({error.strerror})."
-            ) from error
 
     async def remove(self, name: str) -> ReleaseRecord:
         """Remove one; raises UnknownReleaseError, and ReleaseRefusedError while something brings it."""

@@ -15,8 +15,10 @@ from typing import Final
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from provisioning.errors import RequestError
+
 from .firmware import Staged
-from .records import FirmwareTooLargeError, ReleaseError
+from .records import ReleaseError
 
 MAX_FIELD_BYTES: Final = 64 * 1024
 MAX_PARTS: Final = 200
@@ -118,7 +120,8 @@ async def read_form(
 ) -> None:
     """Read all of ``body`` into ``form``; its file is staged as soon as something of it has come.
 
-    Raises ReleaseError and FirmwareTooLargeError. Whoever gave the form owns its file, in any case.
+    Raises ReleaseError, FirmwareTooLargeError and UnavailableError. Whoever gave the form owns its file, in any
+    case.
     """
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
@@ -135,7 +138,10 @@ async def read_form(
             except FormParserError as error:
                 reader.fail("body", f"it is no multipart/form-data ({error})", "send one that is whole")
         if reader.has_file and form.staged is None and reader.error is None:
-            form.staged = await asyncio.to_thread(stage)
+            try:
+                form.staged = await asyncio.to_thread(stage)
+            except RequestError as error:
+                reader.error = error
         if len(reader.file) >= _WRITE_BYTES:
             await _write(reader, form)
     await _write(reader, form)
@@ -155,5 +161,5 @@ async def _write(reader: _Reader, form: Form) -> None:
     if form.staged is not None and reader.error is None:
         try:
             await asyncio.to_thread(form.staged.write, data)
-        except FirmwareTooLargeError as error:
+        except RequestError as error:  # too large, or no room
             reader.error = error

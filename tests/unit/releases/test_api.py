@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,6 +136,25 @@ async def test_a_firmware_that_is_too_large_is_refused_while_it_comes(
     answer = await post(client, b"x" * 3_000_000)
     assert (answer.status_code, answer.json()["title"]) == (413, "Firmware too large")
     assert files_in(tmp_path) == set()
+
+
+@pytest.mark.parametrize("where", ["open", "write", "fsync"])
+async def test_a_full_disk_is_told_and_leaves_nothing(
+    client: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        if where == "write":
+            patched.setattr(firmware_module, "memoryview", full, raising=False)
+        else:
+            patched.setattr(os, where, full)
+        answer = await post(client, b"x" * 2_000_000)
+    assert answer.status_code == 503
+    assert "(No space left on device): see that its disk has room" in answer.json()["detail"]
+    assert files_in(tmp_path) == set()
+    assert (await post(client)).status_code == 201
 
 
 async def test_a_request_that_is_too_long_is_refused_before_it_is_read(
