@@ -120,8 +120,8 @@ async def read_form(
 ) -> None:
     """Read all of ``body`` into ``form``; its file is staged as soon as something of it has come.
 
-    Raises ReleaseError, FirmwareTooLargeError and UnavailableError. Whoever gave the form owns its file, in any
-    case.
+    Raises ReleaseError, FirmwareTooLargeError and UnavailableError. Whoever gave the form owns its file, in
+    any case.
     """
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
