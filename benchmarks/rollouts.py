@@ -103,7 +103,9 @@ async def measure(devices: int, directory: Path) -> dict[str, float]:
             DeviceProvisioningOrchestration,
         ):
             engine.add_orchestrator(orchestrator)
-        activities = RolloutActivities(store=store, publisher=_Nobody(), publish_timeout_s=5.0)
+        activities = RolloutActivities(
+            store=store, client=AsyncTaskHubClient(engine), publisher=_Nobody(), publish_timeout_s=5.0
+        )
         for name, activity in activities.named().items():
             engine.add_named_activity(name, activity)
         engine.add_named_activity(RECORD_OUTCOME, record_outcome)

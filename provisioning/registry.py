@@ -25,7 +25,7 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -39,10 +39,15 @@ from .states import WORKING, DeviceState, transition_rows
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _APPLICATION_ID = 0x4D555354  # "MUST"
 # What each version of the format adds to the one before it.
-_SCHEMAS = ("registry_schema.sql", "rollouts/schema.sql", "releases/schema.sql")
+_SCHEMAS = (
+    "registry_schema.sql",
+    "rollouts/schema.sql",
+    "rollouts/schema_overlap.sql",
+    "releases/schema.sql",
+)
 assert len(_SCHEMAS) == SCHEMA_VERSION
 _RETRY_INTERVAL_S = 0.5
 _BUSY_TIMEOUT_S = 10.0
@@ -208,6 +213,8 @@ class Registry:
         self._broken: asyncio.Future[BaseException] | None = None
         self._look_up_db: sqlite3.Connection | None = None
         self._percentiles: dict[str, tuple[float, float, dict[str, dict[int, float]]]] = {}
+        self.on_registered: Callable[[Collection[str]], None] = lambda device_ids: None
+        """Called with devices that have registered, when that is on disk."""
         self._commits = 0
         self._rows_written = 0
         self._rows_merged = 0
@@ -435,6 +442,8 @@ class Registry:
                 self._rows_written += batch.rows()
                 self._slowest_commit_s = max(self._slowest_commit_s, took_s)
                 break
+        if failed is None and batch.registrations:
+            self.on_registered(batch.registrations.keys())
         for then in batch.then:
             then(failed)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import secrets
@@ -30,6 +29,7 @@ from . import __version__
 from .activities import Activities
 from .api import create_api
 from .bridge import SUBSCRIPTIONS, Bridge
+from .device_views import steps_of
 from .engines import ENGINE_FILE, EngineClient, OrchestrationEngine, create_engine
 from .errors import (
     PortBusyError,
@@ -273,6 +273,7 @@ class Service:
         for orchestrator in (RolloutOrchestration, WaveOrchestration, LaneOrchestration):
             self._engine.add_orchestrator(orchestrator)
         of_rollouts = RolloutActivities(
+            client=self._client,
             store=self._rollout_store,
             publisher=self._connection,
             publish_timeout_s=settings.publish_timeout_s,
@@ -440,28 +441,15 @@ class Service:
         if device is None:
             raise UnknownDeviceError([device_id])
         instance_id = None if device.run_id is None else f"{device.run_id}:{device_id}"
-        status: Json = {}
-        outcome: Json | None = None
-        if instance_id is not None:
-            found = await self._client.get_orchestration_state(instance_id)
-            if found is not None and found.serialized_custom_status:
-                status = json.loads(found.serialized_custom_status)
-            if found is not None and found.serialized_output:
-                output = json.loads(found.serialized_output)
-                outcome = output if isinstance(output, dict) and "steps" in output else None
-        package = (outcome or status).get("package")
+        steps = await steps_of(self._client, instance_id)
+        package = steps["package"]
         return {
             **_device(device),
             "tags": device.tags,
             "registered_at": iso(device.registered_at),
             "instance_id": instance_id,
-            "step": status.get("step"),
-            "since": status.get("since"),
-            "steps": (outcome or status).get("steps", []),
+            **steps,
             "package": None if package is None else self._package(device_id, package),
-            "outcome": None
-            if outcome is None
-            else {name: value for name, value in outcome.items() if name not in ("steps", "package")},
         }
 
     def _package(self, device_id: str, package: Json) -> Json:

@@ -25,6 +25,8 @@ from provisioning.cli.documents import (
     Release,
     Rollout,
     RolloutAnswer,
+    RolloutDevice,
+    RolloutDevicePage,
     Run,
     ShortRollout,
 )
@@ -243,6 +245,26 @@ class ServiceClient:
     def rollout_log(self, rollout_id: str) -> list[LogEntry]:
         """What was done to a rollout and by whom, the oldest first."""
         return cast("list[LogEntry]", self._request("GET", f"{_rollout_path(rollout_id)}/log")["log"])
+
+    def rollout_devices_page(
+        self,
+        rollout_id: str,
+        *,
+        states: Sequence[str] = (),
+        wave: int | None = None,
+        after: str | None = None,
+        limit: int = PAGE_LIMIT,
+    ) -> RolloutDevicePage:
+        query = [("state", state) for state in states]
+        query += [("limit", str(limit))]
+        query += [("wave", str(wave))] if wave is not None else []
+        query += [("after", after)] if after is not None else []
+        path = f"{_rollout_path(rollout_id)}/devices?{urlencode(query)}"
+        return cast(RolloutDevicePage, self._request("GET", path))
+
+    def rollout_device(self, rollout_id: str, device_id: str) -> RolloutDevice:
+        path = f"{_rollout_path(rollout_id)}/devices/{quote(device_id, safe='')}"
+        return cast(RolloutDevice, self._request("GET", path))
 
     def devices_page(
         self,

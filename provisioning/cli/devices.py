@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from collections.abc import Sequence
 
 from provisioning.cli.arguments import Subparsers, add_client_arguments, add_command, client_of
 from provisioning.cli.documents import Device, Step
@@ -101,19 +102,23 @@ def run_device(args: argparse.Namespace) -> int:
         terminal.line(
             f"  {name.ljust(width)}  {value}", style=STATE_STYLES.get(state) if name == "state" else None
         )
-    steps = device.get("steps") or []
-    if steps:
-        terminal.line()
-        terminal.table(
-            ["step", "attempt", "started", "took", "error"],
-            [_step_row(step) for step in steps],
-            right=(1, 3),
-            indent=2,
-        )
+    if steps := device.get("steps"):
+        show_steps(steps, terminal)
     elif state == DeviceState.NEW:
         terminal.line()
         terminal.line(f"  not provisioned yet: muster provision {device['device_id']}")
     return 0
+
+
+def show_steps(steps: Sequence[Step], terminal: Terminal) -> None:
+    """Write a device's steps with their times, after an empty line."""
+    terminal.line()
+    terminal.table(
+        ["step", "attempt", "started", "took", "error"],
+        [_step_row(step) for step in steps],
+        right=(1, 3),
+        indent=2,
+    )
 
 
 def _state(text: str) -> str:
@@ -130,13 +135,14 @@ def _row(device: Device) -> list[str]:
         state_word(device["state"]),
         "yes" if device.get("online") else "no",
         str(attempt) if attempt else "-",
-        _progress(device.get("progress")),
+        percentage(device.get("progress")),
         time_of_day(device.get("updated_at")),
         device.get("error") or "",
     ]
 
 
-def _progress(progress: float | None) -> str:
+def percentage(progress: float | None) -> str:
+    """Return how far a download is."""
     return "-" if progress is None else f"{progress:.0%}"
 
 
@@ -154,7 +160,7 @@ def _facts(device: Device) -> list[tuple[str, str]]:
     if device.get("attempt"):
         facts.append(("attempt", str(device["attempt"])))
     if device.get("progress") is not None:
-        facts.append(("progress", _progress(device["progress"])))
+        facts.append(("progress", percentage(device["progress"])))
     if package := device.get("package"):
         facts.append(("package", f"{package['id']} ({package['size_bytes']:,} bytes)"))
         facts.append(("sha256", package["sha256"]))

@@ -170,6 +170,42 @@ class Reason(TypedDict, total=False):
     example: str
 
 
+class Held(TypedDict):
+    """Devices of a rollout that another run has; ``how`` is wait or join."""
+
+    run_id: str
+    how: str
+    devices: int
+
+
+class RolloutDevice(TypedDict, total=False):
+    """One of GET /api/rollouts/{rollout_id}/devices; with its steps where it is asked for alone."""
+
+    device_id: str
+    wave: int
+    state: str
+    held: str | None
+    held_by: str | None
+    attempts: int
+    progress: float | None
+    error: str | None
+    online: bool
+    model: str
+    firmware_version: str
+    ended_at: str | None
+    device_s: float | None
+    instance_id: str
+    steps: list[Step]
+
+
+class RolloutDevicePage(TypedDict):
+    """GET /api/rollouts/{rollout_id}/devices."""
+
+    devices: list[RolloutDevice]
+    next: str | None
+    total: int
+
+
 class Rollout(TypedDict, total=False):
     """GET /api/rollouts/{rollout_id}."""
 
@@ -187,6 +223,7 @@ class Rollout(TypedDict, total=False):
     devices_per_s: float | None
     eta_s: float | None
     reasons: list[Reason]
+    held: list[Held]
     created_at: str | None
     started_at: str | None
     ended_at: str | None
@@ -219,6 +256,7 @@ class PlannedRollout(TypedDict, total=False):
     devices: int
     waves: list[int]
     not_fitting: int
+    held: list[Held]
 
 
 class RolloutAnswer(TypedDict, total=False):

@@ -1,4 +1,4 @@
--- Releases, in the registry's file: version 3 of its format. Their firmware is in files beside it.
+-- Releases, in the registry's file: version 4 of its format. Their firmware is in files beside it.
 
 CREATE TABLE releases (
     name          TEXT PRIMARY KEY,

@@ -6,6 +6,7 @@
 | TakeDevice | a lane's n-th question is answered with the same device |
 | StopRollout | what has been cancelled stays so |
 | TellCancelled | a device that is told twice forgets once |
+| EndLost | the first record of an outcome stays |
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, Protocol
 
+from durabletask.client import OrchestrationStatus
 from durabletask.task import ActivityContext
 
 from broker import messages, topics
+from provisioning.engines import EngineClient
 
 from . import orchestrations
 from .store import RolloutStore, TakeRequest
 
 Json = dict[str, Any]
 
+_ENDED: Final = (OrchestrationStatus.COMPLETED, OrchestrationStatus.FAILED, OrchestrationStatus.TERMINATED)
 _CANCELLED: Final = "the rollout was cancelled"
 
 
@@ -37,8 +41,11 @@ class Publisher(Protocol):
 class RolloutActivities:
     """The activities with what they need; their names are those of `orchestrations`."""
 
-    def __init__(self, *, store: RolloutStore, publisher: Publisher, publish_timeout_s: float) -> None:
+    def __init__(
+        self, *, store: RolloutStore, client: EngineClient, publisher: Publisher, publish_timeout_s: float
+    ) -> None:
         self._store = store
+        self._client = client
         self._publisher = publisher
         self._publish_timeout_s = publish_timeout_s
 
@@ -49,12 +56,13 @@ class RolloutActivities:
             orchestrations.TAKE_DEVICE: self.take_device,
             orchestrations.STOP_ROLLOUT: self.stop_rollout,
             orchestrations.TELL_CANCELLED: self.tell_cancelled,
+            orchestrations.END_LOST: self.end_lost,
         }
 
     async def decide_rollout(self, _ctx: ActivityContext, request: Json) -> Json:
         """What the rollout does next."""
         return await self._store.decide(
-            request["rollout_id"], now=_seconds(request["now"]), under_way=request.get("under_way", False)
+            request["rollout_id"], now=_seconds(request["now"]), under_way=request.get("under_way")
         )
 
     async def take_device(self, _ctx: ActivityContext, request: Json) -> Json:
@@ -85,6 +93,23 @@ class RolloutActivities:
             await self._publisher.publish(
                 topics.command(device_id, "Cancel"), command.to_json(), timeout_s=self._publish_timeout_s
             )
+
+    async def end_lost(self, _ctx: ActivityContext, request: Json) -> list[str]:
+        """End devices whose orchestration is gone: those ``suspects`` that still are; returns new suspects.
+
+        A lane that was ended by hand may have taken a device and begun with it a moment later: so twice.
+        """
+        rollout_id = request["rollout_id"]
+        gone = []
+        for device_id in await self._store.in_flight(rollout_id):
+            instance_id = topics.instance_id_of(rollout_id, device_id)
+            state = await self._client.get_orchestration_state(instance_id, fetch_payloads=False)
+            if state is None or state.runtime_status in _ENDED:
+                gone.append(device_id)
+        suspects = set(request["suspects"])
+        lost = [device_id for device_id in gone if device_id in suspects]
+        await self._store.end_lost(rollout_id, lost, now=_seconds(request["now"]))
+        return [device_id for device_id in gone if device_id not in suspects]
 
 
 def _seconds(iso: str) -> float:

@@ -6,6 +6,8 @@
 | POST /api/rollouts/plan | what a plan comes to, with nothing created |
 | POST /api/rollouts/{rollout_id}/actions | pause, resume, approve, next, cancel, exclude, add, pace |
 | POST /api/rollouts/{rollout_id}/retry | a new rollout of what failed in this one |
+| GET /api/rollouts/{rollout_id}/devices | its devices by pages, what became of them in it |
+| GET /api/rollouts/{rollout_id}/devices/{device_id} | one of them with its steps |
 | GET /api/rollouts/{rollout_id}/log | what was done to it, and what became of it |
 """
 
@@ -15,16 +17,34 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from provisioning.settings import MAX_RUN_DEVICES
 
 from .operations import RETRIED_STATES, Rollouts
+from .plan import MAX_WAVES
 
 Json = dict[str, Any]
 Action = Literal["pause", "resume", "approve", "next", "cancel", "force_cancel", "exclude", "add", "pace"]
 
+State = Literal[
+    "pending",
+    "queued",
+    "packaging",
+    "notified",
+    "downloading",
+    "downloaded",
+    "activating",
+    "provisioned",
+    "failed",
+    "timed_out",
+    "rejected",
+    "cancelled",
+]
+"""Of a device in a rollout: as in its counts."""
+
+MAX_DEVICES_LISTED: Final = 1_000
 _UNKNOWN: Final = "api"
 _Actor = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
@@ -98,6 +118,20 @@ def rollout_routes(rollouts: Callable[[], Rollouts]) -> APIRouter:
     @router.post("/{rollout_id}/retry", status_code=HTTPStatus.CREATED)
     async def retry(rollout_id: str, request: RetryRequest) -> Json:
         return await rollouts().retry(rollout_id, actor=request.actor, states=request.states)
+
+    @router.get("/{rollout_id}/devices")
+    async def devices(
+        rollout_id: str,
+        state: Annotated[list[State] | None, Query()] = None,
+        wave: Annotated[int | None, Query(ge=1, le=MAX_WAVES)] = None,
+        after: Annotated[str | None, Query(max_length=64)] = None,
+        limit: Annotated[int, Query(ge=1, le=MAX_DEVICES_LISTED)] = 100,
+    ) -> Json:
+        return await rollouts().devices(rollout_id, states=state, wave=wave, after=after, limit=limit)
+
+    @router.get("/{rollout_id}/devices/{device_id}")
+    async def device(rollout_id: str, device_id: str) -> Json:
+        return await rollouts().device(rollout_id, device_id)
 
     @router.get("/{rollout_id}/log")
     async def log(rollout_id: str) -> Json:

@@ -8,9 +8,9 @@
 4. a pause;
 5. the windows;
 6. the abort criteria;
-7. devices of the waves that are open;
+7. devices of the waves that are open, once no other run has them;
 8. a wave is done: its threshold, its gate;
-9. the next wave; or all is done.
+9. the next wave; or all is done, and a continuous rollout waits for devices that join.
 
 Whoever asks repeats the question when something changed (an outcome, an action of an operator), and at the
 directive's `until`.
@@ -106,7 +106,9 @@ def _over(plan: RolloutPlan, facts: Facts) -> Directive | None:
             reason=f"{why} {_devices(facts.pending)} not started; `muster rollout create` takes them up.",
         )
     deadline = _deadline(plan, facts)
-    if deadline is not None and facts.now >= deadline and (facts.pending or facts.in_flight):
+    if deadline is not None and facts.now >= deadline:
+        if not facts.pending and not facts.in_flight:
+            return _ended(plan, facts)
         return Cancel(
             force=False,
             reason=f"The deadline passed at {_time(deadline)}, {plan.deadlines.rollout_s:g} s after the "
@@ -162,14 +164,23 @@ def _aborted(plan: RolloutPlan, facts: Facts) -> Directive | None:
 def _go_on(plan: RolloutPlan, facts: Facts) -> Directive:
     """The rules of the waves."""
     if not facts.pending and not facts.in_flight:
-        return _ended(plan, facts)
+        return _joining(plan, facts) if plan.targets.continuous else _ended(plan, facts)
     reached = min(max(facts.wave, facts.skipped_to), len(plan.waves))
     for number, wave in enumerate(facts.waves, start=1):
         # Nothing is left to hold back where nothing is pending.
         if number > reached and facts.pending and (held := _between(plan, facts, number - 1)) is not None:
             return held
-        if wave.pending:
+        if wave.available:
             return _run(plan, facts, number)
+        if wave.held:
+            return _wait(
+                plan,
+                facts,
+                state="running" if facts.in_flight else "waiting",
+                cause="overlap",
+                reason=f"Wave {number}: {_devices(wave.held)} in the hands of other runs; `muster rollout "
+                f"show` names these, `muster rollout exclude` waits no longer.",
+            )
     return _in_flight(plan, facts, f"{_devices(facts.in_flight)} in flight, the last ones; {_WATCH}")
 
 
@@ -184,7 +195,7 @@ def _run(plan: RolloutPlan, facts: Facts, number: int) -> Directive:
         return _in_flight(plan, facts, reason)
     return RunWave(
         number=number,
-        lanes=min(free, wave.pending + wave.in_flight),
+        lanes=min(free, wave.available + wave.in_flight),
         until=_earliest(plan, facts, next_change(plan.schedule.windows, facts.now)),
     )
 
@@ -244,6 +255,19 @@ def _ended(plan: RolloutPlan, facts: Facts) -> End:
     if number not in facts.approved_waves and not meets(planned.success_threshold_percent, wave):
         return End(state="failed", reason=f"{_missed(number, planned, wave)} {what}{retry}")
     return End(state="completed", reason=what + (retry if provisioned < all_of_them else ""))
+
+
+def _joining(plan: RolloutPlan, facts: Facts) -> Wait:
+    """A continuous rollout has done all there is to do, and goes on with whoever comes."""
+    counts = facts.ended
+    return _wait(
+        plan,
+        facts,
+        state="waiting",
+        cause="targets",
+        reason=f"{counts[DeviceState.PROVISIONED]:,} of {_devices(sum(counts.values()))} provisioned; it "
+        f"waits for devices that register, until `muster rollout cancel`.",
+    )
 
 
 def _in_flight(plan: RolloutPlan, facts: Facts, reason: str) -> Wait:

@@ -14,7 +14,18 @@ Counts = Mapping[DeviceState, int]
 """Devices that have ended, by how."""
 
 Cause = Literal[
-    "cancel", "end", "start", "pause", "window", "abort", "in_flight", "threshold", "approval", "gate"
+    "cancel",
+    "end",
+    "start",
+    "pause",
+    "window",
+    "abort",
+    "in_flight",
+    "overlap",
+    "threshold",
+    "approval",
+    "gate",
+    "targets",
 ]
 """Which rule holds a rollout up."""
 
@@ -30,6 +41,8 @@ class WaveFacts:
     """Without those that an operator has excluded before they started."""
     pending: int
     """Not started yet."""
+    held: int = 0
+    """Those of the pending ones that can't be: another run has them."""
     ended: Counts = field(default_factory=dict)
     ended_at: datetime | None = None
     """When the last of its devices ended; None while one has not."""
@@ -37,13 +50,18 @@ class WaveFacts:
     def __post_init__(self) -> None:
         if strange := self.ended.keys() - FINAL:
             raise ValueError(f"a device has not ended when it is {min(strange)}")
-        if min(self.pending, self.in_flight, *self.ended.values()) < 0:
+        if min(self.pending, self.held, self.available, self.in_flight, *self.ended.values()) < 0:
             raise ValueError(f"the devices of a wave don't add up: {self}")
 
     @cached_property
     def in_flight(self) -> int:
         """Started and not ended."""
         return self.devices - self.pending - sum(self.ended.values())
+
+    @property
+    def available(self) -> int:
+        """Pending, and nobody else's."""
+        return self.pending - self.held
 
     @property
     def done(self) -> bool:

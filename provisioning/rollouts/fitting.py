@@ -34,7 +34,8 @@ async def not_fitting_of_plan(registry: Registry, plan: RolloutPlan) -> int:
 
     def work(database: sqlite3.Connection) -> int:
         tables = Tables(registry, database)
-        return not_fitting(tables, plan, targets_of(tables, plan))
+        chosen = targets_of(tables, plan)
+        return not_fitting(tables, plan, [*chosen.free, *chosen.busy])
 
     return await registry.ask(work)
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from broker.topics import instance_id_of
+from provisioning.device_views import steps_of
 from provisioning.engines import (
     EngineClient,
     EngineStoppedError,
@@ -20,10 +22,11 @@ from provisioning.errors import EngineAwayError
 from provisioning.registry import Registry
 
 from .fitting import not_fitting_of_plan, not_fitting_of_rollout
+from .growing import Growth
 from .operators import RolloutActions
 from .orchestrations import ROLLOUT_CHANGED, RolloutOrchestration
 from .plan import RolloutPlan
-from .records import RolloutRefusedError
+from .records import NotInRolloutError, RolloutRefusedError
 from .store import RolloutStore
 from .views import RolloutViews
 
@@ -62,6 +65,8 @@ class Rollouts:
         self._on_start = on_start
         self._clock = clock
         self._opening: asyncio.Task[None] | None = None
+        self._growth = Growth(store=store, tell=self._tell, clock=clock)
+        registry.on_registered = self._growth.registered
 
     async def open(self) -> list[str]:
         """Go on with the rollouts that have not ended; returns them.
@@ -72,6 +77,7 @@ class Rollouts:
         unfinished = list(await self._views.open())
         if unfinished:
             self._opening = asyncio.create_task(self._keep_opening(unfinished), name="open-rollouts")
+        self._growth.start()
         return unfinished
 
     async def close(self) -> None:
@@ -79,6 +85,7 @@ class Rollouts:
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait([self._opening])
+        await self._growth.close()
 
     async def _keep_opening(self, rollout_ids: Sequence[str]) -> None:
         for rollout_id in rollout_ids:
@@ -98,18 +105,13 @@ class Rollouts:
         return await self._create(self._read(document), actor=actor)
 
     async def preview(self, document: Mapping[str, Any]) -> Json:
-        """What such a rollout would be: its plan with all defaults, and the sizes of its waves.
+        """What such a rollout would be: its plan with all defaults, its devices, the sizes of its waves.
 
         ``not_fitting`` is for how many devices its release is not.
         """
         plan = self._read(document)
-        waves = await self._store.preview(plan)
-        return {
-            "plan": plan.to_json(),
-            "devices": sum(waves),
-            "waves": waves,
-            "not_fitting": await not_fitting_of_plan(self._registry, plan),
-        }
+        misfits = await not_fitting_of_plan(self._registry, plan)
+        return {"plan": plan.to_json(), **await self._store.preview(plan), "not_fitting": misfits}
 
     def _read(self, document: Mapping[str, Any]) -> RolloutPlan:
         plan = RolloutPlan.from_json(document)
@@ -124,6 +126,29 @@ class Rollouts:
     async def view(self, rollout_id: str) -> Json:
         """One rollout with its waves, counts and reasons."""
         return await self._views.view(rollout_id, now=self._clock())
+
+    async def devices(
+        self,
+        rollout_id: str,
+        *,
+        states: Sequence[str] | None = None,
+        wave: int | None = None,
+        after: str | None = None,
+        limit: int,
+    ) -> Json:
+        """A page of a rollout's devices with what became of them in it."""
+        return await self._views.devices(rollout_id, states=states, wave=wave, after=after, limit=limit)
+
+    async def device(self, rollout_id: str, device_id: str) -> Json:
+        """One device of a rollout with its steps in it; raises UnknownDeviceError too."""
+        found = (await self._views.devices(rollout_id, device_id=device_id, limit=1))["devices"]
+        if not found:
+            raise NotInRolloutError(rollout_id, device_id)
+        device: Json = found[0]
+        # What has joined another run has its steps there.
+        run_id = device["held_by"] if device["held"] == "join" else rollout_id
+        instance_id = instance_id_of(run_id, device_id)
+        return {**device, "instance_id": instance_id, **await steps_of(self._client, instance_id)}
 
     async def log(self, rollout_id: str) -> Sequence[Json]:
         """What was done to a rollout and what became of it, in order."""
@@ -151,6 +176,7 @@ class Rollouts:
         )
         # Told though nothing has changed: who asks again may do so since the first time was cut off.
         await self._tell(rollout_id)
+        self._growth.rollout_changed()
         return {"view": await self.view(rollout_id), "changed": changed}
 
     async def retry(self, rollout_id: str, *, actor: str, states: Sequence[str] = RETRIED_STATES) -> Json:
@@ -178,6 +204,7 @@ class Rollouts:
         _LOG.info("rollout %s: %d devices", rollout_id, devices)
         misfits = await not_fitting_of_rollout(self._registry, plan, rollout_id)
         await self._start(rollout_id)
+        self._growth.rollout_changed()
         return {**await self.view(rollout_id), "not_fitting": misfits}
 
     async def _start(self, rollout_id: str) -> None:

@@ -13,11 +13,12 @@ from typing import Any
 
 from provisioning.errors import UnknownDeviceError, name_some
 from provisioning.registry import Registry
-from provisioning.states import WORKING, DeviceState
+from provisioning.states import DeviceState
 
 from .plan import RolloutPlan
 from .records import How, Rollout, RolloutRefusedError
 from .tables import Tables
+from .targets import let_join, settle
 
 
 class RolloutActions:
@@ -70,7 +71,7 @@ class RolloutActions:
                     detail = self._add(tables, rollout, devices, now)
                     changed = detail is not None
                 case "pace":
-                    detail = self._set_pace(rollout, pace or {})
+                    detail = self._set_pace(tables, rollout, pace or {})
                 case _:
                     raise RolloutRefusedError(
                         f"There is no action {action!r}: use pause, resume, approve, next, cancel, "
@@ -147,28 +148,16 @@ class RolloutActions:
         known = tables.known(devices)
         if unknown := [device_id for device_id in devices if device_id not in known]:
             raise UnknownDeviceError(unknown)
-        mine = set(tables.column("ids", rollout.rollout_id))
-        new = [device_id for device_id in dict.fromkeys(devices) if device_id not in mine]
-        if busy := [device_id for device_id in new if known[device_id] in WORKING]:
-            raise RolloutRefusedError(
-                f"{name_some(busy)} {'is' if len(busy) == 1 else 'are'} being provisioned by another run: "
-                f"wait for it."
-            )
-        joined = tables.claim(rollout.rollout_id, new, now)
-        if not joined:
-            return None
-        place = tables.execute("last_place", (rollout.rollout_id,)).fetchone()[0]
-        wave = len(rollout.plan.waves)
-        rows = ((device_id, wave, place + number) for number, device_id in enumerate(joined, start=1))
-        tables.join(rollout.rollout_id, rows)
-        return name_some(joined)
+        mine = set(tables.column("members", rollout.rollout_id, json.dumps(list(devices))))
+        others = {device_id: state for device_id, state in known.items() if device_id not in mine}
+        return let_join(tables, rollout, settle(rollout.plan, others), now)
 
-    def _set_pace(self, rollout: Rollout, pace: Mapping[str, Any]) -> str:
+    def _set_pace(self, tables: Tables, rollout: Rollout, pace: Mapping[str, Any]) -> str:
         document = rollout.plan.to_json()
         plan = RolloutPlan.from_json({**document, "pace": {**document["pace"], **pace}})
-        changed = json.dumps(plan.to_json())
-        if changed != rollout.plan_json:
+        if plan != rollout.plan:
             # The lanes stop, and as many as there are to be now start.
-            rollout.plan_json = changed
+            tables.write_plan(rollout.rollout_id, plan)
+            rollout.plan_version += 1
             rollout.generation += 1
         return ", ".join(f"{name} {json.dumps(value)}" for name, value in pace.items())

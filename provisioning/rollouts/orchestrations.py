@@ -26,13 +26,15 @@ DECIDE_ROLLOUT = "DecideRollout"
 TAKE_DEVICE = "TakeDevice"
 STOP_ROLLOUT = "StopRollout"
 TELL_CANCELLED = "TellCancelled"
+END_LOST = "EndLost"
 
 ROLLOUT_CHANGED = "RolloutChanged"
-"""An operator has done something: decide anew."""
+"""An operator has done something, or devices have come: decide anew."""
 
-DEVICES_PER_EXECUTION = 100
-"""Devices that a lane provisions before it continues as new."""
-DECISIONS_PER_EXECUTION = 50
+QUESTIONS_PER_EXECUTION = 100
+"""Of a lane, each of which brings a device or a wait, before it continues as new."""
+STEPS_PER_EXECUTION = 50
+"""Decisions of a rollout before it continues as new."""
 
 # The registry is the service's own disk.
 _TOLERANCE_S = 3_600.0
@@ -48,39 +50,34 @@ def RolloutOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # n
 
     Input: `{"rollout_id", "decisions": n}`. Output: `{"rollout_id", "state", "reason"}`.
     """
-    rollout_id = request["rollout_id"]
-    decisions = request.get("decisions", 0)
-    changed: task.CancellableTask[Any] = ctx.wait_for_external_event(ROLLOUT_CHANGED)
-    for _ in range(DECISIONS_PER_EXECUTION):
-        decisions += 1
-        decision: Json = yield from _call(ctx, DECIDE_ROLLOUT, {"rollout_id": rollout_id})
+    rollout = _Rollout(ctx, request["rollout_id"], request.get("decisions", 0))
+    while rollout.steps < STEPS_PER_EXECUTION:
+        decision: Json = yield from rollout.decide()
         match decision["do"]:
             case "run_wave":
-                changed = yield from _run_wave(ctx, rollout_id, decision, decisions, changed)
+                yield from rollout.run_wave(decision)
             case "wait":
-                if not changed.is_complete:
-                    yield from _wait(ctx, decision["until"], changed)
-                if changed.is_complete:
-                    changed = ctx.wait_for_external_event(ROLLOUT_CHANGED)
+                yield from rollout.wait(decision)
             case "stop":
-                yield from _stop(ctx, rollout_id, force=decision["force"])
+                yield from rollout.stop(force=decision["force"])
             case "end":
                 return {
-                    "rollout_id": rollout_id,
+                    "rollout_id": rollout.rollout_id,
                     "state": decision["state"],
                     "reason": decision["reason"],
                 }
-    changed.cancel()
-    ctx.continue_as_new({"rollout_id": rollout_id, "decisions": decisions}, save_events=True)
+    rollout.changed.cancel()
+    ctx.continue_as_new({"rollout_id": rollout.rollout_id, "decisions": rollout.decisions}, save_events=True)
     return None
 
 
 def WaveOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa: N802
     """Run the lanes of a wave until all have stopped.
 
-    Input: `{"rollout_id", "wave", "generation", "lanes", "options", "release"?}`. Output:
+    Input: `{"rollout_id", "wave", "generation", "lanes", "first_lane", "options", "release"?}`. Output:
     `{"stopped": {why: lanes}}`.
     """
+    first = request.get("first_lane", 1)
     lanes = [
         ctx.call_sub_orchestrator(
             LaneOrchestration,
@@ -94,7 +91,7 @@ def WaveOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa
             },
             instance_id=f"{ctx.instance_id}#{lane}",
         )
-        for lane in range(1, request["lanes"] + 1)
+        for lane in range(first, first + request["lanes"])
     ]
     stopped: dict[str, int] = {}
     for lane in lanes:
@@ -114,19 +111,7 @@ def LaneOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa
     it stopped.
     """
     seq = request.get("seq", 0)
-    for _ in range(DEVICES_PER_EXECUTION):
-        seq += 1
-        taken = yield from _take(ctx, request, seq)
-        if taken["device_id"] is None:
-            return taken["stop"]
-        yield from _provision(ctx, request, taken["device_id"])
-    ctx.continue_as_new({**request, "seq": seq})
-    return None
-
-
-def _take(ctx: OrchestrationContext, request: Json, seq: int) -> Flow:
-    """Ask for a device until there is one, or a reason to stop."""
-    while True:
+    for _ in range(QUESTIONS_PER_EXECUTION):
         taken: Json = yield from _call(
             ctx,
             TAKE_DEVICE,
@@ -135,12 +120,18 @@ def _take(ctx: OrchestrationContext, request: Json, seq: int) -> Flow:
                 "wave": request["wave"],
                 "generation": request["generation"],
                 "lane": request["lane"],
-                "seq": seq,
+                "seq": seq + 1,
             },
         )
-        if taken["wait_s"] is None:
-            return taken
-        yield ctx.create_timer(timedelta(seconds=taken["wait_s"]))
+        if taken["device_id"] is not None:
+            seq += 1
+            yield from _provision(ctx, request, taken["device_id"])
+        elif taken["wait_s"] is not None:
+            yield ctx.create_timer(timedelta(seconds=taken["wait_s"]))
+        else:
+            return taken["stop"]
+    ctx.continue_as_new({**request, "seq": seq})
+    return None
 
 
 def _provision(ctx: OrchestrationContext, request: Json, device_id: str) -> Flow:
@@ -172,72 +163,106 @@ def _provision(ctx: OrchestrationContext, request: Json, device_id: str) -> Flow
         )
 
 
-def _run_wave(
-    ctx: OrchestrationContext,
-    rollout_id: str,
-    decision: Json,
-    number: int,
-    changed: task.CancellableTask[Any],
-) -> Flow:
-    """Until its lanes have stopped; returns the wait for the next change.
+class _Rollout:
+    """A rollout on its way through one execution of its orchestration."""
 
-    What operators do in the meantime the lanes find out by themselves, but for a cancellation by force: those
-    in flight have to be told.
-    """
-    wave: task.CompletableTask[Any] = ctx.call_sub_orchestrator(
-        WaveOrchestration,
-        input={
-            "rollout_id": rollout_id,
-            "wave": decision["wave"],
-            "generation": decision["generation"],
-            "lanes": decision["lanes"],
-            "options": decision["options"],
-            **of_release(decision),
-        },
-        instance_id=f"{rollout_id}#{number}",
-    )
-    while not wave.is_complete:
-        if changed.is_complete:
-            changed = ctx.wait_for_external_event(ROLLOUT_CHANGED)
-            meanwhile: Json = yield from _call(
-                ctx, DECIDE_ROLLOUT, {"rollout_id": rollout_id, "under_way": True}
-            )
+    def __init__(self, ctx: OrchestrationContext, rollout_id: str, decisions: int) -> None:
+        self._ctx = ctx
+        self.rollout_id = rollout_id
+        self.decisions = decisions
+        """Of all executions: they number the waves."""
+        self.steps = 0
+        """Of this execution: it is to end before its history is long."""
+        self.changed: task.CancellableTask[Any] = ctx.wait_for_external_event(ROLLOUT_CHANGED)
+        # In flight without a lane when it was last looked.
+        self._suspects: list[str] = []
+
+    def decide(self, *, under_way: int | None = None) -> Flow:
+        """What is to be done; ``under_way``: beside the lanes of this generation."""
+        self.decisions += 1
+        self.steps += 1
+        request: Json = {"rollout_id": self.rollout_id}
+        if under_way is not None:
+            request["under_way"] = under_way
+        return _call(self._ctx, DECIDE_ROLLOUT, request)
+
+    def run_wave(self, decision: Json) -> Flow:
+        """Until all of its lanes have stopped.
+
+        What operators do in the meantime the lanes find out by themselves, but for a cancellation by force:
+        those in flight have to be told. Devices that join may need more lanes than there are.
+        """
+        lanes = [self._start_lanes(decision)]
+        while lanes:
+            if not self.changed.is_complete:
+                yield task.when_any([*lanes, self.changed])
+                lanes = [wave for wave in lanes if not wave.is_complete]
+                continue
+            self.changed = self._ctx.wait_for_external_event(ROLLOUT_CHANGED)
+            meanwhile: Json = yield from self.decide(under_way=decision["generation"])
             if meanwhile["do"] == "stop":
-                yield from _stop(ctx, rollout_id, force=meanwhile["force"])
-        else:
-            yield task.when_any([wave, changed])
-    return changed
+                yield from self.stop(force=meanwhile["force"])
+            # A history that is long enough comes to its end as soon as these lanes do.
+            elif meanwhile.get("lanes") and self.steps < STEPS_PER_EXECUTION:
+                lanes.append(self._start_lanes(meanwhile))
 
-
-def _wait(ctx: OrchestrationContext, until: str | None, changed: task.CancellableTask[Any]) -> Flow:
-    """Until then, or until an operator does something."""
-    if until is None:
-        yield changed
-        return
-    timer = ctx.create_timer(datetime.fromisoformat(until))
-    yield task.when_any([changed, timer])
-    if not timer.is_complete:
-        timer.cancel()
-
-
-def _stop(ctx: OrchestrationContext, rollout_id: str, *, force: bool) -> Flow:
-    """Start nothing more; with ``force`` the devices in flight are told, and their provisioning ends."""
-    in_flight: list[str] = yield from _call(ctx, STOP_ROLLOUT, {"rollout_id": rollout_id, "force": force})
-    if not force:
-        return
-    for device_id in in_flight:
-        ctx.send_event(
-            f"{rollout_id}:{device_id}", CANCEL_PROVISIONING, data={"reason": "the rollout was cancelled"}
+    def _start_lanes(self, decision: Json) -> task.CompletableTask[Any]:
+        return self._ctx.call_sub_orchestrator(
+            WaveOrchestration,
+            input={
+                "rollout_id": self.rollout_id,
+                "wave": decision["wave"],
+                "generation": decision["generation"],
+                "lanes": decision["lanes"],
+                "first_lane": decision["first_lane"],
+                "options": decision["options"],
+                **of_release(decision),
+            },
+            instance_id=f"{self.rollout_id}#{self.decisions}",
         )
-    # After that: their orchestrations end though the broker is away. What a device that never hears of it
-    # still says, nobody waits for.
-    with contextlib.suppress(TaskFailedError):
-        yield from _call(
-            ctx,
-            TELL_CANCELLED,
-            {"rollout_id": rollout_id, "device_ids": in_flight},
-            tolerance_s=_TELL_TOLERANCE_S,
+
+    def wait(self, decision: Json) -> Flow:
+        """Until the time that was decided, or until something has changed."""
+        if not self.changed.is_complete:
+            if decision.get("orphaned"):
+                self._suspects = yield from _call(
+                    self._ctx, END_LOST, {"rollout_id": self.rollout_id, "suspects": self._suspects}
+                )
+            yield from self._wait_until(decision["until"])
+        if self.changed.is_complete:
+            self.changed = self._ctx.wait_for_external_event(ROLLOUT_CHANGED)
+
+    def _wait_until(self, until: str | None) -> Flow:
+        if until is None:
+            yield self.changed
+            return
+        timer = self._ctx.create_timer(datetime.fromisoformat(until))
+        yield task.when_any([self.changed, timer])
+        if not timer.is_complete:
+            timer.cancel()
+
+    def stop(self, *, force: bool) -> Flow:
+        """Start nothing more; with ``force`` the devices in flight are told, and their provisioning ends."""
+        in_flight: list[str] = yield from _call(
+            self._ctx, STOP_ROLLOUT, {"rollout_id": self.rollout_id, "force": force}
         )
+        if not force:
+            return
+        for device_id in in_flight:
+            self._ctx.send_event(
+                f"{self.rollout_id}:{device_id}",
+                CANCEL_PROVISIONING,
+                data={"reason": "the rollout was cancelled"},
+            )
+        # After that: their orchestrations end though the broker is away. What a device that never hears of it
+        # still says, nobody waits for.
+        with contextlib.suppress(TaskFailedError):
+            yield from _call(
+                self._ctx,
+                TELL_CANCELLED,
+                {"rollout_id": self.rollout_id, "device_ids": in_flight},
+                tolerance_s=_TELL_TOLERANCE_S,
+            )
 
 
 def _call(

@@ -154,6 +154,9 @@ class Targets(Part):
         Field(default=(), description=_IDS)
     )
 
+    continuous: bool = Field(default=False, description="true or false")
+    """Devices that register later join, if they match."""
+
     @property
     def qualifying_states(self) -> tuple[DeviceState, ...]:
         """In which a device may be: new ones; or any idle ones where devices, or a rollout's, are named."""
@@ -167,6 +170,11 @@ class Targets(Part):
             for key in ("models", "firmware_versions", "tags", "failed_in"):
                 if getattr(self, key) is not None:
                     raise PlanError(key, "devices are named one by one too", f"leave out {key} or devices")
+        if self.continuous and (self.devices is not None or self.failed_in is not None):
+            named = "failed_in" if self.devices is None else "devices"
+            raise PlanError(
+                "continuous", f"{named} says which devices there are", f"leave out continuous or {named}"
+            )
         for state in self.states or ():
             if state not in IDLE:
                 raise PlanError(
@@ -296,7 +304,8 @@ class Window(Part):
 
     @model_validator(mode="after")
     def _agree(self) -> Window:
-        if self.opens == self.closes:
+        # From midnight to midnight is a whole day.
+        if self.opens == self.closes != "00:00":
             raise PlanError("to", "it is the same as from", "leave the window out if it never closes")
         return self
 

@@ -75,8 +75,11 @@ class RolloutPlan(Part):
     deadlines: Deadlines = Field(default=Deadlines(), description="a table with rollout_s")
     options: Options = Field(default=RunOptions(), description="options by name")
     schedule: Schedule = Field(default=Schedule(), description="a table with the keys of schedule")
-    overlap: Literal["refuse", "skip"] = Field(default="refuse", description="refuse or skip")
-    """What becomes of targets that another run has in flight."""
+    overlap: Literal["refuse", "skip", "wait", "join"] = Field(
+        default="refuse", description="refuse, skip, wait or join"
+    )
+    """What becomes of targets that another run has in hand: the rollout is refused, goes without them, starts
+    them when the other run has done with them, or takes the other run's outcome for its own."""
 
     @model_validator(mode="after")
     def _agree(self) -> RolloutPlan:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 from provisioning.errors import RequestError
@@ -14,6 +13,8 @@ from .plan import RolloutPlan
 
 How = Literal["finish", "force"]
 """How a rollout is cancelled: those in flight may finish, or are told to stop."""
+Held = Literal["wait", "join"]
+"""What becomes of a device that another run has: it waits for its turn, or shares that run's outcome."""
 
 
 class UnknownRolloutError(RequestError):
@@ -24,6 +25,18 @@ class UnknownRolloutError(RequestError):
 
     def __init__(self, rollout_id: str) -> None:
         super().__init__(f"There is no rollout {rollout_id!r}: `muster rollout list` shows all.")
+
+
+class NotInRolloutError(RequestError):
+    """The rollout has no such device."""
+
+    status = 404
+    title = "Not in the rollout"
+
+    def __init__(self, rollout_id: str, device_id: str) -> None:
+        super().__init__(
+            f"{device_id!r} is no device of {rollout_id}: `muster rollout devices {rollout_id}` lists them."
+        )
 
 
 class RolloutRefusedError(RequestError):
@@ -38,7 +51,6 @@ class Rollout:
     """One row of the table `rollouts`; changed within a transaction only."""
 
     rollout_id: str
-    plan_json: str
     retry_of: str | None
     created_at: float
     started_at: float | None
@@ -54,11 +66,11 @@ class Rollout:
     cancelled: How | None
     taken: int
     next_at: float
-
-    @property
-    def plan(self) -> RolloutPlan:
-        """The plan as it is now."""
-        return read_plan(self.plan_json)
+    plan_version: int
+    continuous: bool
+    lanes: int
+    plan: RolloutPlan
+    """As it is now; another one is written with the next `Tables.update`."""
 
     @property
     def approved(self) -> frozenset[int]:
@@ -76,10 +88,18 @@ class Rollout:
         return self.state in ("completed", "cancelled", "failed")
 
 
-@lru_cache(maxsize=256)
-def read_plan(text: str) -> RolloutPlan:
-    """A plan from its JSON; read once and not for each device."""
-    return RolloutPlan.from_json(json.loads(text))
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A device of a rollout, when it joins."""
+
+    device_id: str
+    wave: int
+    place: int
+    """In order of which they are started."""
+    held: Held | None = None
+    """None: it is the rollout's own by now."""
+    held_by: str | None = None
+    """The run that has it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,18 +2,27 @@
 
 -- name: create
 INSERT INTO rollouts (
-    rollout_id, plan, retry_of, created_at, state, wave, generation, approved, skipped_to, forgiven, taken, next_at
-) VALUES (?, ?, ?, ?, 'scheduled', 0, 0, '[]', 0, '{}', 0, 0.0);
+    rollout_id, retry_of, created_at, state, wave, generation, approved, skipped_to, forgiven, taken, next_at,
+    plan_version, continuous, held_states, lanes
+) VALUES (?, ?, ?, 'scheduled', 0, 0, '[]', 0, '{}', 0, 0.0, 1, ?, ?, 0);
+
+-- name: write_plan
+INSERT INTO rollout_plans (rollout_id, plan) VALUES (?, ?)
+ON CONFLICT (rollout_id) DO UPDATE SET plan = excluded.plan;
+
+-- name: plan
+SELECT plan FROM rollout_plans WHERE rollout_id = ?;
 
 -- name: create_run
 INSERT INTO runs (run_id, started_at, status, devices, options, release) VALUES (?, ?, 'running', ?, ?, ?);
 
 -- name: candidates
--- ?1 states, ?2 models or null, ?3 firmware versions or null, ?4 tags or null. In order of id.
-SELECT device_id, state
+-- ?1 states, ?2 models or null, ?3 firmware versions or null, ?4 tags or null, ?5 ids or null. In order of id.
+SELECT device_id, state, run_id
 FROM devices
 WHERE
     state IN (SELECT value FROM json_each(?1))
+    AND (?5 IS NULL OR device_id IN (SELECT value FROM json_each(?5)))
     AND (?2 IS NULL OR model IN (SELECT value FROM json_each(?2)))
     AND (?3 IS NULL OR firmware_version IN (SELECT value FROM json_each(?3)))
     AND (?4 IS NULL OR NOT EXISTS (
@@ -23,7 +32,8 @@ WHERE
 ORDER BY device_id;
 
 -- name: named
-SELECT device_id, state FROM devices WHERE device_id IN (SELECT value FROM json_each(?)) ORDER BY device_id;
+SELECT device_id, state, run_id FROM devices
+WHERE device_id IN (SELECT value FROM json_each(?)) ORDER BY device_id;
 
 -- name: ended_in
 -- The devices that ended in a run in one of some states.
@@ -46,9 +56,9 @@ SELECT device_id FROM devices
 WHERE run_id = ? AND state = 'queued' AND device_id IN (SELECT value FROM json_each(?));
 
 -- name: add_devices
--- [device_id, wave, place]
-INSERT INTO rollout_devices (rollout_id, device_id, wave, place)
-SELECT ?1, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?2)
+-- [device_id, wave, place, wait or join or null, held by]
+INSERT INTO rollout_devices (rollout_id, device_id, wave, place, held, held_by)
+SELECT ?1, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?2)
 WHERE true ON CONFLICT (rollout_id, device_id) DO NOTHING;
 
 -- name: last_place
@@ -56,20 +66,21 @@ SELECT coalesce(max(place), 0) FROM rollout_devices WHERE rollout_id = ?;
 
 -- name: rollout
 SELECT
-    rollout_id, plan, retry_of, created_at, started_at, state, reason, wave, generation, paused, approved,
-    skipped_to, forgiven, cancel, cancelled, taken, next_at
+    rollout_id, retry_of, created_at, started_at, state, reason, wave, generation, paused, approved,
+    skipped_to, forgiven, cancel, cancelled, taken, next_at, plan_version, continuous, lanes
 FROM rollouts WHERE rollout_id = ?;
 
 -- name: rollouts
 SELECT
-    rollout_id, plan, retry_of, created_at, started_at, state, reason, wave, generation, paused, approved,
-    skipped_to, forgiven, cancel, cancelled, taken, next_at
+    rollout_id, retry_of, created_at, started_at, state, reason, wave, generation, paused, approved,
+    skipped_to, forgiven, cancel, cancelled, taken, next_at, plan_version, continuous, lanes
 FROM rollouts ORDER BY created_at DESC, rollout_id DESC LIMIT ?;
 
 -- name: update
 UPDATE rollouts SET
-    plan = ?2, started_at = ?3, state = ?4, reason = ?5, wave = ?6, generation = ?7, paused = ?8, approved = ?9,
-    skipped_to = ?10, forgiven = ?11, cancel = ?12, cancelled = ?13, taken = ?14, next_at = ?15
+    started_at = ?2, state = ?3, reason = ?4, wave = ?5, generation = ?6, paused = ?7, approved = ?8,
+    skipped_to = ?9, forgiven = ?10, cancel = ?11, cancelled = ?12, taken = ?13, next_at = ?14,
+    plan_version = ?15, lanes = ?16
 WHERE rollout_id = ?1;
 
 -- name: taken_by
@@ -77,7 +88,7 @@ SELECT device_id FROM rollout_devices WHERE rollout_id = ? AND lane = ? AND seq 
 
 -- name: next_device
 SELECT device_id FROM rollout_devices
-WHERE rollout_id = ? AND wave = ? AND lane IS NULL AND ended IS NULL
+WHERE rollout_id = ? AND wave = ? AND lane IS NULL AND ended IS NULL AND held IS NULL
 ORDER BY place LIMIT 1;
 
 -- name: take
@@ -90,9 +101,17 @@ SELECT wave, count(*) FROM rollout_devices WHERE rollout_id = ? GROUP BY wave;
 SELECT wave, state, count, last_at FROM rollout_counts WHERE rollout_id = ?;
 
 -- name: waiting
--- Not started and not ended, by wave.
-SELECT wave, count(*) FROM rollout_devices
-WHERE rollout_id = ? AND lane IS NULL AND ended IS NULL GROUP BY wave;
+-- Not started and not ended, by wave, and how many of them another run has.
+SELECT wave, count(*), 0 FROM rollout_devices
+WHERE rollout_id = ?1 AND lane IS NULL AND ended IS NULL AND held IS NULL GROUP BY wave
+UNION ALL
+SELECT wave, count(*), count(*) FROM rollout_devices
+WHERE rollout_id = ?1 AND held IS NOT NULL AND ended IS NULL GROUP BY wave;
+
+-- name: held
+-- The runs that have devices of a rollout.
+SELECT held_by, held, count(*) FROM rollout_devices
+WHERE rollout_id = ? AND held IS NOT NULL AND ended IS NULL GROUP BY held_by, held ORDER BY held_by;
 
 -- name: in_flight
 SELECT device_id FROM rollout_devices
@@ -137,6 +156,11 @@ SELECT at, actor, what, detail FROM rollout_log WHERE rollout_id = ? ORDER BY nu
 -- name: count_run
 UPDATE runs SET devices = devices + ?2 WHERE run_id = ?1;
 
+-- name: members
+-- Those of [device_id, …] that are of a rollout.
+SELECT device_id FROM rollout_devices
+WHERE rollout_id = ? AND device_id IN (SELECT value FROM json_each(?));
+
 -- name: ids
 SELECT device_id FROM rollout_devices WHERE rollout_id = ?;
 
@@ -145,3 +169,110 @@ UPDATE runs SET ended_at = ?2, status = ?3 WHERE run_id = ?1 AND ended_at IS NUL
 
 -- name: open_rollouts
 SELECT rollout_id FROM rollouts WHERE state NOT IN ('completed', 'cancelled', 'failed') ORDER BY created_at;
+
+-- name: growing
+-- Open rollouts whose devices may come at any time, and whether such as register do.
+SELECT rollout_id, continuous FROM rollouts
+WHERE state NOT IN ('completed', 'cancelled', 'failed') AND (continuous = 1 OR overlaps = 1)
+ORDER BY created_at, rollout_id;
+
+-- name: overlaps
+UPDATE rollouts SET overlaps = 1 WHERE rollout_id = ?;
+
+-- name: may_go_on
+-- Whether a rollout has devices for more lanes than live (?2: the most at once), or waits for none any more.
+SELECT
+    (
+        rollouts.state IN ('running', 'waiting')
+        AND rollouts.lanes - (SELECT count(*) FROM rollout_lanes WHERE rollout_id = ?1) < ?2
+        AND EXISTS (
+            SELECT 1 FROM rollout_devices
+            WHERE
+                rollout_devices.rollout_id = ?1
+                AND rollout_devices.wave <= max(rollouts.wave, 1)
+                AND rollout_devices.lane IS NULL
+                AND rollout_devices.ended IS NULL
+                AND rollout_devices.held IS NULL
+        )
+    )
+    OR (
+        rollouts.state = 'waiting'
+        AND NOT EXISTS (
+            SELECT 1 FROM rollout_devices
+            WHERE
+                rollout_devices.rollout_id = ?1
+                AND rollout_devices.wave <= max(rollouts.wave, 1)
+                AND rollout_devices.held IS NOT NULL
+                AND rollout_devices.ended IS NULL
+        )
+        AND (
+            rollouts.continuous = 0
+            OR EXISTS (SELECT 1 FROM rollout_devices WHERE rollout_id = ?1 AND ended IS NULL)
+        )
+    )
+FROM rollouts
+WHERE rollout_id = ?1;
+
+-- name: stop_lane
+INSERT INTO rollout_lanes (rollout_id, lane, why) VALUES (?, ?, ?) ON CONFLICT DO NOTHING;
+
+-- name: stopped_lane
+SELECT why FROM rollout_lanes WHERE rollout_id = ? AND lane = ?;
+
+-- name: stopped_lanes
+SELECT count(*) FROM rollout_lanes WHERE rollout_id = ?;
+
+-- name: forget_lanes
+DELETE FROM rollout_lanes WHERE rollout_id = ?;
+
+-- name: devices
+-- ?1 the rollout, ?2 states (JSON list) or null, ?3 wave or null, ?4 after this id or null, ?5 limit, ?6 this id
+-- alone or null. In order of id.
+SELECT
+    of_rollout.device_id,
+    of_rollout.wave,
+    of_rollout.place,
+    CASE
+        WHEN of_rollout.ended IS NOT NULL THEN of_rollout.ended
+        WHEN of_rollout.lane IS NULL THEN 'pending'
+        WHEN devices.run_id = of_rollout.rollout_id AND devices.state IN (
+            'packaging', 'notified', 'downloading', 'downloaded', 'activating'
+        ) THEN devices.state
+        ELSE 'queued'
+    END AS state,
+    of_rollout.held,
+    of_rollout.held_by,
+    coalesce(outcomes.attempts, CASE WHEN devices.run_id = of_rollout.rollout_id THEN devices.attempt END, 0),
+    CASE
+        WHEN of_rollout.ended = 'provisioned' THEN 1.0
+        WHEN devices.run_id = of_rollout.rollout_id THEN devices.progress
+    END,
+    coalesce(outcomes.error, CASE WHEN devices.run_id = of_rollout.rollout_id THEN devices.error END),
+    devices.online,
+    devices.model,
+    devices.firmware_version,
+    outcomes.ended_at,
+    outcomes.device_s,
+    outcomes.packaging_s,
+    outcomes.notifying_s,
+    outcomes.downloading_s,
+    outcomes.activating_s
+FROM rollout_devices AS of_rollout
+JOIN devices ON devices.device_id = of_rollout.device_id
+LEFT JOIN outcomes
+    ON outcomes.run_id = of_rollout.rollout_id AND outcomes.device_id = of_rollout.device_id
+WHERE
+    of_rollout.rollout_id = ?1
+    AND (?2 IS NULL OR CASE
+        WHEN of_rollout.ended IS NOT NULL THEN of_rollout.ended
+        WHEN of_rollout.lane IS NULL THEN 'pending'
+        WHEN devices.run_id = of_rollout.rollout_id AND devices.state IN (
+            'packaging', 'notified', 'downloading', 'downloaded', 'activating'
+        ) THEN devices.state
+        ELSE 'queued'
+    END IN (SELECT value FROM json_each(?2)))
+    AND (?3 IS NULL OR of_rollout.wave = ?3)
+    AND (?4 IS NULL OR of_rollout.device_id > ?4)
+    AND (?6 IS NULL OR of_rollout.device_id = ?6)
+ORDER BY of_rollout.device_id
+LIMIT ?5;

@@ -8,11 +8,12 @@ together into the next one.
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any, Final, TypeVar
 
 from provisioning.errors import ProvisioningError
@@ -21,19 +22,24 @@ from provisioning.states import DeviceState
 
 from . import schedule
 from .decisions import decide
-from .facts import Cancel, Directive, End, RunWave, Wait
+from .facts import Cancel, End, Facts, RunWave, Wait
 from .fitting import not_fitting
 from .judgement import should_abort
 from .pace import interval_s
 from .plan import RolloutPlan, ordered, wave_sizes
 from .records import How, Rollout, Take
 from .tables import Tables, instant
-from .targets import targets_of
+from .targets import Targets, joiners_of, let_join, targets_of
 
 # A lane asks again at least so often: the pace may have grown meanwhile.
 MAX_WAIT_S: Final = 5.0
 MIN_WAIT_S: Final = 0.001
 LOOK_AGAIN_S: Final = 5.0
+# Whoever lets devices come tells; this is for the case that nobody did.
+LOOK_FOR_DEVICES_S: Final = 300.0
+_GROWING: Final = ("overlap", "targets")
+_IN_FLIGHT: Final = ("in_flight", "cancel", "end")
+"""What is waited for where devices in flight are."""
 SERVICE: Final = "muster"
 """The actor in the log of what nobody has asked for."""
 
@@ -76,19 +82,16 @@ class RolloutStore:
 
         def work(tables: Tables) -> int:
             chosen = targets_of(tables, plan)
-            misfits = not_fitting(tables, plan, chosen)
-            plan_json = json.dumps(plan.to_json())
-            options = json.dumps(plan.options.to_json())
-            tables.execute("create_run", (rollout_id, now, 0, options, plan.release))
-            tables.execute("create", (rollout_id, plan_json, retry_of, now))
-            devices = tables.claim(rollout_id, chosen, now)
+            misfits = not_fitting(tables, plan, [*chosen.free, *chosen.busy])
+            tables.create(rollout_id, plan, retry_of=retry_of, now=now)
+            claimed = tables.claim(rollout_id, chosen.free, now)
+            devices = ordered(plan, [*claimed, *chosen.busy])
             waves = (
                 wave for wave, size in enumerate(wave_sizes(plan, len(devices)), start=1) for _ in range(size)
             )
-            in_order = enumerate(zip(ordered(plan, devices), waves, strict=True), start=1)
-            tables.join(rollout_id, ((device_id, wave, place) for place, (device_id, wave) in in_order))
+            tables.join(rollout_id, chosen.members(zip(devices, waves, count(1), strict=False)))
             what = "created" if retry_of is None else f"created as a retry of {retry_of}"
-            detail = f"{len(devices):,} devices"
+            detail = _number(len(devices), chosen)
             if misfits:
                 detail += f", {misfits:,} that the release {plan.release} does not fit"
             tables.log(rollout_id, now, actor, what, detail)
@@ -96,11 +99,65 @@ class RolloutStore:
 
         return await self._transact(work)
 
-    async def preview(self, plan: RolloutPlan) -> list[int]:
-        """How many devices each wave of such a rollout would have now; raises as `create` does."""
+    async def preview(self, plan: RolloutPlan) -> Json:
+        """What such a rollout would have now: ``devices``, ``waves`` (the size of each) and ``held`` (devices
+        by the run that has them); raises as `create` does.
+        """
         await self._registry.flush()
         chosen = await self._registry.ask(lambda database: targets_of(Tables(self._registry, database), plan))
-        return wave_sizes(plan, len(chosen))
+        return {
+            "devices": len(chosen),
+            "waves": wave_sizes(plan, len(chosen)),
+            "held": [
+                {"run_id": run_id, "how": chosen.held, "devices": devices}
+                for run_id, devices in sorted(Counter(chosen.busy.values()).items())
+            ],
+        }
+
+    # -- growing -------------------------------------------------------------------------------------
+
+    async def growing(self) -> dict[str, bool]:
+        """The open rollouts that devices may come to at any time; True: such as register, too."""
+        return await self._ask(
+            lambda tables: {rollout_id: bool(joins) for rollout_id, joins in tables.execute("growing")}
+        )
+
+    async def join(self, device_ids: Collection[str] | None, *, now: float) -> list[str]:
+        """Let devices (None: all) join the continuous rollouts that mean them; returns those that grew.
+
+        They are of the last wave. Where several rollouts mean a device, the oldest has it first. Twice is as
+        once.
+        """
+
+        def work(tables: Tables) -> list[str]:
+            grown = []
+            for rollout_id, joins in tables.execute("growing").fetchall():
+                rollout = tables.rollout(rollout_id)
+                if joins and rollout.cancel is None and not self._ends(rollout, now):
+                    joiners = joiners_of(tables, rollout.plan, device_ids)
+                    if joined := let_join(tables, rollout, joiners, now):
+                        tables.log(rollout_id, now, SERVICE, "joined", joined)
+                        grown.append(rollout_id)
+            return grown
+
+        return await self._transact(work)
+
+    async def may_go_on(self, rollout_ids: Collection[str]) -> list[str]:
+        """Those rollouts with devices for more lanes than they have, or that wait for none any more."""
+
+        def work(tables: Tables) -> list[str]:
+            return [
+                rollout_id
+                for rollout_id in rollout_ids
+                if tables.execute(
+                    "may_go_on", (rollout_id, tables.rollout(rollout_id).plan.pace.in_flight)
+                ).fetchone()[0]
+            ]
+
+        return await self._ask(work)
+
+    async def _ask(self, work: Callable[[Tables], _T]) -> _T:
+        return await self._registry.ask(lambda database: work(Tables(self._registry, database)))
 
     async def _transact(self, work: Callable[[Tables], _T]) -> _T:
         def in_tables(database: sqlite3.Connection) -> _T:
@@ -110,13 +167,14 @@ class RolloutStore:
 
     # -- deciding ------------------------------------------------------------------------------------
 
-    async def decide(self, rollout_id: str, *, now: float, under_way: bool) -> Json:
+    async def decide(self, rollout_id: str, *, now: float, under_way: int | None) -> Json:
         """What the rollout does next, as its orchestration reads it; its state is put on record.
 
-        ``under_way``: a wave runs, and it is asked only whether that goes on.
+        ``under_way``: lanes of this generation run, and it is asked whether that goes on, and with how many
+        more of them.
         """
         await self._registry.flush()
-        if not under_way:
+        if under_way is None:
             # Its lanes have stopped: those that waited for their turn are gone.
             self._queues.pop(rollout_id, None)
 
@@ -125,8 +183,12 @@ class RolloutStore:
             if rollout.ended:
                 return {"do": "end", "state": rollout.state, "reason": rollout.reason}
             before = (rollout.state, rollout.reason)
-            directive = decide(rollout.plan, tables.facts(rollout, now))
-            decision = self._follow(tables, rollout, directive, now, under_way=under_way)
+            facts = tables.facts(rollout, now)
+            directive = decide(rollout.plan, facts)
+            if isinstance(directive, RunWave):
+                decision = self._run_wave(tables, rollout, directive, facts, now, under_way=under_way)
+            else:
+                decision = self._follow(tables, rollout, directive, now, under_way=under_way is not None)
             tables.update(rollout)
             if (rollout.state, rollout.reason) != before:
                 tables.log(rollout_id, now, SERVICE, rollout.state, rollout.reason)
@@ -138,38 +200,27 @@ class RolloutStore:
         self,
         tables: Tables,
         rollout: Rollout,
-        directive: Directive,
+        directive: Wait | Cancel | End,
         now: float,
         *,
         under_way: bool,
     ) -> Json:
         """Put on record what was decided, and say it to the orchestration."""
         match directive:
-            case RunWave(number=number, lanes=lanes):
-                if rollout.started_at is None:
-                    rollout.started_at = now
-                rollout.wave = max(rollout.wave, number)
-                rollout.state, rollout.reason = "running", None
-                if not under_way:
-                    # Whoever may have been left over from before is not to take devices beside the new lanes.
-                    rollout.generation += 1
-                return {
-                    "do": "run_wave",
-                    "wave": number,
-                    "generation": rollout.generation,
-                    "lanes": lanes,
-                    "options": rollout.plan.options.to_json(),
-                    **({} if rollout.plan.release is None else {"release": rollout.plan.release}),
-                }
             case Wait(until=until, state=state, cause=cause, reason=reason):
                 if cause == "abort":
                     rollout.paused = reason
                 rollout.state, rollout.reason = state, reason
-                if cause in ("in_flight", "cancel", "end") and not under_way:
-                    # No lane waits for these: a wave was terminated by hand. Look again by the clock.
-                    again = instant(now + LOOK_AGAIN_S)
+                # No lane waits for those in flight: a wave was terminated by hand. Look again by the clock.
+                orphaned = cause in _IN_FLIGHT and not under_way
+                if orphaned or cause in _GROWING:
+                    again = instant(now + (LOOK_AGAIN_S if orphaned else LOOK_FOR_DEVICES_S))
                     until = again if until is None else min(until, again)
-                return {"do": "wait", "until": None if until is None else until.isoformat()}
+                return {
+                    "do": "wait",
+                    "until": None if until is None else until.isoformat(),
+                    "orphaned": orphaned,
+                }
             case Cancel(force=force, reason=reason):
                 rollout.state, rollout.reason = "cancelling", reason
                 how: How = "force" if force else "finish"
@@ -182,6 +233,50 @@ class RolloutStore:
                 status = {"cancelled": "terminated"}.get(state, state)
                 tables.execute("end_run", (rollout.rollout_id, now, status))
                 return {"do": "end", "state": state, "reason": reason}
+
+    def _run_wave(
+        self,
+        tables: Tables,
+        rollout: Rollout,
+        directive: RunWave,
+        facts: Facts,
+        now: float,
+        *,
+        under_way: int | None,
+    ) -> Json:
+        """Put on record how many lanes start, beside those that live: together they are within the bound."""
+        if under_way is None:
+            # No lane lives. Those in flight all the same have lost theirs, and count.
+            lanes = min(directive.lanes, rollout.plan.pace.in_flight - facts.in_flight)
+            if lanes < 1:
+                why = f"{facts.in_flight:,} in flight without a lane, since a wave was ended by hand."
+                waiting = Wait(until=None, state="running", cause="in_flight", reason=why)
+                return self._follow(tables, rollout, waiting, now, under_way=False)
+            # Whoever may have been left over from before is not to take devices beside the new lanes.
+            rollout.generation += 1
+            rollout.lanes = 0
+            tables.execute("forget_lanes", (rollout.rollout_id,))
+        elif rollout.generation != under_way or directive.number != rollout.wave:
+            # Those that live stop at their next question.
+            lanes = 0
+        else:
+            stopped = tables.execute("stopped_lanes", (rollout.rollout_id,)).fetchone()[0]
+            lanes = max(directive.lanes - (rollout.lanes - stopped), 0)
+        if rollout.started_at is None:
+            rollout.started_at = now
+        rollout.wave = max(rollout.wave, directive.number)
+        rollout.state, rollout.reason = "running", None
+        first = rollout.lanes + 1
+        rollout.lanes += lanes
+        return {
+            "do": "run_wave",
+            "wave": directive.number,
+            "generation": rollout.generation,
+            "first_lane": first,
+            "lanes": lanes,
+            "options": rollout.plan.options.to_json(),
+            **({} if rollout.plan.release is None else {"release": rollout.plan.release}),
+        }
 
     async def stop(self, rollout_id: str, *, force: bool, now: float) -> list[str]:
         """End what was not started as cancelled; returns the devices that are in flight. Twice is as once."""
@@ -196,6 +291,21 @@ class RolloutStore:
             return tables.column("in_flight", rollout_id)
 
         return await self._transact(work)
+
+    async def in_flight(self, rollout_id: str) -> list[str]:
+        """The devices that were started and have not ended."""
+        await self._registry.flush()
+        return await self._ask(lambda tables: tables.column("in_flight", rollout_id))
+
+    async def end_lost(self, rollout_id: str, device_ids: Sequence[str], *, now: float) -> None:
+        """End devices in flight as failed whose orchestrations are gone."""
+        reason = "its orchestration was ended by hand, or is gone"
+
+        def work(tables: Tables) -> None:
+            tables.end(rollout_id, device_ids, DeviceState.FAILED, reason, now)
+
+        if device_ids:
+            await self._transact(work)
 
     # -- handing out ---------------------------------------------------------------------------------
 
@@ -243,11 +353,22 @@ class RolloutStore:
         known = tables.execute("taken_by", (request.rollout_id, lane, request.seq)).fetchone()
         if known is not None:
             return Take(device_id=known[0])
+        stopped = tables.execute("stopped_lane", (request.rollout_id, lane)).fetchone()
+        if stopped is not None:
+            return Take(stop=stopped[0])
         rollout = tables.rollout(request.rollout_id)
-        if rollout.state != "running":
-            return Take(stop=rollout.state)
         if rollout.generation != request.generation:
-            return Take(stop="changed")
+            return Take(stop="changed" if rollout.state == "running" else rollout.state)
+        if rollout.state != "running":
+            take = Take(stop=rollout.state)
+        else:
+            take = self._take_in_turn(tables, rollout, lane, request)
+        if take.stop is not None:
+            # On record, so that it is known how many live: and so it stays stopped though it asks again.
+            tables.execute("stop_lane", (request.rollout_id, lane, take.stop))
+        return take
+
+    def _take_in_turn(self, tables: Tables, rollout: Rollout, lane: str, request: TakeRequest) -> Take:
         plan = rollout.plan
         if not schedule.open_at(plan.schedule.windows, instant(request.now)):
             return Take(stop="window")
@@ -293,3 +414,8 @@ class RolloutStore:
         queue.setdefault(lane, None)
         wait_s = max(rollout.next_at - now, 0.0) + list(queue).index(lane) * interval
         return min(max(wait_s, MIN_WAIT_S), MAX_WAIT_S)
+
+
+def _number(devices: int, chosen: Targets) -> str:
+    held = f", {len(chosen.busy):,} in the hands of other runs ({chosen.held})" if chosen.busy else ""
+    return f"{devices:,} device{'' if devices == 1 else 's'}{held}"

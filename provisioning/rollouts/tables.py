@@ -7,20 +7,32 @@ import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
 
 from provisioning.registry import Registry, statements
 from provisioning.releases.tables import ReleaseTables
 from provisioning.states import FINAL, WORKING, DeviceState
 
 from .facts import Facts, WaveFacts
-from .records import Rollout, UnknownRolloutError
+from .plan import RolloutPlan
+from .records import Member, Rollout, UnknownRolloutError
 
 _SQL: Final = statements(__package__, "statements.sql")
-_COLUMNS: Final = tuple(f.name for f in dataclasses.fields(Rollout))
+_COLUMNS: Final = tuple(f.name for f in dataclasses.fields(Rollout) if f.name != "plan")
+# Plans by rollout and version, as they were read: a large one is not to be read for each device.
+_PLANS: Final[WeakKeyDictionary[Registry, dict[tuple[str, int], RolloutPlan]]] = WeakKeyDictionary()
+_MAX_PLANS: Final = 64
 _FINAL_IN_ORDER: Final = tuple(state for state in DeviceState if state in FINAL)
 
 Counts = dict[str, int]
+
+
+class Known(NamedTuple):
+    """What the registry says of a device."""
+
+    state: str
+    run_id: str | None
 
 
 class Tables:
@@ -44,21 +56,46 @@ class Tables:
         row = self.execute("rollout", (rollout_id,)).fetchone()
         if row is None:
             raise UnknownRolloutError(rollout_id)
-        return Rollout(**dict(zip(_COLUMNS, row, strict=True)))
+        return self._rollout(row)
 
     def rollouts(self, limit: int) -> list[Rollout]:
         """The latest ones first."""
-        return [
-            Rollout(**dict(zip(_COLUMNS, row, strict=True))) for row in self.execute("rollouts", (limit,))
-        ]
+        return [self._rollout(row) for row in self.execute("rollouts", (limit,))]
+
+    def _rollout(self, row: tuple[Any, ...]) -> Rollout:
+        columns = dict(zip(_COLUMNS, row, strict=True))
+        columns["continuous"] = bool(columns["continuous"])
+        return Rollout(**columns, plan=self._plan(columns["rollout_id"], columns["plan_version"]))
+
+    def _plan(self, rollout_id: str, version: int) -> RolloutPlan:
+        known = _PLANS.setdefault(self._registry, {})
+        plan = known.get((rollout_id, version))
+        if plan is None:
+            text = self.execute("plan", (rollout_id,)).fetchone()[0]
+            plan = RolloutPlan.from_json(json.loads(text))
+            if len(known) >= _MAX_PLANS:
+                known.clear()
+            known[rollout_id, version] = plan
+        return plan
+
+    def create(self, rollout_id: str, plan: RolloutPlan, *, retry_of: str | None, now: float) -> None:
+        """A new rollout without devices, and the run that it is."""
+        targets = plan.targets
+        states = None if targets.states is None else json.dumps([str(state) for state in targets.states])
+        self.execute("create_run", (rollout_id, now, 0, json.dumps(plan.options.to_json()), plan.release))
+        self.execute("create", (rollout_id, retry_of, now, int(targets.continuous), states))
+        self.write_plan(rollout_id, plan)
+
+    def write_plan(self, rollout_id: str, plan: RolloutPlan) -> None:
+        """Keep a plan; whoever changes one counts the rollout's `plan_version` up."""
+        self.execute("write_plan", (rollout_id, json.dumps(plan.to_json())))
 
     def update(self, rollout: Rollout) -> None:
-        """Write what may have changed of a rollout."""
+        """Write what may have changed of a rollout, but for its plan."""
         self.execute(
             "update",
             (
                 rollout.rollout_id,
-                rollout.plan_json,
                 rollout.started_at,
                 rollout.state,
                 rollout.reason,
@@ -72,6 +109,8 @@ class Tables:
                 rollout.cancelled,
                 rollout.taken,
                 rollout.next_at,
+                rollout.plan_version,
+                rollout.lanes,
             ),
         )
 
@@ -79,9 +118,9 @@ class Tables:
         """Add a line to the rollout's log."""
         self.execute("write_log", (rollout_id, now, actor, what, detail))
 
-    def known(self, device_ids: Sequence[str]) -> dict[str, str]:
-        """The states of those of the devices that are registered, in order of id."""
-        return dict(self.execute("named", (json.dumps(list(device_ids)),)))
+    def known(self, device_ids: Sequence[str]) -> dict[str, Known]:
+        """State and latest run of those of the devices that are registered, in order of id."""
+        return {row[0]: Known(*row[1:]) for row in self.execute("named", (json.dumps(list(device_ids)),))}
 
     def claim(self, rollout_id: str, device_ids: Sequence[str], now: float) -> list[str]:
         """Give the rollout those of the devices that may be queued; returns them, in order of id."""
@@ -89,22 +128,27 @@ class Tables:
         self.execute("claim", (rollout_id, now, as_json))
         return sorted(self.column("claimed", rollout_id, as_json))
 
-    def join(self, rollout_id: str, rows: Iterable[tuple[str, int, int]]) -> None:
-        """Let devices, each with its wave and place, be of the rollout."""
-        listed = list(rows)
-        self.execute("add_devices", (rollout_id, json.dumps(listed)))
-        self.execute("count_run", (rollout_id, len(listed)))
+    def join(self, rollout_id: str, members: Iterable[Member]) -> None:
+        """Let devices be of the rollout."""
+        rows = [dataclasses.astuple(member) for member in members]
+        self.execute("add_devices", (rollout_id, json.dumps(rows)))
+        self.execute("count_run", (rollout_id, len(rows)))
+        if any(row[3] is not None for row in rows):
+            self.execute("overlaps", (rollout_id,))
 
-    def cancel(self, rollout_id: str, device_ids: Sequence[str], reason: str, now: float) -> None:
-        """End devices that were not started as cancelled."""
+    def end(
+        self, rollout_id: str, device_ids: Sequence[str], state: DeviceState, reason: str, now: float
+    ) -> None:
+        """Record the outcome of devices for which no orchestration does."""
         rows = json.dumps(
-            [
-                (rollout_id, device_id, DeviceState.CANCELLED, 0, reason, now, *[None] * 6)
-                for device_id in device_ids
-            ]
+            [(rollout_id, device_id, state, 0, reason, now, *[None] * 6) for device_id in device_ids]
         )
         self._database.execute(self._registry.sql("outcomes"), (rows,))
         self._database.execute(self._registry.sql("finish"), (rows,))
+
+    def cancel(self, rollout_id: str, device_ids: Sequence[str], reason: str, now: float) -> None:
+        """End devices that were not started as cancelled."""
+        self.end(rollout_id, device_ids, DeviceState.CANCELLED, reason, now)
 
     def ended(self, rollout_id: str) -> dict[DeviceState, int]:
         """How many devices have ended how; as quick with a million devices as with one."""
@@ -116,7 +160,11 @@ class Tables:
     def facts(self, rollout: Rollout, now: float) -> Facts:
         """What is so, for `decisions.decide`."""
         sizes = dict(self.execute("wave_sizes", (rollout.rollout_id,)))
-        waiting = dict(self.execute("waiting", (rollout.rollout_id,)))
+        pending: dict[int, int] = {}
+        held: dict[int, int] = {}
+        for wave, count, of_others in self.execute("waiting", (rollout.rollout_id,)):
+            pending[wave] = pending.get(wave, 0) + count
+            held[wave] = held.get(wave, 0) + of_others
         ended: dict[int, dict[DeviceState, int]] = {}
         last: dict[int, float] = {}
         for wave, state, count, last_at in self.execute("counts", (rollout.rollout_id,)):
@@ -129,7 +177,8 @@ class Tables:
             waves.append(
                 WaveFacts(
                     devices=size,
-                    pending=waiting.get(number, 0),
+                    pending=pending.get(number, 0),
+                    held=held.get(number, 0),
                     ended=counts,
                     ended_at=instant(last[number]) if done else None,
                 )
@@ -154,7 +203,7 @@ class Tables:
         waves = [no_counts() for _ in rollout.plan.waves]
         for wave, state, count, _ in self.execute("counts", (rollout.rollout_id,)):
             waves[wave - 1][state] += count
-        for wave, count in self.execute("waiting", (rollout.rollout_id,)):
+        for wave, count, _ in self.execute("waiting", (rollout.rollout_id,)):
             waves[wave - 1]["pending"] += count
         for wave, state, count in self.execute("states", (rollout.rollout_id,)):
             waves[wave - 1][state if state in WORKING else DeviceState.QUEUED] += count

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
-from provisioning.registry import Registry
+from provisioning.registry import STEPS, Registry
 from provisioning.state_directory import iso
 from provisioning.states import FINAL, WORKING
 
@@ -17,6 +18,8 @@ from .tables import Counts, Tables, no_counts
 
 MAX_LISTED: Final = 100
 MAX_REASONS: Final = 20
+MAX_NAMED: Final = 100
+"""Device ids of a plan that a view shows."""
 
 _T = TypeVar("_T")
 Json = dict[str, Any]
@@ -56,6 +59,38 @@ class RolloutViews:
                 {"at": iso(at), "actor": actor, "what": what, "detail": detail}
                 for at, actor, what, detail in tables.execute("log", (rollout_id,))
             ]
+
+        return await self._ask(work)
+
+    async def devices(
+        self,
+        rollout_id: str,
+        *,
+        states: Sequence[str] | None = None,
+        wave: int | None = None,
+        after: str | None = None,
+        device_id: str | None = None,
+        limit: int,
+    ) -> Json:
+        """A page of a rollout's devices in order of id, with ``next`` (the last id, where there are more) and
+        ``total`` (of the states and the wave); raises UnknownRolloutError.
+        """
+        await self._registry.flush()
+
+        def work(tables: Tables) -> Json:
+            rollout = tables.rollout(rollout_id)
+            wanted = None if states is None else json.dumps(list(states))
+            rows = tables.execute(
+                "devices", (rollout_id, wanted, wave, after, limit + 1, device_id)
+            ).fetchall()
+            of_wave = tables.wave_counts(rollout)
+            counted = of_wave if wave is None else of_wave[wave - 1 : wave]
+            counts = _sum(counted)
+            return {
+                "devices": [_device(row) for row in rows[:limit]],
+                "next": rows[limit - 1][0] if len(rows) > limit else None,
+                "total": sum(counts[state] for state in (counts if states is None else set(states))),
+            }
 
         return await self._ask(work)
 
@@ -113,8 +148,44 @@ def _whole(tables: Tables, rollout: Rollout, now: float) -> Json:
             for state, reason, count, example in reasons
         ],
         "started_at": None if began is None else iso(began),
-        "plan": rollout.plan.to_json(),
+        "held": [
+            {"run_id": run_id, "how": how, "devices": count}
+            for run_id, how, count in tables.execute("held", (rollout.rollout_id,))
+        ],
+        "plan": _plan(rollout),
     }
+
+
+def _device(row: Sequence[Any]) -> Json:
+    ended_at, device_s, *steps_s = row[12:]
+    return {
+        "device_id": row[0],
+        "wave": row[1],
+        "place": row[2],
+        "state": row[3],
+        "held": row[4],
+        "held_by": row[5],
+        "attempts": row[6],
+        "progress": row[7],
+        "error": row[8],
+        "online": bool(row[9]),
+        "model": row[10],
+        "firmware_version": row[11],
+        "ended_at": None if ended_at is None else iso(ended_at),
+        "device_s": device_s,
+        "steps_s": dict(zip(STEPS, steps_s, strict=True)),
+    }
+
+
+def _plan(rollout: Rollout) -> Json:
+    """The plan; of ids that it names one by one no more than people read. The devices are another page."""
+    plan = rollout.plan.to_json()
+    for key in ("devices", "exclude"):
+        named = plan["targets"][key]
+        if named is not None and len(named) > MAX_NAMED:
+            plan["targets"][key] = named[:MAX_NAMED]
+            plan["targets"][f"{key}_named"] = len(named)
+    return plan
 
 
 def _wave(rollout: Rollout, number: int, counts: Counts) -> Json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from provisioning.cli.arguments import Subparsers, add_command
-from provisioning.cli.rollout import acting, creating, listing, logs, retrying, showing, watching
+from provisioning.cli.rollout import acting, creating, listing, logs, members, retrying, showing, watching
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -25,5 +25,5 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.set_defaults(parser=parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (creating, listing, showing, watching, acting, retrying, logs):
+    for module in (creating, listing, showing, members, watching, acting, retrying, logs):
         module.add_parsers(commands)

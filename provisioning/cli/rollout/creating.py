@@ -14,6 +14,7 @@ from provisioning.cli.release.words import misfits_of
 from provisioning.cli.rollout.choice import actor_of, add_actor
 from provisioning.cli.rollout.plan_file import EXAMPLE
 from provisioning.cli.rollout.plan_flags import PlanSource, add_plan_arguments
+from provisioning.cli.rollout.showing import held_line
 from provisioning.cli.rollout.watching import watch_rollout
 from provisioning.cli.rollout.words import moment
 from provisioning.cli.terminal import Terminal, clock, counted
@@ -116,6 +117,8 @@ def _show_planned(planned: PlannedRollout, terminal: Terminal, *, as_json: bool)
         " nothing was started: leave out --dry-run for that",
         style="bold",
     )
+    for held in planned.get("held") or []:
+        terminal.line(f"  {held_line(held)}")
     waves = plan.get("waves") or [{}] * len(sizes)
     rows, total = [], 0
     for number, (size, wave) in enumerate(zip(sizes, waves, strict=False), start=1):

@@ -25,6 +25,7 @@ _FLAGS: Mapping[str, str] = {
     "targets.percent": "--percent",
     "targets.failed_in": "--failed-in",
     "targets.exclude": "--exclude",
+    "targets.continuous": "--continuous",
     "waves": "--waves",
     "pace.in_flight": "--in-flight",
     "pace.per_minute": "--per-minute",
@@ -85,8 +86,14 @@ def _add_targets(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--exclude", action="append", metavar="ID,…", help="not these; may be repeated")
     group.add_argument(
         "--overlap",
-        choices=("refuse", "skip"),
-        help="devices that another run has in flight: an error (the default), or left out",
+        choices=("refuse", "skip", "wait", "join"),
+        help=(
+            "devices that another run has: an error (the default), left out, started when they are free,"
+            " or counted as they end there"
+        ),
+    )
+    group.add_argument(
+        "--continuous", action="store_true", default=None, help="devices that register later join"
     )
 
 
@@ -213,6 +220,7 @@ def _targets_of(args: argparse.Namespace, before: Mapping[str, Any]) -> Json:
         "states": [state.replace("-", "_") for state in names_of(args.states or [])] or _ABSENT,
         "percent": _ABSENT if args.percent is None else args.percent,
         "exclude": names_of(args.exclude or []) or _ABSENT,
+        "continuous": _ABSENT if args.continuous is None else args.continuous,
     }
     if not (args.all_new or args.devices or args.failed_in):
         return targets

@@ -7,7 +7,7 @@ import datetime
 from collections.abc import Sequence
 
 from provisioning.cli.arguments import Subparsers, add_client_arguments, add_command, client_of
-from provisioning.cli.documents import Rollout, Wave
+from provisioning.cli.documents import Held, Rollout, Wave
 from provisioning.cli.progress import rate
 from provisioning.cli.release.words import release_of
 from provisioning.cli.rollout.choice import add_rollout_choice, chosen_rollout
@@ -38,7 +38,7 @@ def add_parsers(commands: Subparsers) -> None:
         summary="one rollout: its waves, counts, reasons, rate, expected end",
         description=(
             "Show one rollout: its waves with their devices, why devices failed, its rate and expected\n"
-            "end, and what can be done next. `muster devices --run ROLLOUT` lists its devices."
+            "end, and what can be done next. `muster rollout devices` lists its devices."
         ),
         examples="""muster rollout show
             muster rollout show rollout-20300801-220000-3f2a
@@ -91,12 +91,23 @@ def _facts(rollout: Rollout) -> list[tuple[str, str]]:
     ]
     if end := expected_end(rollout, datetime.datetime.now(datetime.UTC)):
         facts.append(("expected end", end))
+    facts += [
+        ("held" if held["how"] == "wait" else "joined", held_line(held)) for held in rollout.get("held") or []
+    ]
     for name, key in (("created", "created_at"), ("started", "started_at"), ("ended", "ended_at")):
         if (timestamp := rollout.get(key)) is not None:
             facts.append((name, moment(str(timestamp))))
     if retry_of := rollout.get("retry_of"):
         facts.append(("retry of", retry_of))
     return facts
+
+
+def held_line(held: Held) -> str:
+    """Return which run has how many of a rollout's devices, and what becomes of them."""
+    devices, run_id = counted(held["devices"], "device"), held["run_id"]
+    if held["how"] == "wait":
+        return f"{devices}, until {run_id} has done with them"
+    return f"{devices}, whose outcome in {run_id} counts"
 
 
 def _show_waves(rollout: Rollout, terminal: Terminal) -> None:

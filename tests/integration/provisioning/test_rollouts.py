@@ -232,3 +232,92 @@ async def test_a_kill_in_any_phase_leads_to_the_same_end(
     # However often activities ran: one orchestration for each device of each rollout.
     started = instance_counts(state_dir)["DeviceProvisioningOrchestration"]
     assert started == 24 + (12 if phase == "retrying" else 0) - view["counts"]["cancelled"]
+
+
+@pytest.mark.timeout(300)
+async def test_two_rollouts_at_once_on_the_same_devices(
+    tmp_path: Path, own_broker: LocalBroker, azurite: LocalAzurite, unique: str
+) -> None:
+    """A second that waits, a third that joins it, a fourth that is refused; and the service is killed."""
+    state_dir = tmp_path / "state"
+    api = Api(state_dir)
+
+    def life() -> contextlib.AbstractAsyncContextManager[Any]:
+        return service_process(state_dir, own_broker.url, azurite.connection_string, unique)
+
+    async def create(**plan: Any) -> tuple[int, dict[str, Any]]:
+        return await api.call("POST", "/api/rollouts", {"plan": {"options": OPTIONS, **plan}})
+
+    async with contextlib.AsyncExitStack() as stack:
+        async with life():
+            trust = (await api.get("/api/health"))["trust"]["public_key"]
+            weights = "healthy=0.5,slow=0.5"
+            await stack.enter_async_context(
+                fleet(own_broker.url, trust, tmp_path, count=40, behaviours=weights)
+            )
+            await api.wait_registered(40)
+            status, first = await create(pace={"in_flight": 10})
+            assert (status, first["devices"]) == (201, 40)
+            status, waiting = await create(overlap="wait", pace={"in_flight": 8})
+            assert (status, waiting["devices"]) == (201, 40)
+            status, joining = await create(overlap="join")
+            assert (status, joining["devices"]) == (201, 40)
+            named = [one["device_id"] for one in (await api.get("/api/devices?limit=5"))["devices"]]
+            status, problem = await create(targets={"devices": named})
+            assert status == 409
+            assert "overlap" in problem["detail"]
+
+            async def some_handed_on() -> bool:
+                view = await api.get(f"/api/rollouts/{waiting['rollout_id']}")
+                return 0 < int(view["counts"]["provisioned"]) + int(view["in_flight"]) < 40
+
+            await wait_until("the second has some of the devices", some_handed_on)
+            # Killed at the end of the block.
+        async with life():
+            views = {
+                name: await ended(api, made["rollout_id"], "completed", "failed")
+                for name, made in (("first", first), ("waiting", waiting), ("joining", joining))
+            }
+            steps: dict[str, list[tuple[str, str]]] = {}
+            for name, made in (("first", first), ("waiting", waiting)):
+                listed = await api.get(f"/api/rollouts/{made['rollout_id']}/devices?limit=100")
+                for one in listed["devices"]:
+                    path = f"/api/rollouts/{made['rollout_id']}/devices/{one['device_id']}"
+                    of_device = (await api.get(path))["steps"]
+                    steps.setdefault(one["device_id"], []).append(
+                        (of_device[0]["started_at"], of_device[-1]["ended_at"])
+                    )
+                assert listed["total"] == 40, name
+    assert {name: view["counts"]["provisioned"] for name, view in views.items()} == {
+        "first": 40,
+        "waiting": 40,
+        "joining": 40,
+    }
+    # Two packages each, the second one sent after the first was done with: never two in flight.
+    assert all(times[0][1] <= times[1][0] for times in steps.values())
+    assert instance_counts(state_dir)["DeviceProvisioningOrchestration"] == 80
+
+
+@pytest.mark.timeout(300)
+async def test_devices_that_are_launched_later_join_a_continuous_rollout(
+    tmp_path: Path, own_broker: LocalBroker, azurite: LocalAzurite, unique: str
+) -> None:
+    state_dir = tmp_path / "state"
+    async with Service(settings(state_dir, own_broker, azurite, unique)):
+        api = Api(state_dir)
+        trust = (await api.get("/api/health"))["trust"]["public_key"]
+        plan = {"targets": {"continuous": True}, "pace": {"in_flight": 20}, "options": OPTIONS}
+        status, created = await api.call("POST", "/api/rollouts", {"plan": plan})
+        assert (status, created["devices"]) == (201, 0)
+        rollout_id = created["rollout_id"]
+        async with fleet(own_broker.url, trust, tmp_path, count=60, behaviours="healthy=1"):
+            await api.wait_registered(60)
+
+            async def all_provisioned() -> bool:
+                view = await api.get(f"/api/rollouts/{rollout_id}")
+                return bool(view["counts"]["provisioned"] == 60)
+
+            await wait_until("those that were launched are provisioned", all_provisioned)
+            await ended(api, rollout_id, "waiting")
+            await api.call("POST", f"/api/rollouts/{rollout_id}/actions", {"action": "cancel"})
+            assert (await ended(api, rollout_id, "cancelled"))["counts"]["provisioned"] == 60

@@ -41,7 +41,9 @@ class FakeRollouts:
         """How many devices a release that is named does not fit."""
         self.reasons = {"failed": "disk full", "timed_out": "no acknowledgement within 1 s"}
 
-    def route(self, method: str, parts: list[str], body: Json) -> tuple[int, Json]:
+    def route(
+        self, method: str, parts: list[str], body: Json, query: dict[str, list[str]] | None = None
+    ) -> tuple[int, Json]:
         """Answer a request below /api/rollouts."""
         match method, parts:
             case "GET", []:
@@ -66,6 +68,10 @@ class FakeRollouts:
             case "GET", []:
                 rollout.go_on()
                 return 200, rollout.view()
+            case "GET", ["devices"]:
+                return 200, rollout.page(query or {})
+            case "GET", ["devices", name] if name in rollout.devices:
+                return 200, rollout.device(name) | {"steps": [], "instance_id": f"{parts[0]}:{name}"}
             case "GET", ["log"]:
                 return 200, {"log": rollout.log}
             case "POST", ["actions"]:
@@ -126,6 +132,8 @@ class FakeRollout:
         self.wave = 0 if self.state == "scheduled" else 1
         self.looks = 0
         self.log: list[Json] = []
+        self.held: dict[str, str] = {}
+        """Devices that wait for another run."""
 
     def note(self, actor: str, what: str, detail: str | None) -> None:
         self.log.append({"at": START, "actor": actor, "what": what, "detail": detail})
@@ -239,6 +247,42 @@ class FakeRollout:
             "ended_at": START if self.state in ENDED else None,
         }
 
+    def device(self, name: str) -> Json:
+        """One device as the list of a rollout's has it."""
+        state = self.devices[name]
+        missed = state in FINAL and state != "provisioned"
+        return {
+            "device_id": name,
+            "wave": next(number for number, wave in enumerate(self.waves, start=1) if name in wave),
+            "state": state,
+            "held": "wait" if name in self.held else None,
+            "held_by": self.held.get(name),
+            "attempts": int(state in FINAL),
+            "progress": 1.0 if state == "provisioned" else None,
+            "error": self.rollouts.reasons.get(state) if missed else None,
+            "online": True,
+            "model": "demo-1",
+            "firmware_version": "1",
+            "ended_at": START if state in FINAL else None,
+            "device_s": 1.5 if state in FINAL else None,
+        }
+
+    def page(self, query: dict[str, list[str]]) -> Json:
+        """A page of its devices."""
+        found = [
+            name
+            for name in sorted(self.devices)
+            if self.devices[name] in query.get("state", STATES)
+            and ("wave" not in query or name in self.waves[int(query["wave"][0]) - 1])
+        ]
+        left = [name for name in found if name > query.get("after", [""])[0]]
+        page = left[: int(query["limit"][0])]
+        return {
+            "devices": [self.device(name) for name in page],
+            "next": page[-1] if len(left) > len(page) else None,
+            "total": len(found),
+        }
+
     def view(self) -> Json:
         """The whole rollout."""
         missed: dict[str, list[str]] = {}
@@ -273,6 +317,7 @@ class FakeRollout:
                 }
                 for state, names in missed.items()
             ],
+            "held": [{"run_id": run_id, "how": "wait", "devices": 1} for run_id in self.held.values()],
             "started_at": START if self.wave else None,
             "retry_of": self.retry_of,
             "plan": self.plan,

@@ -159,7 +159,7 @@ class FakeService:
             case _, ["releases", *rest]:
                 return self.releases.route(method, rest, body or {})
             case _, ["rollouts", *rest]:
-                return self.rollouts.route(method, rest, body or {})
+                return self.rollouts.route(method, rest, body or {}, parse_qs(url.query))
             case "POST", ["provision"]:
                 return 202, self._provision(body or {})
             case "GET", ["runs"]:

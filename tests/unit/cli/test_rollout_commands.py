@@ -337,3 +337,38 @@ def test_log_says_who_did_what(muster: Muster) -> None:
         "ada",
         "grace",
     ]
+
+
+@pytest.mark.usefixtures("devices")
+class TestDevices:
+    def test_lists_devices_with_what_became_of_each(self, service: FakeService, muster: Muster) -> None:
+        service.rollouts.outcomes = {"d1": "failed"}
+        muster("rollout", "create", "--waves", "2,rest", "--follow")
+        result = muster("rollout", "devices", "--limit", "3")
+        assert rows(result)[1:] == [
+            ["d0", "1", "provisioned", "1", "100%", "1.50", "s"],
+            ["d1", "1", "failed", "1", "-", "1.50", "s", "disk", "full"],
+            ["d2", "2", "provisioned", "1", "100%", "1.50", "s"],
+            ["3", "of", "10;", "--limit", "0", "shows", "all"],
+        ]
+        failed = json.loads(muster("rollout", "devices", "--state", "failed,timed-out", "--json").out)
+        assert (failed["total"], [one["device_id"] for one in failed["devices"]]) == (1, ["d1"])
+        assert len(rows(muster("rollout", "devices", "--wave", "2", "--limit", "0"))) == 1 + 8
+
+    def test_says_for_whom_a_device_waits(self, service: FakeService, muster: Muster) -> None:
+        muster("rollout", "create", "--overlap", "wait")
+        service.rollouts.known["rollout-1"].held["d3"] = "run-9"
+        listed = rows(muster("rollout", "devices"))
+        assert ["d3", "1", "pending", "-", "-", "-", "waits", "for", "run-9"] in listed
+        assert "1 device, until run-9 has done with them" in muster("rollout", "show").out
+
+    def test_shows_one_device(self, muster: Muster) -> None:
+        muster("rollout", "create", "--follow")
+        assert ["state", "provisioned"] in rows(muster("rollout", "device", "d4"))
+        assert json.loads(muster("rollout", "device", "rollout-1", "d4", "--json").out)["wave"] == 1
+        assert muster("rollout", "device", "nobody").exit_code != 0
+
+    def test_refuses_what_is_no_state(self, muster: Muster) -> None:
+        muster("rollout", "create")
+        result = muster("rollout", "devices", "--state", "broken")
+        assert "'broken' is no state; choose from pending, queued" in result.err

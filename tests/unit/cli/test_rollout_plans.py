@@ -75,7 +75,17 @@ def test_each_flag_has_its_key(planned: Planned) -> None:
         *("--in-flight", "7", "--per-minute", "60", "--order", "random", "--seed", "4", "--deadline", "60"),
         *("--start-at", "2030-01-01T00:00:00+00:00", "--end-at", "2030-01-02T00:00:00+02:00"),
         *("--at-end", "force-cancel", "--window", "mon-wed 22:00-06:00", "--window", "8:00-24:00"),
-        *("--overlap", "skip", "--ack-timeout", "5", "--activation-timeout", "6", "--attempts", "2"),
+        *(
+            "--overlap",
+            "join",
+            "--continuous",
+            "--ack-timeout",
+            "5",
+            "--activation-timeout",
+            "6",
+            "--attempts",
+            "2",
+        ),
         *("--abort", "failed=20%/10:cancel", "--abort", "timed-out=5"),
     )
     assert planned(*argv) == {
@@ -87,6 +97,7 @@ def test_each_flag_has_its_key(planned: Planned) -> None:
             "states": ["timed_out", "new"],
             "percent": 10.0,
             "exclude": ["d3"],
+            "continuous": True,
         },
         "pace": {"in_flight": 7, "per_minute": 60, "order": "random", "seed": 4},
         "abort": [
@@ -104,7 +115,7 @@ def test_each_flag_has_its_key(planned: Planned) -> None:
                 {"from": "08:00", "to": "00:00"},
             ],
         },
-        "overlap": "skip",
+        "overlap": "join",
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import sqlite3
 import stat
@@ -23,6 +24,7 @@ from provisioning.registry import (
     RegistryFormatError,
 )
 from provisioning.releases.tables import ReleaseTables
+from provisioning.rollouts.store import RolloutStore
 from provisioning.rollouts.views import RolloutViews
 from provisioning.states import FINAL, WORKING, DeviceState, may_follow
 
@@ -337,6 +339,36 @@ async def test_a_registry_of_a_format_before_is_brought_up_to_date(tmp_path: Pat
             assert await registry.ask(lambda database: ReleaseTables(database).all()) == []
     with sqlite3.connect(path) as database:
         assert database.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+
+
+async def test_rollouts_of_the_format_before_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    package = files("provisioning")
+    with sqlite3.connect(path) as database:
+        for schema in ("registry_schema.sql", "rollouts/schema.sql"):
+            database.executescript(package.joinpath(schema).read_text("utf-8"))
+        database.executescript(f"PRAGMA application_id = {0x4D555354}; PRAGMA user_version = 2;")
+        database.execute("INSERT INTO runs VALUES ('rollout-1', 1.0, NULL, 'running', 1, '{}')")
+        database.execute(
+            "INSERT INTO devices VALUES ('d1', 'm', '1', '{}', 1, 1, 'queued', 'rollout-1', 0, NULL, NULL, 2)"
+        )
+        plan = json.dumps({"name": "spring", "pace": {"in_flight": 3}})
+        database.execute(
+            "INSERT INTO rollouts VALUES ('rollout-1', ?, NULL, 1.0, NULL, 'scheduled', NULL, 0, 0, NULL,"
+            " '[]', 0, '{}', NULL, NULL, 0, 0.0)",
+            (plan,),
+        )
+        database.execute("INSERT INTO rollout_devices VALUES ('rollout-1', 'd1', 1, 1, NULL, NULL, NULL)")
+    database.close()
+    async with Registry(path) as registry:
+        view = await RolloutViews(registry).view("rollout-1", now=5.0)
+        assert (view["name"], view["plan"]["pace"]["in_flight"], view["counts"]["pending"]) == (
+            "spring",
+            3,
+            1,
+        )
+        decision = await RolloutStore(registry).decide("rollout-1", now=5.0, under_way=None)
+        assert (decision["do"], decision["lanes"]) == ("run_wave", 1)
 
 
 async def test_writes_wait_for_a_disk_that_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,8 @@ class Devices:
         """What each that was started was to bring."""
         self.in_flight: set[str] = set()
         self.most_in_flight = 0
+        self.twice_at_once: set[str] = set()
+        """Devices that two provisionings were at."""
         self.open = asyncio.Event()
         self.open.set()
 
@@ -87,6 +89,8 @@ class Devices:
         device_id: str = request["device_id"]
         self.started.append(device_id)
         self.releases.append(request["release"])
+        if device_id in self.in_flight:
+            self.twice_at_once.add(device_id)
         self.in_flight.add(device_id)
         self.most_in_flight = max(self.most_in_flight, len(self.in_flight))
         try:
@@ -101,8 +105,11 @@ class Devices:
 class Service:
     """One life of a service that has nothing but rollouts."""
 
-    def __init__(self, registry: Registry, rollouts: Rollouts, publisher: Publisher) -> None:
+    def __init__(
+        self, registry: Registry, rollouts: Rollouts, publisher: Publisher, client: AsyncTaskHubClient
+    ) -> None:
         self.registry = registry
+        self.client = client
         self.rollouts = rollouts
         self.publisher = publisher
 
@@ -165,7 +172,9 @@ async def service_on(directory: Path, devices: Devices) -> AsyncIterator[Service
                 )
             )
 
-        activities = RolloutActivities(store=store, publisher=publisher, publish_timeout_s=5.0)
+        activities = RolloutActivities(
+            store=store, client=AsyncTaskHubClient(engine), publisher=publisher, publish_timeout_s=5.0
+        )
         for name, activity in {
             **activities.named(),
             RECORD_OUTCOME: record_outcome,
@@ -173,15 +182,11 @@ async def service_on(directory: Path, devices: Devices) -> AsyncIterator[Service
         }.items():
             engine.add_named_activity(name, activity)
         async with engine:
-            rollouts = Rollouts(
-                registry=registry,
-                store=store,
-                client=AsyncTaskHubClient(engine),
-                default_release="demo-1.0.0",
-            )
+            client = AsyncTaskHubClient(engine)
+            rollouts = Rollouts(registry=registry, store=store, client=client, default_release="demo-1.0.0")
             await rollouts.open()
             try:
-                yield Service(registry, rollouts, publisher)
+                yield Service(registry, rollouts, publisher, client)
             finally:
                 await rollouts.close()
 

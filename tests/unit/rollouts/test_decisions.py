@@ -32,10 +32,13 @@ def plan_of(**document: Any) -> RolloutPlan:
     return RolloutPlan.from_json({"waves": WAVES, **document})
 
 
-def wave(devices: int, *, pending: int = 0, at: datetime | None = None, **ended: int) -> WaveFacts:
+def wave(
+    devices: int, *, pending: int = 0, held: int = 0, at: datetime | None = None, **ended: int
+) -> WaveFacts:
     return WaveFacts(
         devices=devices,
         pending=pending,
+        held=held,
         ended={DeviceState(state): count for state, count in ended.items()},
         ended_at=at,
     )
@@ -55,6 +58,8 @@ PAUSE = [{"percent": 5, "gate": "pause", "pause_s": 90}, *WAVES[1:]]
 ABORT = [{"on": "failed", "threshold_percent": 20, "min_sample": 5, "action": "pause"}]
 CANCEL = [ABORT[0] | {"action": "cancel"}]
 ONE_OF_90 = [{"success_threshold_percent": 90}]
+CONTINUOUS: dict[str, Any] = {"targets": {"continuous": True}}
+LATE: dict[str, Any] = {"deadlines": {"rollout_s": 60}}
 ENDED: dict[str, Any] = {"schedule": {"end_at": "2030-01-07T12:00:00Z"}}
 
 
@@ -69,6 +74,16 @@ def ended_by(at_end: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("document", "waves", "changes", "expected"),
     [
+        # What another run has can't be started, and is waited for.
+        ({}, (wave(5, pending=5, held=2), *FRESH[1:]), {}, ("run", 1, 3)),
+        ({}, (wave(5, pending=2, held=2), *FRESH[1:]), {}, ("running", "overlap")),
+        ({}, (wave(5, pending=5, held=5), *FRESH[1:]), {}, ("waiting", "overlap")),
+        ({}, (wave(5, pending=1, held=1, provisioned=4), *FRESH[1:]), {"wave": 1}, ("waiting", "overlap")),
+        # A continuous rollout ends by its end only.
+        (CONTINUOUS, ALL_DONE, {"wave": 3}, ("waiting", "targets")),
+        (CONTINUOUS, (wave(0), wave(0), wave(0)), {}, ("waiting", "targets")),
+        (CONTINUOUS | ENDED, ALL_DONE, {"wave": 3}, ("completed",)),
+        (CONTINUOUS | LATE, ALL_DONE, {"wave": 3, "started_at": NOW - MINUTE}, ("completed",)),
         # Waves one after the other.
         ({}, FRESH, {}, ("run", 1, 5)),
         ({}, (wave(5, pending=2, failed=1), *FRESH[1:]), {}, ("run", 1, 4)),

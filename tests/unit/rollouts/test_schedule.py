@@ -67,10 +67,17 @@ def test_other_zones_are_the_same_moments() -> None:
     assert next_change([window("22:00-06:00 mon")], there) == at("tue", "06:00")
 
 
+def test_from_midnight_to_midnight_is_a_whole_day() -> None:
+    weekend = [window("00:00-00:00 sat"), window("00:00-00:00 sun")]
+    assert not open_at(weekend, at("fri", "23:59"))
+    assert open_at(weekend, at("sat", "00:00"))
+    assert next_change(weekend, at("sat", "00:00")) == at("sat", "00:00") + timedelta(days=2)
+
+
 minutes = st.integers(0, 1439).map(lambda minute: f"{minute // 60:02d}:{minute % 60:02d}")
 some_windows = st.lists(
     st.tuples(minutes, minutes, st.none() | st.lists(st.sampled_from(DAYS), min_size=1, unique=True))
-    .filter(lambda one: one[0] != one[1])
+    .filter(lambda one: one[0] != one[1] or one[0] == "00:00")
     .map(lambda one: Window.from_json({"from": one[0], "to": one[1], "days": one[2]})),
     min_size=1,
     max_size=4,
@@ -82,7 +89,7 @@ def slowly(windows: list[Window], moment: datetime) -> bool:
     minute = moment.weekday() * 1440 + moment.hour * 60 + moment.minute
     for one in windows:
         opens, closes = (int(clock[:2]) * 60 + int(clock[3:]) for clock in (one.opens, one.closes))
-        length = (closes - opens) % 1440
+        length = (closes - opens) % 1440 or 1440
         for day in range(7):
             if (one.days is None or DAYS[day] in one.days) and (
                 minute - day * 1440 - opens

@@ -45,12 +45,32 @@ class World:
         self.flags: dict[str, Any] = {"wave": 1}
         self.starts: list[datetime] = []
         self.holds: list[str] = []
+        # What happens by itself: another run frees a device, or ends it for this one; devices join.
+        self.held = [0 for _ in self.sizes]
+        self.others: list[tuple[datetime, int, DeviceState | None]] = []
+
+    def hold(self, share: float) -> None:
+        """Let another run have some of the devices for a while, of which it ends a part for this rollout."""
+        for number, size in enumerate(self.sizes):
+            for _ in range(size):
+                if self.random.random() < share:
+                    self.held[number] += 1
+                    free = BEGIN + timedelta(seconds=self.random.randint(1, 5_000))
+                    ended = DeviceState.PROVISIONED if self.random.random() < 0.5 else None
+                    self.others.append((free, number, ended))
+        self.others.sort(key=lambda one: one[0])
+
+    def join_later(self, count: int) -> None:
+        """Let so many devices register, each at a time of its own."""
+        for _ in range(count):
+            self.others.append((BEGIN + timedelta(seconds=self.random.randint(1, 5_000)), -1, None))
+        self.others.sort(key=lambda one: one[0])
 
     def facts(self) -> Facts:
         waves = tuple(
-            WaveFacts(devices=size, pending=pending, ended=ended, ended_at=at)
-            for size, pending, ended, at in zip(
-                self.sizes, self.pending, self.ended, self.ended_at, strict=True
+            WaveFacts(devices=size, pending=pending, held=held, ended=ended, ended_at=at)
+            for size, pending, held, ended, at in zip(
+                self.sizes, self.pending, self.held, self.ended, self.ended_at, strict=True
             )
         )
         return Facts(now=self.now, created_at=BEGIN, waves=waves, **self.flags)
@@ -103,10 +123,12 @@ class World:
             assert (self.now - self.flags["started_at"]).total_seconds() < plan.deadlines.rollout_s
         assert facts.in_flight < plan.pace.in_flight
         assert facts.waves[number].in_flight < directive.lanes
+        assert facts.waves[number].available > 0
         assert facts.paused is None
         assert facts.cancel is None
         assert should_abort(plan, facts.ended, forgiven=facts.forgiven) is None
         assert not any(self.pending[:number])
+        assert not any(self.held[:number])
         for earlier, (before, planned) in enumerate(
             zip(facts.waves[:number], plan.waves[:number], strict=True), start=1
         ):
@@ -122,8 +144,10 @@ class World:
         self.holds.append(directive.cause)
         if directive.cause == "abort":
             self.flags["paused"] = directive.reason
-        elif self.flying or directive.until is not None:
+        elif self.flying or self.others or directive.until is not None:
             self.advance(directive.until)
+        elif directive.cause == "targets":
+            self.flags["cancel"] = "finish"
         elif directive.cause == "pause":
             self.flags |= {"paused": None, "forgiven": facts.ended}
         else:
@@ -139,6 +163,8 @@ class World:
         for number, pending in enumerate(self.pending):
             self.end(number, DeviceState.CANCELLED, pending)
         self.pending = [0] * len(self.sizes)
+        self.held = [0] * len(self.sizes)
+        self.others = []
         if directive.force:
             for _, number, _ in self.flying:
                 self.end(number, DeviceState.CANCELLED, 1)
@@ -150,7 +176,7 @@ class World:
 
     def advance(self, *times: datetime | None) -> None:
         """To the next outcome, or the first of the times."""
-        outcomes = [one[0] for one in self.flying[:1]]
+        outcomes = [one[0] for one in [*self.flying[:1], *self.others[:1]]]
         until = min([time for time in times if time is not None] + outcomes)
         # Outcomes of the same moment come one by one: the abort criteria are judged after each of them.
         assert until > self.now or until in outcomes, "it waits for what has been"
@@ -158,6 +184,16 @@ class World:
         if self.flying and self.flying[0][0] <= self.now:
             _, number, state = self.flying.pop(0)
             self.end(number, state, 1)
+        elif self.others and self.others[0][0] <= self.now:
+            _, number, ended = self.others.pop(0)
+            if number < 0:
+                self.sizes[number] += 1
+                self.pending[number] += 1
+                return
+            self.held[number] -= 1
+            if ended is not None:
+                self.pending[number] -= 1
+                self.end(number, ended, 1)
 
 
 percents = st.lists(st.integers(1, 99), max_size=3, unique=True).map(sorted)
@@ -245,6 +281,35 @@ def test_what_nothing_holds_up_completes_with_every_device(
     assert world.pending == [0] * len(world.sizes)
     assert set(world.holds) <= {"in_flight", "window"}
     assert len(world.starts) == count
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    plan=st.fixed_dictionaries(
+        {
+            "waves": waves(gates=True),
+            "pace": paces,
+            "abort": criteria,
+            "targets": st.fixed_dictionaries({"continuous": st.booleans()}),
+            "schedule": st.just({}) | ends,
+        }
+    ),
+    count=devices,
+    joiners=st.integers(0, 20),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 2**32),
+)
+def test_no_device_starts_while_another_run_has_it_and_those_that_join_are_not_forgotten(
+    plan: dict[str, Any], count: int, joiners: int, share: float, seed: int
+) -> None:
+    read = RolloutPlan.from_json(plan)
+    world = World(read, count, Random(seed), bad=0.2)
+    world.hold(share)
+    if read.targets.continuous:
+        world.join_later(joiners)
+    end = world.run()
+    # Whatever it waited for has come, or the rollout was ended before that.
+    assert end.state != "completed" or not world.others or read.schedule.end_at is not None
 
 
 def test_an_abort_stops_at_the_very_device() -> None:
