@@ -28,12 +28,14 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from .errors import ProvisioningError
+from .errors import ProvisioningError, SettingsError
+from .settings import RunOptions
 from .states import WORKING, DeviceState, transition_rows
 
 _LOG = logging.getLogger(__name__)
@@ -117,8 +119,8 @@ class Standing:
     state: DeviceState
     run_id: str | None
     error: str | None
-    max_attempts: int | None
-    """The run's option."""
+    options: RunOptions | None
+    """The run's."""
     run_started_at: float | None
 
 
@@ -644,10 +646,10 @@ class Registry:
                 state=DeviceState(state),
                 run_id=run_id,
                 error=error,
-                max_attempts=max_attempts,
+                options=None if options is None else _options(options),
                 run_started_at=started_at,
             )
-            for device_id, state, run_id, error, max_attempts, started_at in rows
+            for device_id, state, run_id, error, options, started_at in rows
         }
 
     async def run(self, run_id: str) -> RunRecord | None:
@@ -748,6 +750,15 @@ def _device(row: tuple[Any, ...]) -> DeviceRecord:
         error=row[10],
         updated_at=row[11],
     )
+
+
+@lru_cache(maxsize=64)
+def _options(text: str) -> RunOptions | None:
+    """The options of a run, read once for all its devices; None where they are of another version."""
+    try:
+        return RunOptions.from_json(json.loads(text))
+    except SettingsError:
+        return None
 
 
 def _run(row: tuple[Any, ...]) -> RunRecord:

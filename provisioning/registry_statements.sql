@@ -250,9 +250,9 @@ SELECT state, count(*) FROM devices GROUP BY state;
 SELECT device_id, state FROM devices WHERE device_id IN (SELECT value FROM json_each(?));
 
 -- name: standings
--- The devices of a fleet, each with the number of attempts that its latest run makes.
+-- The devices of a fleet, each with the options of its latest run.
 SELECT
-    wanted.value, devices.state, devices.run_id, devices.error, runs.options ->> 'max_attempts', runs.started_at
+    wanted.value, devices.state, devices.run_id, devices.error, runs.options, runs.started_at
 FROM json_each(?) AS wanted
 JOIN devices ON devices.device_id = wanted.value
 LEFT JOIN runs ON runs.run_id = devices.run_id;

@@ -46,7 +46,7 @@ class DemoRecord:
     devices: int
     seed: int
     behaviours: dict[str, float] | None
-    options: dict[str, float | int]
+    options: dict[str, Any]
     fleet_id: str | None = None
     run_id: str | None = None
     finished: bool = False

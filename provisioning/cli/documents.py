@@ -59,6 +59,10 @@ class Step(TypedDict, total=False):
     started_at: str | None
     ended_at: str | None
     error: str | None
+    retrying_at: str
+    """When the attempt begins that is waited for, which is the step "waiting"."""
+    retrying_after: str
+    """The kind of failure of the attempt before."""
 
 
 class Package(TypedDict, total=False):
@@ -71,7 +75,7 @@ class Package(TypedDict, total=False):
 
 
 class Device(TypedDict, total=False):
-    """One row of GET /api/devices, and with the last six fields GET /api/devices/{id}."""
+    """One row of GET /api/devices, and with the last eight fields GET /api/devices/{id}."""
 
     device_id: str
     model: str
@@ -86,6 +90,8 @@ class Device(TypedDict, total=False):
     tags: dict[str, str]
     registered_at: str | None
     instance_id: str | None
+    retrying_at: str | None
+    retrying_after: str | None
     steps: list[Step]
     package: Package | None
     outcome: Json | str | None

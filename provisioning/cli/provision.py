@@ -8,13 +8,12 @@ from provisioning.cli.arguments import (
     Subparsers,
     add_client_arguments,
     add_command,
-    add_run_options,
     client_of,
-    run_options_of,
 )
 from provisioning.cli.client import ServiceClient
 from provisioning.cli.fleet.launch import unregistered
 from provisioning.cli.release.words import misfits_of
+from provisioning.cli.run_options import add_run_options, run_options_of
 from provisioning.cli.terminal import Terminal, counted
 from provisioning.cli.watch import watch_run
 
@@ -33,7 +32,8 @@ def add_parser(subparsers: Subparsers) -> None:
             muster provision --follow
             muster provision dev-00007 dev-00012
             muster provision --release thermo-2.1.0
-            muster provision --ack-timeout 10 --attempts 2 --json""",
+            muster provision --ack-timeout 10 --attempts 2 --json
+            muster provision --attempts 5 --retry no_ack=5,delay=5s,factor=2,max=60s --retry rejected=2""",
     )
     parser.add_argument(
         "device_ids", nargs="*", metavar="DEVICE", help="devices to provision (default: all new)"

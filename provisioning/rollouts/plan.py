@@ -8,10 +8,10 @@ come when follows from the plan and their ids alone, so each call gives the same
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from hashlib import blake2b
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -80,6 +80,13 @@ class RolloutPlan(Part):
     )
     """What becomes of targets that another run has in hand: the rollout is refused, goes without them, starts
     them when the other run has done with them, or takes the other run's outcome for its own."""
+
+    @classmethod
+    def from_json(cls, document: object) -> Self:
+        """The plan that a JSON or TOML document describes; `PlanError` names the first key at fault."""
+        if isinstance(document, Mapping) and "retries" in document:
+            raise PlanError("retries", "retries are options of the devices", "write [options.retries.no_ack]")
+        return super().from_json(document)
 
     @model_validator(mode="after")
     def _agree(self) -> RolloutPlan:

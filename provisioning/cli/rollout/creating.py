@@ -16,7 +16,7 @@ from provisioning.cli.rollout.plan_file import EXAMPLE
 from provisioning.cli.rollout.plan_flags import PlanSource, add_plan_arguments
 from provisioning.cli.rollout.showing import held_line
 from provisioning.cli.rollout.watching import watch_rollout
-from provisioning.cli.rollout.words import moment
+from provisioning.cli.rollout.words import device_facts, moment
 from provisioning.cli.terminal import Terminal, clock, counted
 
 MAX_WAVES_NAMED = 6
@@ -38,6 +38,7 @@ def add_parsers(commands: Subparsers) -> None:
             muster rollout create --waves 10,100,rest --gate pause --pause 600 --abort failed=20%/10:pause
             muster rollout create --tag site=lab --per-minute 60 --grow 2/100 --max-per-minute 960
             muster rollout create --window 'mon-fri 22:00-06:00' --start-at 2030-08-01T22:00 --name night
+            muster rollout create --attempts 5 --retry no_ack=5,delay=5s,factor=2 --device-timeout 900
             muster rollout create --file plan.toml --percent 10 --dry-run""",
     )
     add_plan_arguments(create)
@@ -119,6 +120,8 @@ def _show_planned(planned: PlannedRollout, terminal: Terminal, *, as_json: bool)
     )
     for held in planned.get("held") or []:
         terminal.line(f"  {held_line(held)}")
+    for name, told in device_facts(plan):
+        terminal.line(f"  {name}: {told}")
     waves = plan.get("waves") or [{}] * len(sizes)
     rows, total = [], 0
     for number, (size, wave) in enumerate(zip(sizes, waves, strict=False), start=1):

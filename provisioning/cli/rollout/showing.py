@@ -14,6 +14,7 @@ from provisioning.cli.rollout.choice import add_rollout_choice, chosen_rollout
 from provisioning.cli.rollout.words import (
     STATE_STYLES,
     counts_line,
+    device_facts,
     ended_devices,
     expected_end,
     further_steps,
@@ -97,6 +98,7 @@ def _facts(rollout: Rollout) -> list[tuple[str, str]]:
     for name, key in (("created", "created_at"), ("started", "started_at"), ("ended", "ended_at")):
         if (timestamp := rollout.get(key)) is not None:
             facts.append((name, moment(str(timestamp))))
+    facts += device_facts(rollout.get("plan") or {})
     if retry_of := rollout.get("retry_of"):
         facts.append(("retry of", retry_of))
     return facts

@@ -330,6 +330,31 @@ async def test_an_activity_that_fails_beyond_the_tolerance_fails_the_device_and_
     assert outcome["steps"][0]["error"] is not None
 
 
+async def test_the_devices_deadline_ends_it_while_it_waits_and_between_tries_of_an_activity(hub: Hub) -> None:
+    hub.world.failing = {"SendPackageUrlToDevice"}
+    await hub.start({**PATIENT, "outage_tolerance_s": 60.0, "device_timeout_s": 1.0})
+    outcome = await hub.outcome()
+    assert (outcome["state"], outcome["attempts"]) == ("timed_out", 1)
+    assert outcome["error"] == "deadline of the device (1 s) passed in notifying, attempt 1"
+
+
+async def test_a_late_ack_ends_the_wait_for_the_next_attempt(hub: Hub) -> None:
+    await hub.start({**PATIENT, "ack_timeout_s": 0.2, "retries": {"no_ack": {"delay_s": 3600.0}}})
+    async with asyncio.timeout(30):
+        while True:
+            state = await hub.client.get_orchestration_state(INSTANCE)
+            if '"waiting"' in (state.serialized_custom_status or ""):
+                break
+            await asyncio.sleep(0.02)
+    await hub.client.raise_orchestration_event(INSTANCE, "DeviceReturned")
+    await hub.ack()
+    await hub.world.wait_called("ActivateDevice")
+    await hub.event("ActivationCompleted", firmware_version="1.0.0")
+    outcome = await hub.outcome()
+    assert (outcome["state"], outcome["attempts"]) == ("provisioned", 1)
+    assert hub.world.count("SendPackageUrlToDevice") == 1
+
+
 async def test_a_run_provisions_each_device_once_and_adds_them_up(hub: Hub) -> None:
     hub.world.new_devices = ["a", "b", "c"]
     await hub.client.schedule_new_orchestration(

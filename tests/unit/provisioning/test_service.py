@@ -174,6 +174,13 @@ def _modes(directory: Path) -> set[int]:
         ("GET", "/api/releases/ghost", None, 404, "no release 'ghost'"),
         ("DELETE", "/api/releases/ghost", None, 404, "no release 'ghost'"),
         ("DELETE", "/api/releases/demo-1.0.0", None, 409, "comes with the service"),
+        (
+            "POST",
+            "/api/provision",
+            {"options": {"retries": {"no_ack": {"delay": 5}}}},
+            422,
+            "The option retries.no_ack.delay: there is no such key; did you mean 'delay_s'?",
+        ),
         ("POST", "/api/fleets", {"count": 3}, 422, "count"),
         ("POST", "/api/fleets", {"spec": 3}, 422, "spec"),
         ("POST", "/api/fleets", {"spec": {}}, 422, "groups: there is none"),
@@ -490,3 +497,21 @@ async def test_a_run_goes_on_after_a_clean_stop(tmp_path: Path) -> None:
         run = (await api.get(f"/api/runs/{run_id}")).json()
         assert (run["status"], run["devices"]) == ("running", 1)
         assert (await api.get("/api/devices/d1")).json()["state"] in ("queued", "packaging")
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"packaging_timeout_s": 0.7}, "deadline of packaging (0.7 s) passed"),
+        ({"device_timeout_s": 0.7}, "deadline of the device (0.7 s) passed in packaging, attempt 1"),
+    ],
+)
+async def test_a_device_whose_package_can_not_be_stored_ends_by_its_deadline(
+    api: httpx.AsyncClient, service: Service, options: dict[str, float], error: str
+) -> None:
+    await _registered(service, "d1")
+    started = await api.post("/api/provision", json={"options": options})
+    await _ended(api, started.json()["run_id"])
+    device = (await api.get("/api/devices/d1")).json()
+    assert (device["state"], device["retrying_at"]) == ("timed_out", None)
+    assert device["error"] == error
