@@ -253,7 +253,7 @@ async def test_a_rejected_package_is_not_sent_again(hub: Hub) -> None:
 
 async def test_a_device_that_the_release_does_not_fit_is_rejected_at_once_and_told_nothing(hub: Hub) -> None:
     hub.world.rejected = "the release fw-2 is for the model m1, and the device's model is m2"
-    await hub.start(PATIENT, release="fw-2")
+    await hub.start({**PATIENT, "retries": {"rejected": {"max_attempts": 2}}}, release="fw-2")
     outcome = await hub.outcome()
     assert (outcome["state"], outcome["attempts"], outcome["package"]) == ("rejected", 1, None)
     assert outcome["error"] == hub.world.rejected
