@@ -35,6 +35,9 @@ ORDER BY device_id;
 SELECT device_id, state, run_id FROM devices
 WHERE device_id IN (SELECT value FROM json_each(?)) ORDER BY device_id;
 
+-- name: releases_of
+SELECT run_id, release FROM runs WHERE run_id IN (SELECT value FROM json_each(?));
+
 -- name: ended_in
 -- The devices that ended in a run in one of some states.
 SELECT device_id FROM outcomes

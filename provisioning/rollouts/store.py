@@ -109,8 +109,8 @@ class RolloutStore:
             "devices": len(chosen),
             "waves": wave_sizes(plan, len(chosen)),
             "held": [
-                {"run_id": run_id, "how": chosen.held, "devices": devices}
-                for run_id, devices in sorted(Counter(chosen.busy.values()).items())
+                {"run_id": hold.run_id, "how": hold.how, "devices": devices}
+                for hold, devices in sorted(Counter(chosen.busy.values()).items())
             ],
         }
 
@@ -417,5 +417,6 @@ class RolloutStore:
 
 
 def _number(devices: int, chosen: Targets) -> str:
-    held = f", {len(chosen.busy):,} in the hands of other runs ({chosen.held})" if chosen.busy else ""
-    return f"{devices:,} device{'' if devices == 1 else 's'}{held}"
+    held = Counter(hold.how for hold in chosen.busy.values())
+    told = "".join(f", {count:,} in the hands of other runs ({how})" for how, count in sorted(held.items()))
+    return f"{devices:,} device{'' if devices == 1 else 's'}{told}"

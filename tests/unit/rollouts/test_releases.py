@@ -11,6 +11,7 @@ from provisioning.errors import PlanError
 from provisioning.releases.records import ReleaseRefusedError
 from provisioning.releases.store import Releases
 from provisioning.rollouts.plan import RolloutPlan
+from provisioning.rollouts.records import RolloutRefusedError
 from tests.unit.releases.making import DEFAULT, add
 from tests.unit.rollouts.harness import Devices, Service, register, service_on
 
@@ -80,3 +81,24 @@ async def test_the_service_s_own_goes_by_its_name_too_and_needs_no_word(tmp_path
         assert (made["release"], made["not_fitting"]) == (None, 0)
         await service.ended(made["rollout_id"])
     assert devices.releases == [None]
+
+
+async def test_only_the_same_release_can_be_joined(tmp_path: Path) -> None:
+    devices = Devices()
+    devices.open.clear()
+    async with service_on(tmp_path, devices) as service:
+        await add(await releases_of(service, tmp_path), "fw-2")
+        ids = await register(service.registry, 4)
+        first = await service.rollouts.create({"release": "fw-2"}, actor="test")
+        named = {"targets": {"devices": ids}, "overlap": "join"}
+        for call in (service.rollouts.preview, lambda plan: service.rollouts.create(plan, actor="test")):
+            with pytest.raises(RolloutRefusedError, match=r"brings the release fw-2 .* the service's own"):
+                await call(named)
+        joining = await service.rollouts.create(named | {"release": "fw-2"}, actor="test")
+        assert joining["held"] == [{"run_id": first["rollout_id"], "how": "join", "devices": 4}]
+        # Nobody is there to be refused when a device joins by itself: it waits for the other release's end.
+        continuous = {"targets": {"continuous": True}, "overlap": "join"}
+        with pytest.raises(RolloutRefusedError):
+            await service.rollouts.create(continuous, actor="test")
+        devices.open.set()
+        assert (await service.ended(joining["rollout_id"]))["counts"]["provisioned"] == 4
