@@ -360,6 +360,8 @@ class TestDevices:
         service.rollouts.known["rollout-1"].held["d3"] = "run-9"
         listed = rows(muster("rollout", "devices"))
         assert ["d3", "1", "pending", "-", "-", "-", "waits", "for", "run-9"] in listed
+        service.rollouts.known["rollout-1"].state = "waiting"
+        assert "next: goes on as the other runs have done with these" in muster("rollout", "show").out
         assert "1 device, until run-9 has done with them" in muster("rollout", "show").out
 
     def test_shows_one_device(self, muster: Muster) -> None:
