@@ -153,6 +153,12 @@ SELECT ended_at, status FROM runs WHERE run_id = ?;
 INSERT INTO rollout_log (rollout_id, number, at, actor, what, detail)
 SELECT ?1, coalesce(max(number), 0) + 1, ?2, ?3, ?4, ?5 FROM rollout_log WHERE rollout_id = ?1;
 
+-- name: last_log
+SELECT number, what, detail FROM rollout_log WHERE rollout_id = ? ORDER BY number DESC LIMIT 1;
+
+-- name: forget_log
+DELETE FROM rollout_log WHERE rollout_id = ? AND number = ?;
+
 -- name: log
 SELECT at, actor, what, detail FROM rollout_log WHERE rollout_id = ? ORDER BY number;
 

@@ -22,7 +22,7 @@ from provisioning.states import DeviceState
 
 from . import schedule
 from .decisions import decide
-from .facts import Cancel, End, Facts, RunWave, Wait
+from .facts import Cancel, Directive, End, Facts, RunWave, Wait
 from .fitting import not_fitting
 from .judgement import should_abort
 from .pace import interval_s
@@ -136,7 +136,7 @@ class RolloutStore:
                 if joins and rollout.cancel is None and not self._ends(rollout, now):
                     joiners = joiners_of(tables, rollout.plan, device_ids)
                     if joined := let_join(tables, rollout, joiners, now):
-                        tables.log(rollout_id, now, SERVICE, "joined", joined)
+                        tables.log_joined(rollout_id, now, SERVICE, joined)
                         grown.append(rollout_id)
             return grown
 
@@ -190,7 +190,7 @@ class RolloutStore:
             else:
                 decision = self._follow(tables, rollout, directive, now, under_way=under_way is not None)
             tables.update(rollout)
-            if (rollout.state, rollout.reason) != before:
+            if (rollout.state, rollout.reason) != before and _is_news(rollout, before[0], directive):
                 tables.log(rollout_id, now, SERVICE, rollout.state, rollout.reason)
             return decision
 
@@ -414,6 +414,20 @@ class RolloutStore:
         queue.setdefault(lane, None)
         wait_s = max(rollout.next_at - now, 0.0) + list(queue).index(lane) * interval
         return min(max(wait_s, MIN_WAIT_S), MAX_WAIT_S)
+
+
+def _is_news(rollout: Rollout, state: str, directive: Directive) -> bool:
+    """Whether a change belongs into the log.
+
+    How many are in flight or waited for does not; nor that a continuous rollout has devices again, and then
+    none: it may go on so for weeks.
+    """
+    if isinstance(directive, Wait) and directive.cause not in ("in_flight", *_GROWING):
+        return True
+    if not isinstance(directive, Wait | RunWave):
+        return True
+    comes_and_goes = {rollout.state, state} == {"running", "waiting"} and rollout.continuous
+    return rollout.state != state and not comes_and_goes
 
 
 def _number(devices: int, chosen: Targets) -> str:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
+from provisioning.errors import name_some
 from provisioning.registry import Registry, statements
 from provisioning.releases.tables import ReleaseTables
 from provisioning.states import FINAL, WORKING, DeviceState
@@ -117,6 +118,16 @@ class Tables:
     def log(self, rollout_id: str, now: float, actor: str, what: str, detail: str | None) -> None:
         """Add a line to the rollout's log."""
         self.execute("write_log", (rollout_id, now, actor, what, detail))
+
+    def log_joined(self, rollout_id: str, now: float, actor: str, joined: Sequence[str]) -> None:
+        """Say in the log which devices have joined; one line for all that do with nothing between them."""
+        last = self.execute("last_log", (rollout_id,)).fetchone()
+        count = len(joined)
+        if last is not None and last[1] == "joined":
+            count += int(last[2].partition(" ")[0].replace(",", ""))
+            self.execute("forget_log", (rollout_id, last[0]))
+        detail = f"{count:,} device{'' if count == 1 else 's'}, the latest {name_some(joined)}"
+        self.log(rollout_id, now, actor, "joined", detail)
 
     def known(self, device_ids: Sequence[str]) -> dict[str, Known]:
         """State and latest run of those of the devices that are registered, in order of id."""

@@ -72,18 +72,18 @@ def joiners_of(tables: Tables, plan: RolloutPlan, among: Collection[str] | None)
     return settle(tables, plan, chosen)
 
 
-def let_join(tables: Tables, rollout: Rollout, joiners: Targets, now: float) -> str | None:
-    """Let devices that are not in it join the last wave of a rollout; names them, or None: there are none."""
+def let_join(tables: Tables, rollout: Rollout, joiners: Targets, now: float) -> list[str]:
+    """Let devices that are not in it join the last wave of a rollout; returns them."""
     mine = set(tables.column("members", rollout.rollout_id, json.dumps([*joiners.free, *joiners.busy])))
     claimed = tables.claim(rollout.rollout_id, [one for one in joiners.free if one not in mine], now)
     busy = {one: hold for one, hold in joiners.busy.items() if one not in mine}
     devices = sorted([*claimed, *busy])
     if not devices:
-        return None
+        return []
     last = tables.execute("last_place", (rollout.rollout_id,)).fetchone()[0]
     placed = zip(devices, repeat(len(rollout.plan.waves)), count(last + 1), strict=False)
     tables.join(rollout.rollout_id, Targets(claimed, busy).members(placed))
-    return name_some(devices)
+    return devices
 
 
 def settle(tables: Tables, plan: RolloutPlan, chosen: Mapping[str, Known]) -> Targets:

@@ -89,6 +89,7 @@ def report_created(created: Rollout, args: argparse.Namespace, *, what: str = ""
         waves = _waves([wave["devices"] for wave in created["waves"]])
         misfits = misfits_of(created.get("not_fitting", 0), created.get("release"))
         start = _start(created["plan"]) if created["state"] == "scheduled" else ""
+        start = _joining(created["plan"]) + start
         hint = "" if args.follow else f"; follow it with: muster rollout watch {rollout_id}"
         terminal.line(
             f"{rollout_id}: {counted(created['devices'], 'device')}{waves}{what}{start}{misfits}{hint}"
@@ -111,7 +112,7 @@ def _show_planned(planned: PlannedRollout, terminal: Terminal, *, as_json: bool)
         terminal.json(planned)
         return
     sizes, plan = planned["waves"], planned["plan"]
-    start = _start(plan)
+    start = _joining(plan) + _start(plan)
     misfits = misfits_of(planned.get("not_fitting", 0), plan.get("release"))
     terminal.line(
         f"{counted(planned['devices'], 'device')} in {counted(len(sizes), 'wave')}{start}{misfits};"
@@ -150,6 +151,10 @@ def _waves(sizes: Sequence[int]) -> str:
         return ""
     named = ", ".join(f"{size:,}" for size in sizes[:MAX_WAVES_NAMED])
     return f" in {len(sizes)} waves ({named}{', …' if len(sizes) > MAX_WAVES_NAMED else ''})"
+
+
+def _joining(plan: dict[str, Any]) -> str:
+    return ", and such as register later" if (plan.get("targets") or {}).get("continuous") else ""
 
 
 def _start(plan: dict[str, Any]) -> str:

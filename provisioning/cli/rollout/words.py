@@ -131,6 +131,8 @@ def next_steps(rollout: Rollout) -> list[str]:
         case "awaiting_approval":
             return [f"`muster rollout approve {rollout_id}` starts wave {wave + 1}", cancel]
         case "cancelling":
+            if not rollout.get("in_flight"):
+                return []
             return [f"{in_flight} may finish", f"`muster rollout cancel {rollout_id} --force` stops them"]
     again = sum(rollout["counts"].get(one, 0) for one in RETRIED)
     if has_ended(state) and again:

@@ -54,6 +54,10 @@ class TestCreate:
         out = muster("rollout", "create", "--start-at", "2030-01-01T00:00:00").out
         assert "rollout-1: 10 devices, from 2030-01-01 00:00:00 on; follow it" in out
 
+    def test_it_is_said_that_devices_join_later(self, muster: Muster) -> None:
+        out = muster("rollout", "create", "--continuous").out
+        assert out.startswith("rollout-1: 10 devices, and such as register later; follow it")
+
     def test_follows_to_a_good_end(self, muster: Muster) -> None:
         result = muster("rollout", "create", "--waves", "2,rest", "--follow")
         assert result.exit_code == 0

@@ -29,7 +29,7 @@ async def test_devices_that_register_later_join_a_continuous_rollout(tmp_path: P
     assert (view["state"], view["devices"]) == ("cancelled", 7)
     assert devices.started[3:] == later
     assert [line["detail"] for line in log if line["what"] == "joined"] == [
-        "later-00001, later-00002, later-00003, later-00004"
+        "4 devices, the latest later-00001, later-00002, later-00003, later-00004"
     ]
 
 
