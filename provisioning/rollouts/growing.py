@@ -86,8 +86,10 @@ class Growth:
                 continuous = any(growing.values())
                 if continuous and (everyone or registered):
                     joined = await self._store.join(None if everyone else registered, now=self._clock())
-                    await self._tell_all(joined)
                     registered = set()
+                    # Told at once, if there is anything to tell: lanes that live may take them all.
+                    for rollout_id in joined:
+                        self._told.pop(rollout_id, None)
                 everyone = False
                 await self._tell_waiting(growing)
                 self._joinable = continuous or self._new.is_set()
@@ -119,8 +121,4 @@ class Growth:
                 continue
             else:
                 told.at, told.interval_s = now, min(told.interval_s * 2, LONGEST_LOOK_S)
-            await self._tell(rollout_id)
-
-    async def _tell_all(self, rollout_ids: Collection[str]) -> None:
-        for rollout_id in rollout_ids:
             await self._tell(rollout_id)

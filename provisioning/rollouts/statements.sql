@@ -177,20 +177,40 @@ ORDER BY created_at, rollout_id;
 UPDATE rollouts SET overlaps = 1 WHERE rollout_id = ?;
 
 -- name: may_go_on
--- Whether a rollout has devices for more lanes than live (?2: the most at once), or waits for none any more.
+-- Whether a rollout has devices for more lanes than live (?2: the most at once), or waits for none any more. Lanes
+-- that live and have no device will take one: so those that come are for them first.
+WITH
+live (lanes) AS (
+    SELECT rollouts.lanes - (SELECT count(*) FROM rollout_lanes WHERE rollout_id = ?1)
+    FROM rollouts WHERE rollout_id = ?1
+),
+in_flight (devices, of_lanes) AS (
+    SELECT count(*), coalesce(sum(rollout_devices.lane LIKE rollouts.generation || '.%'), 0)
+    FROM rollout_devices INDEXED BY rollout_devices_in_flight
+    JOIN rollouts ON rollouts.rollout_id = rollout_devices.rollout_id
+    WHERE
+        rollout_devices.rollout_id = ?1 AND rollout_devices.lane IS NOT NULL
+        AND rollout_devices.ended IS NULL
+),
+available (devices) AS (
+    SELECT count(*) FROM (
+        SELECT 1
+        FROM rollout_devices
+        JOIN rollouts ON rollouts.rollout_id = rollout_devices.rollout_id
+        WHERE
+            rollout_devices.rollout_id = ?1
+            AND rollout_devices.wave <= max(rollouts.wave, 1)
+            AND rollout_devices.lane IS NULL
+            AND rollout_devices.ended IS NULL
+            AND rollout_devices.held IS NULL
+        LIMIT ?2 + 1
+    )
+)
 SELECT
     (
         rollouts.state IN ('running', 'waiting')
-        AND rollouts.lanes - (SELECT count(*) FROM rollout_lanes WHERE rollout_id = ?1) < ?2
-        AND EXISTS (
-            SELECT 1 FROM rollout_devices
-            WHERE
-                rollout_devices.rollout_id = ?1
-                AND rollout_devices.wave <= max(rollouts.wave, 1)
-                AND rollout_devices.lane IS NULL
-                AND rollout_devices.ended IS NULL
-                AND rollout_devices.held IS NULL
-        )
+        AND live.lanes + in_flight.devices - in_flight.of_lanes < ?2
+        AND available.devices > live.lanes - in_flight.of_lanes
     )
     OR (
         rollouts.state = 'waiting'
@@ -204,11 +224,16 @@ SELECT
         )
         AND (
             rollouts.continuous = 0
-            OR EXISTS (SELECT 1 FROM rollout_devices WHERE rollout_id = ?1 AND ended IS NULL)
+            OR in_flight.devices > 0
+            OR EXISTS (
+                SELECT 1 FROM rollout_devices
+                WHERE rollout_id = ?1 AND lane IS NULL AND ended IS NULL AND held IS NULL
+            )
+            OR EXISTS (SELECT 1 FROM rollout_devices WHERE rollout_id = ?1 AND held IS NOT NULL AND ended IS NULL)
         )
     )
-FROM rollouts
-WHERE rollout_id = ?1;
+FROM rollouts, live, in_flight, available
+WHERE rollouts.rollout_id = ?1;
 
 -- name: stop_lane
 INSERT INTO rollout_lanes (rollout_id, lane, why) VALUES (?, ?, ?) ON CONFLICT DO NOTHING;
@@ -218,6 +243,13 @@ SELECT why FROM rollout_lanes WHERE rollout_id = ? AND lane = ?;
 
 -- name: stopped_lanes
 SELECT count(*) FROM rollout_lanes WHERE rollout_id = ?;
+
+-- name: strays
+-- Devices of a wave in flight (?2) that no lane of the generation under way (?3, as lanes begin) has.
+SELECT count(*) FROM rollout_devices INDEXED BY rollout_devices_in_flight
+WHERE
+    rollout_id = ?1 AND wave = ?2 AND lane IS NOT NULL AND ended IS NULL
+    AND substr(lane, 1, length(?3)) <> ?3;
 
 -- name: forget_lanes
 DELETE FROM rollout_lanes WHERE rollout_id = ?;
