@@ -17,18 +17,35 @@ SELECT plan FROM rollout_plans WHERE rollout_id = ?;
 INSERT INTO runs (run_id, started_at, status, devices, options) VALUES (?, ?, 'running', ?, ?);
 
 -- name: candidates
--- ?1 states, ?2 models or null, ?3 firmware versions or null, ?4 tags or null, ?5 ids or null. In order of id.
+-- ?1 states, ?2 models or null, ?3 firmware versions or null, ?4 tags or null, ?5 null, or since when those must have
+-- registered that are not new. In order of id.
 SELECT device_id, state, run_id
 FROM devices
 WHERE
     state IN (SELECT value FROM json_each(?1))
-    AND (?5 IS NULL OR device_id IN (SELECT value FROM json_each(?5)))
     AND (?2 IS NULL OR model IN (SELECT value FROM json_each(?2)))
     AND (?3 IS NULL OR firmware_version IN (SELECT value FROM json_each(?3)))
     AND (?4 IS NULL OR NOT EXISTS (
         SELECT 1 FROM json_each(?4) AS wanted
         WHERE (devices.tags -> ('$."' || wanted.key || '"')) IS NOT json_quote(wanted.value)
     ))
+    AND (?5 IS NULL OR state = 'new' OR registered_at >= ?5)
+ORDER BY device_id;
+
+-- name: candidates_among
+-- As `candidates`, of ?6 [device_id, …] alone: they are looked up, however many others there are.
+SELECT device_id, state, run_id
+FROM devices
+WHERE
+    device_id IN (SELECT value FROM json_each(?6))
+    AND state IN (SELECT value FROM json_each(?1))
+    AND (?2 IS NULL OR model IN (SELECT value FROM json_each(?2)))
+    AND (?3 IS NULL OR firmware_version IN (SELECT value FROM json_each(?3)))
+    AND (?4 IS NULL OR NOT EXISTS (
+        SELECT 1 FROM json_each(?4) AS wanted
+        WHERE (devices.tags -> ('$."' || wanted.key || '"')) IS NOT json_quote(wanted.value)
+    ))
+    AND (?5 IS NULL OR state = 'new' OR registered_at >= ?5)
 ORDER BY device_id;
 
 -- name: named

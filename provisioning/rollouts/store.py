@@ -129,7 +129,7 @@ class RolloutStore:
             for rollout_id, joins in tables.execute("growing").fetchall():
                 rollout = tables.rollout(rollout_id)
                 if joins and rollout.cancel is None and not self._ends(rollout, now):
-                    joiners = joiners_of(tables, rollout.plan, device_ids)
+                    joiners = joiners_of(tables, rollout, device_ids)
                     if joined := let_join(tables, rollout, joiners, now):
                         tables.log(rollout_id, now, SERVICE, "joined", joined)
                         grown.append(rollout_id)

@@ -47,9 +47,13 @@ def targets_of(tables: Tables, plan: RolloutPlan) -> Targets:
     return chosen
 
 
-def joiners_of(tables: Tables, plan: RolloutPlan, among: Collection[str] | None) -> Targets:
-    """The devices that a continuous plan means now, of some or all."""
-    return settle(plan, _chosen(plan, _candidates(tables, plan, among)))
+def joiners_of(tables: Tables, rollout: Rollout, among: Collection[str] | None) -> Targets:
+    """The devices that a continuous rollout means now, of some or all: new ones, and such as came after it.
+
+    What was there before it, and not new, joins no more, whatever other runs make of its state.
+    """
+    found = _candidates(tables, rollout.plan, among, registered_since=rollout.created_at)
+    return settle(rollout.plan, _chosen(rollout.plan, found))
 
 
 def let_join(tables: Tables, rollout: Rollout, joiners: Targets, now: float) -> str | None:
@@ -104,27 +108,34 @@ def _matching(tables: Tables, plan: RolloutPlan) -> dict[str, Known]:
     elif targets.devices is not None:
         named = list(targets.devices)
     else:
-        return _candidates(tables, plan, None)
+        return _candidates(tables, plan)
     known = tables.known(named)
     if unknown := [device_id for device_id in named if device_id not in known]:
         raise UnknownDeviceError(unknown)
     return known
 
 
-def _candidates(tables: Tables, plan: RolloutPlan, among: Collection[str] | None) -> dict[str, Known]:
+def _candidates(
+    tables: Tables,
+    plan: RolloutPlan,
+    among: Collection[str] | None = None,
+    *,
+    registered_since: float | None = None,
+) -> dict[str, Known]:
     """Those that match; where it is to wait for other runs, or to join them, those that they have do too."""
     targets = plan.targets
     states = [str(state) for state in targets.qualifying_states]
     if plan.overlap in ("wait", "join"):
         states += WORKING
     rows = tables.execute(
-        "candidates",
+        "candidates" if among is None else "candidates_among",
         (
             json.dumps(states),
             _json_or_none(targets.models),
             _json_or_none(targets.firmware_versions),
             _json_or_none(targets.tags),
-            None if among is None else json.dumps(list(among)),
+            registered_since,
+            *([] if among is None else [json.dumps(list(among))]),
         ),
     )
     return {device_id: Known(state, run_id) for device_id, state, run_id in rows}

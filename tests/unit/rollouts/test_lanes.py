@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import sqlite3
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,10 @@ from provisioning.rollouts.store import RolloutStore, TakeRequest
 from tests.unit.rollouts.harness import Devices, register, service_on
 
 CONTINUOUS = {"targets": {"continuous": True}}
+
+
+def _has_in_flight(number: int, view: dict[str, Any]) -> bool:
+    return bool(view["in_flight"] == number)
 
 
 async def test_devices_that_keep_coming_get_lanes_and_no_history_grows(
@@ -31,7 +37,7 @@ async def test_devices_that_keep_coming_get_lanes_and_no_history_grows(
         for number in range(1, 13):
             await register(service.registry, 1, prefix=f"one-{number}")
             # None of those before has ended: each needs a lane of its own.
-            await service.wait(rollout_id, lambda view, number=number: view["in_flight"] == number)
+            await service.wait(rollout_id, partial(_has_in_flight, number))
         await register(service.registry, 20, prefix="more")
         await service.wait(rollout_id, lambda view: view["counts"]["pending"] == 20)
         await asyncio.sleep(1.5)
