@@ -6,17 +6,21 @@ import asyncio
 import contextlib
 import sqlite3
 import time
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from durabletask.task import ActivityContext
 
+from provisioning.engine import AsyncTaskHubClient, Engine
 from provisioning.registry import Registry
 from provisioning.rollouts import orchestrations
+from provisioning.rollouts.activities import RolloutActivities
 from provisioning.rollouts.plan import RolloutPlan
 from provisioning.rollouts.store import RolloutStore, TakeRequest
-from tests.unit.rollouts.harness import Devices, register, service_on
+from tests.unit.rollouts.harness import Devices, Publisher, register, service_on
 
 CONTINUOUS = {"targets": {"continuous": True}}
 
@@ -110,3 +114,28 @@ async def test_a_rollout_that_was_paused_is_told_of_a_device_that_is_free(tmp_pa
         await service.in_state(second, "waiting")
         await service.rollouts.act(first, "exclude", actor="ann", devices=ids[:1])
         await service.wait(second, lambda view: view["counts"]["provisioned"] == 2, timeout_s=10.0)
+
+
+async def test_a_question_that_is_asked_again_after_hours_is_answered_by_the_time_it_is_then(
+    tmp_path: Path,
+) -> None:
+    asked = datetime(2030, 1, 7, 10, 30, tzinfo=UTC)
+    async with Registry(tmp_path / "registry.db") as registry:
+        store = RolloutStore(registry)
+        await register(registry, 1)
+        plan = RolloutPlan.from_json({"schedule": {"windows": [{"from": "10:00", "to": "11:00"}]}})
+        await store.create("r", plan, actor="test", now=asked.timestamp())
+        begun = await store.decide("r", now=asked.timestamp(), under_way=None)
+        request = {"rollout_id": "r", "wave": 1, "generation": begun["generation"], "lane": 1, "seq": 1}
+        async with Engine(tmp_path / "engine.db") as engine:
+            activities = RolloutActivities(
+                store=store,
+                client=AsyncTaskHubClient(engine),
+                publisher=Publisher(),
+                publish_timeout_s=1.0,
+                clock=lambda: asked.timestamp() + 7_200.0,
+            )
+            taken = await activities.take_device(
+                ActivityContext("r", 1), {**request, "now": asked.isoformat()}
+            )
+    assert (taken["device_id"], taken["stop"]) == (None, "window")
