@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final, Literal, get_args
 
-from devices.behaviours import Outcome
+from devices.behaviours import NO_LIMITS, Outcome
 from devices.dice import device_seed, share_of
 from devices.errors import FleetSpecError
 from devices.spec import FleetSpec, Group
@@ -269,12 +269,14 @@ class Roster:
         share = among[wanted] if wanted < len(among) else 1.0
         return dataclasses.replace(which, share=share)
 
-    def expected_outcome(self, entry: Entry, *, max_attempts: int) -> Outcome:
+    def expected_outcome(
+        self, entry: Entry, *, max_attempts: int, limits: Mapping[str, int] = NO_LIMITS
+    ) -> Outcome:
         """How the service should end the device, if it stays as it is at the moment."""
         if not (entry.running and entry.online):
             return "timed_out"
         return self.spec.catalogue.expected_outcome(
-            entry.behaviour, entry.plan.seed, max_attempts=max_attempts
+            entry.behaviour, entry.plan.seed, max_attempts=max_attempts, limits=limits
         )
 
     def _join(self, group: Group) -> list[Entry]:

@@ -11,6 +11,7 @@
 | POST /api/provision | start a run: 202 with its id and how many devices it claimed |
 | GET /api/runs, GET /api/runs/{run_id} | runs, the latest first; one run with counts, times, failures |
 | GET /api/devices, GET /api/devices/{device_id} | devices by state or run, in pages; one with its steps |
+| /api/releases, /api/rollouts | see `releases.api` and `rollouts.api` |
 | GET /api/statistics | counters of every part |
 | GET /metrics | the fleets' statistics for Prometheus |
 """
@@ -37,6 +38,10 @@ from . import __version__
 from .errors import RequestError, SettingsError
 from .fleets import FleetRecord, FleetRequest
 from .packages import mask_sas
+from .releases.api import MAX_UPLOAD_BYTES, release_routes
+from .releases.api import PATH as RELEASES_PATH
+from .releases.records import MAX_FIRMWARE_BYTES
+from .releases.store import Releases
 from .rollouts.api import rollout_routes
 from .rollouts.operations import Rollouts
 from .settings import MAX_PAGE, MAX_RUN_DEVICES, RunOptions
@@ -55,6 +60,8 @@ Json = dict[str, Any]
 class Backend(Protocol):
     """What the API asks of the service; each may raise `RequestError`."""
 
+    @property
+    def releases(self) -> Releases: ...
     @property
     def rollouts(self) -> Rollouts: ...
     async def health(self) -> Json: ...
@@ -75,7 +82,7 @@ class Backend(Protocol):
     ) -> Json: ...
     async def check_fleet(self, fleet_id: str) -> Json: ...
     async def metrics(self, fleet_id: str | None) -> str: ...
-    async def provision(self, device_ids: list[str] | None, options: Json) -> Json: ...
+    async def provision(self, device_ids: list[str] | None, options: Json, release: str | None) -> Json: ...
     async def list_runs(self) -> list[Json]: ...
     async def run(self, run_id: str) -> Json: ...
     async def devices(
@@ -92,6 +99,8 @@ class ProvisionRequest(BaseModel):
 
     device_ids: Annotated[list[str], Field(min_length=1, max_length=MAX_RUN_DEVICES)] | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+    release: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """None: the one that comes with the service."""
 
 
 def problem(status: int, title: str, detail: str, **more: Any) -> JSONResponse:
@@ -120,7 +129,7 @@ def create_api(backend: Backend) -> FastAPI:
 
     @app.post("/api/provision", status_code=HTTPStatus.ACCEPTED)
     async def provision(request: ProvisionRequest) -> Json:
-        return await backend.provision(request.device_ids, request.options)
+        return await backend.provision(request.device_ids, request.options, request.release)
 
     @app.get("/api/runs")
     async def list_runs() -> Json:
@@ -151,6 +160,7 @@ def create_api(backend: Backend) -> FastAPI:
     async def metrics(fleet_id: str | None = None) -> Response:
         return Response(await backend.metrics(fleet_id), media_type=METRICS_TYPE)
 
+    app.include_router(release_routes(lambda: backend.releases))
     app.include_router(rollout_routes(lambda: backend.rollouts))
     _add_error_handlers(app)
     app.middleware("http")(_guard)
@@ -238,11 +248,14 @@ async def _guard(request: Request, call_next: Callable[[Request], Awaitable[Resp
             HTTPStatus.LENGTH_REQUIRED, "Length required", "Send the request with its Content-Length."
         )
     length = request.headers.get("content-length", "0")
-    if not length.isdigit() or int(length) > MAX_BODY_BYTES:
+    upload = request.url.path == RELEASES_PATH
+    if not length.isdigit() or int(length) > (MAX_UPLOAD_BYTES if upload else MAX_BODY_BYTES):
         return problem(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             "Request too large",
-            f"A request may have {MAX_BODY_BYTES} bytes at most. Split it into smaller runs.",
+            f"A firmware may have {MAX_FIRMWARE_BYTES:,} bytes at most: give a smaller one."
+            if upload
+            else f"A request may have {MAX_BODY_BYTES} bytes at most. Split it into smaller runs.",
         )
     return await call_next(request)
 

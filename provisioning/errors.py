@@ -2,6 +2,7 @@
 
 ProvisioningError
 ├── SettingsError              a setting can't be used
+│   ├── OptionError            an option of a run can't be; names the key and the remedy
 │   └── PlanError              a rollout plan can't be; names the key and the remedy
 ├── StateError                 the state directory or a file in it can't be used
 │   ├── StateBusyError         another service owns it
@@ -39,6 +40,20 @@ class ProvisioningError(Exception):
 
 class SettingsError(ProvisioningError, ValueError):
     """A setting can't be used."""
+
+
+class OptionError(SettingsError):
+    """An option of a run that can't be; ``key`` is where, ``remedy`` what to write instead."""
+
+    def __init__(self, key: str, problem: str, remedy: str) -> None:
+        super().__init__(f"The option {key}: {problem}; {remedy}")
+        self.key = key
+        self.problem = problem
+        self.remedy = remedy
+
+    def below(self, parent: str) -> OptionError:
+        """The same error, its key seen from further out."""
+        return OptionError(".".join(filter(None, (parent, self.key))), self.problem, self.remedy)
 
 
 class PlanError(SettingsError):

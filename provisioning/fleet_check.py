@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from .fleets import FleetDevice
+from .names import DEADLINE
 from .registry import Standing
 from .settings import RunOptions
-from .states import FINAL
+from .states import FINAL, DeviceState
 
 MAX_DIFFERENCES: Final = 1_000
 """Devices that are named; the others are counted."""
 
-_DEFAULT_ATTEMPTS: Final = RunOptions().max_attempts
+_DEFAULT_OPTIONS: Final = RunOptions()
 
 Json = dict[str, Any]
 
@@ -21,19 +22,24 @@ Json = dict[str, Any]
 def check_fleet(fleet_id: str, devices: Sequence[FleetDevice], standings: Mapping[str, Standing]) -> Json:
     """Compare each device that has ended in a run with what was expected of it under that run's options.
 
-    Devices that an operator has changed since their run began are ``not_judged``; those that no run has
-    brought to an end are ``not_provisioned_yet``. Neither are differences. The cost grows with the number of
+    Devices that an operator has changed since their run began are ``not_judged``, and those that a deadline
+    ended which says nothing of their behaviour; those that no run has brought to an end are
+    ``not_provisioned_yet``. Neither are differences. The cost grows with the number of
     devices.
     """
     as_expected = not_judged = not_yet = wrong = 0
     differences: list[Json] = []
+    limits: dict[str, dict[str, int]] = {}
     for device in devices:
         standing = standings.get(device.device_id)
         if standing is None or standing.run_id is None or standing.state not in FINAL:
             not_yet += 1
             continue
-        expected = device.expected_outcome(max_attempts=standing.max_attempts or _DEFAULT_ATTEMPTS)
-        if device.changed_at is not None and device.changed_at > (standing.run_started_at or 0.0):
+        options = standing.options or _DEFAULT_OPTIONS
+        if (of_run := limits.get(standing.run_id)) is None:
+            of_run = limits[standing.run_id] = options.attempts_by_kind()
+        expected = device.expected_outcome(max_attempts=options.max_attempts, limits=of_run)
+        if _tells_nothing(device, standing):
             not_judged += 1
         elif expected == standing.state:
             as_expected += 1
@@ -59,3 +65,10 @@ def check_fleet(fleet_id: str, devices: Sequence[FleetDevice], standings: Mappin
         "different": wrong,
         "differences": differences,
     }
+
+
+def _tells_nothing(device: FleetDevice, standing: Standing) -> bool:
+    """Whether how the device ended says nothing of its behaviour."""
+    if standing.state == DeviceState.TIMED_OUT and (standing.error or "").startswith(DEADLINE):
+        return True
+    return device.changed_at is not None and device.changed_at > (standing.run_started_at or 0.0)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .settings import MAX_FLEET_PROCESSES
+from .settings import MAX_FLEET_PROCESSES, RunOptions
 
 Json = dict[str, Any]
 
@@ -95,8 +95,11 @@ class FleetDevice(Protocol):
         """When an operator last changed how it is, in seconds since the epoch; None: never."""
         ...
 
-    def expected_outcome(self, *, max_attempts: int) -> str:
-        """The state in which a run should leave it, if it stays as it is at the moment."""
+    def expected_outcome(self, *, max_attempts: int, limits: Mapping[str, int]) -> str:
+        """The state in which a run should leave it, if it stays as it is at the moment.
+
+        ``limits`` are attempts by kind of failure, as in `settings.RunOptions.attempts_by_kind`.
+        """
         ...
 
 
@@ -157,6 +160,7 @@ def page_of(
         for device in devices
         if group in (None, device.group) and behaviour in (None, device.behaviour)
     ]
+    limits = RunOptions(max_attempts=max_attempts).attempts_by_kind()
     start = 0
     if after is not None:
         start = 1 + next((i for i, device in enumerate(found) if device.device_id == after), len(found))
@@ -169,7 +173,7 @@ def page_of(
                 "behaviour": device.behaviour,
                 "running": device.running,
                 "online": device.online,
-                "expected": device.expected_outcome(max_attempts=max_attempts),
+                "expected": device.expected_outcome(max_attempts=max_attempts, limits=limits),
             }
             for device in page
         ],

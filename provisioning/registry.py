@@ -28,21 +28,28 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from .errors import ProvisioningError
+from .errors import ProvisioningError, SettingsError
+from .settings import RunOptions
 from .states import WORKING, DeviceState, transition_rows
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _APPLICATION_ID = 0x4D555354  # "MUST"
 # What each version of the format adds to the one before it.
-_SCHEMAS = ("registry_schema.sql", "rollouts/schema.sql", "rollouts/schema_overlap.sql")
+_SCHEMAS = (
+    "registry_schema.sql",
+    "rollouts/schema.sql",
+    "rollouts/schema_overlap.sql",
+    "releases/schema.sql",
+)
 assert len(_SCHEMAS) == SCHEMA_VERSION
 _RETRY_INTERVAL_S = 0.5
 _BUSY_TIMEOUT_S = 10.0
@@ -101,6 +108,8 @@ class RunRecord:
     status: str
     devices: int
     options: dict[str, Any]
+    release: str | None = None
+    """None: the one that comes with the service."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,8 +119,8 @@ class Standing:
     state: DeviceState
     run_id: str | None
     error: str | None
-    max_attempts: int | None
-    """The run's option."""
+    options: RunOptions | None
+    """The run's."""
     run_started_at: float | None
 
 
@@ -498,6 +507,7 @@ class Registry:
         *,
         options: Mapping[str, Any],
         limit: int,
+        release: str | None = None,
     ) -> list[str]:
         """Give a run its devices, `queued` from now on, and return them in order.
 
@@ -510,7 +520,7 @@ class Registry:
 
         def work(database: sqlite3.Connection) -> list[str]:
             created = database.execute(
-                self._sql["create_run"], (run_id, now, json.dumps(dict(options)))
+                self._sql["create_run"], (run_id, now, json.dumps(dict(options)), release)
             ).rowcount
             if created == 1:
                 if device_ids is None:
@@ -636,10 +646,10 @@ class Registry:
                 state=DeviceState(state),
                 run_id=run_id,
                 error=error,
-                max_attempts=max_attempts,
+                options=None if options is None else _options(options),
                 run_started_at=started_at,
             )
-            for device_id, state, run_id, error, max_attempts, started_at in rows
+            for device_id, state, run_id, error, options, started_at in rows
         }
 
     async def run(self, run_id: str) -> RunRecord | None:
@@ -742,6 +752,15 @@ def _device(row: tuple[Any, ...]) -> DeviceRecord:
     )
 
 
+@lru_cache(maxsize=64)
+def _options(text: str) -> RunOptions | None:
+    """The options of a run, read once for all its devices; None where they are of another version."""
+    try:
+        return RunOptions.from_json(json.loads(text))
+    except SettingsError:
+        return None
+
+
 def _run(row: tuple[Any, ...]) -> RunRecord:
     return RunRecord(
         run_id=row[0],
@@ -750,4 +769,5 @@ def _run(row: tuple[Any, ...]) -> RunRecord:
         status=row[3],
         devices=row[4],
         options=json.loads(row[5]),
+        release=row[6],
     )

@@ -127,7 +127,7 @@ WHERE
     );
 
 -- name: create_run
-INSERT INTO runs (run_id, started_at, status, devices, options) VALUES (?, ?, 'running', 0, ?)
+INSERT INTO runs (run_id, started_at, status, devices, options, release) VALUES (?, ?, 'running', 0, ?, ?)
 ON CONFLICT (run_id) DO NOTHING;
 
 -- name: claim_new
@@ -167,10 +167,10 @@ WHERE
     );
 
 -- name: run
-SELECT run_id, started_at, ended_at, status, devices, options FROM runs WHERE run_id = ?;
+SELECT run_id, started_at, ended_at, status, devices, options, release FROM runs WHERE run_id = ?;
 
 -- name: runs
-SELECT run_id, started_at, ended_at, status, devices, options FROM runs
+SELECT run_id, started_at, ended_at, status, devices, options, release FROM runs
 ORDER BY started_at DESC, run_id DESC LIMIT ?;
 
 -- name: open_runs
@@ -250,9 +250,9 @@ SELECT state, count(*) FROM devices GROUP BY state;
 SELECT device_id, state FROM devices WHERE device_id IN (SELECT value FROM json_each(?));
 
 -- name: standings
--- The devices of a fleet, each with the number of attempts that its latest run makes.
+-- The devices of a fleet, each with the options of its latest run.
 SELECT
-    wanted.value, devices.state, devices.run_id, devices.error, runs.options ->> 'max_attempts', runs.started_at
+    wanted.value, devices.state, devices.run_id, devices.error, runs.options, runs.started_at
 FROM json_each(?) AS wanted
 JOIN devices ON devices.device_id = wanted.value
 LEFT JOIN runs ON runs.run_id = devices.run_id;

@@ -22,10 +22,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from .errors import SettingsError
+from .errors import OptionError, SettingsError
+from .retries import DEFAULT_RETRIES, KINDS, MAX_ATTEMPTS, FailureKind, Retries
 
 DEFAULT_STATE_DIR = ".muster"
 DEFAULT_API_HOST = "127.0.0.1"
@@ -286,20 +287,50 @@ class RunOptions:
     """How long a package's URL is good for."""
     outage_tolerance_s: float = 300.0
     """For how long a step is retried while the broker or blob storage is away."""
+    packaging_timeout_s: float | None = None
+    """How long packaging may take, all tries together; None: outage_tolerance_s says when it has failed."""
+    notifying_timeout_s: float | None = None
+    """How long it may take to notify the device, each time; None: as above."""
+    device_timeout_s: float | None = None
+    """For the whole device from its start, all attempts and what lies between them; None: no end."""
+    retries: Retries = DEFAULT_RETRIES
+    """By kind of failure; `max_attempts` bounds all."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
             ("ack_timeout_s", 0.1, 7 * 86_400.0),
             ("activation_timeout_s", 0.1, 7 * 86_400.0),
-            ("max_attempts", 1, 100),
+            ("max_attempts", 1, MAX_ATTEMPTS),
             ("sas_lifetime_s", 1.0, 7 * 86_400.0),
             ("outage_tolerance_s", 0.0, 7 * 86_400.0),
+            ("packaging_timeout_s", 0.1, 7 * 86_400.0),
+            ("notifying_timeout_s", 0.1, 7 * 86_400.0),
+            ("device_timeout_s", 0.1, 30 * 86_400.0),
         ):
             value = getattr(self, name)
+            if value is None and name in _OMITTED:
+                continue
             if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
                 raise SettingsError(f"The option {name} must be between {low:g} and {high:g}, not {value!r}.")
         if not isinstance(self.max_attempts, int):
             raise SettingsError(f"The option max_attempts must be a whole number, not {self.max_attempts!r}.")
+        for kind in KINDS:
+            own = self.retries.of(kind).max_attempts
+            if own is not None and own > self.max_attempts:
+                raise OptionError(
+                    f"retries.{kind}.max_attempts",
+                    f"{own} is more than the option max_attempts, {self.max_attempts}, which bounds all",
+                    f"raise that one (--attempts {own}), or give at most {self.max_attempts} here",
+                )
+
+    def attempts(self, kind: FailureKind) -> int:
+        """Attempts that may end so, after which there is none."""
+        own = self.retries.of(kind).max_attempts
+        return self.max_attempts if own is None else own
+
+    def attempts_by_kind(self) -> dict[str, int]:
+        """Attempts of those kinds that are tried less often than `max_attempts`."""
+        return {kind: self.attempts(kind) for kind in KINDS if self.attempts(kind) < self.max_attempts}
 
     @classmethod
     def from_json(cls, options: Mapping[str, object] | None) -> RunOptions:
@@ -310,8 +341,25 @@ class RunOptions:
             raise SettingsError(
                 f"Unknown option: {unknown[0]}. There are {', '.join(cls.__dataclass_fields__)}."
             )
+        if "retries" in given:
+            try:
+                given["retries"] = Retries.from_json(given["retries"])
+            except OptionError as error:
+                raise error.below("retries") from None
         return cls(**given)  # type: ignore[arg-type]  # __post_init__ checks each value
 
-    def to_json(self) -> dict[str, float | int]:
-        """The options as a mapping of JSON values."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+    def to_json(self) -> dict[str, Any]:
+        """The options as a mapping of JSON values, without those in `_OMITTED` that say nothing."""
+        options = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in _OMITTED}
+        options |= {
+            name: value
+            for name in _OMITTED
+            if name != "retries" and (value := getattr(self, name)) is not None
+        }
+        if retries := self.retries.to_json():
+            options["retries"] = retries
+        return options
+
+
+# Kept small: the options are in the input of each device's orchestration.
+_OMITTED: Final = ("packaging_timeout_s", "notifying_timeout_s", "device_timeout_s", "retries")

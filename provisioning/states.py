@@ -98,8 +98,8 @@ def mermaid() -> str:
         f"    {before} --> packaging: next attempt" for before in (_S.NOTIFIED, _S.DOWNLOADING, _S.DOWNLOADED)
     ]
     ends = {
-        _S.TIMED_OUT: (_S.NOTIFIED, _S.DOWNLOADING, _S.ACTIVATING),
-        _S.REJECTED: (_S.DOWNLOADING,),
+        _S.TIMED_OUT: (_S.PACKAGING, _S.NOTIFIED, _S.DOWNLOADING, _S.ACTIVATING),
+        _S.REJECTED: (_S.PACKAGING, _S.DOWNLOADING),
         _S.FAILED: (_S.PACKAGING, _S.DOWNLOADING, _S.DOWNLOADED, _S.ACTIVATING),
         _S.CANCELLED: (_S.QUEUED,),
     }

@@ -10,9 +10,10 @@ Only the standard library is imported here: the command line knows all behaviour
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from devices.dice import Dice
@@ -22,11 +23,25 @@ if TYPE_CHECKING:
 
 Outcome = Literal["provisioned", "failed", "timed_out", "rejected"]
 
+FailureKind = Literal[
+    "no_ack",
+    "download_failed",
+    "bad_ack",
+    "rejected",
+    "package_lost",
+    "activation_failed",
+    "activation_timeout",
+]
+"""How an attempt fails, in the service's words: it may try some kinds less often than others."""
+
 Way = Literal["in", "out", "request", "chunk"]
 """What is on its way: a message from the broker, one to it, a request for the package, a piece of it."""
 
 ALWAYS: Final = 0
 """As a number of attempts: all there are."""
+
+NO_LIMITS: Final[Mapping[str, int]] = MappingProxyType({"rejected": 1})
+"""The attempts by kind of a service that was told nothing of kinds."""
 
 
 class Step(StrEnum):
@@ -74,6 +89,19 @@ class Spoils:
     share: float | None = None
     """At `Step.DOWNLOADING`, how much of the package has arrived by then. None: where it first pauses,
     or all of it where it does not pause, as for whoever checks the whole."""
+    kind: FailureKind | None = None
+    """What the service takes each of them for. None: what follows from ``outcome`` and ``step``."""
+
+    @property
+    def failure(self) -> FailureKind:
+        """What the service takes each of the attempts for."""
+        if self.kind is not None:
+            return self.kind
+        if self.outcome == "rejected":
+            return "rejected"
+        if self.step is Step.ACTIVATING:
+            return "activation_timeout" if self.outcome == "timed_out" else "activation_failed"
+        return "no_ack" if self.outcome == "timed_out" else "download_failed"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -245,17 +273,20 @@ def strikes(attempt: int, attempts: int) -> bool:
     return attempts == ALWAYS or attempt <= attempts
 
 
-def outcome_of(costs: Sequence[Spoils], *, max_attempts: int) -> Outcome:
+def outcome_of(
+    costs: Sequence[Spoils], *, max_attempts: int, limits: Mapping[str, int] = NO_LIMITS
+) -> Outcome:
     """How the service ends a device whose behaviours cost that, when it tries ``max_attempts`` times.
 
     An attempt is spoilt by the first that strikes in it; what the last attempt came to is the outcome.
+    ``limits`` are attempts by kind of failure, where they are fewer; without it a rejection is final.
     """
     in_order = sorted(costs, key=_when)
     for phase in (
         [spoils for spoils in in_order if spoils.step not in (Step.ACTIVATING, Step.ACTIVATED)],
         [spoils for spoils in in_order if spoils.step is Step.ACTIVATING],
     ):
-        if (outcome := _spoilt(phase, max_attempts)) is not None:
+        if (outcome := _spoilt(phase, max_attempts, limits)) is not None:
             return outcome
     return "provisioned"
 
@@ -266,14 +297,17 @@ def _when(spoils: Spoils) -> tuple[int, float]:
     return STEPS.index(spoils.step), share if spoils.step is Step.DOWNLOADING else 0.0
 
 
-def _spoilt(costs: Sequence[Spoils], max_attempts: int) -> Outcome | None:
+def _spoilt(costs: Sequence[Spoils], max_attempts: int, limits: Mapping[str, int]) -> Outcome | None:
     """The outcome if no attempt succeeds, else None."""
     outcome: Outcome | None = None
+    failures: dict[str, int] = {}
     for attempt in range(1, max_attempts + 1):
         struck = next((spoils for spoils in costs if strikes(attempt, spoils.attempts)), None)
         if struck is None:
             return None
         outcome = struck.outcome
-        if outcome == "rejected":
+        kind = struck.failure
+        failures[kind] = failures.get(kind, 0) + 1
+        if failures[kind] >= limits.get(kind, max_attempts):
             break
     return outcome

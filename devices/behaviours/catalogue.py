@@ -37,7 +37,7 @@ from devices.behaviours.answers import (
     Rejects,
     WrongAck,
 )
-from devices.behaviours.base import Behaviour, Outcome
+from devices.behaviours.base import NO_LIMITS, Behaviour, Outcome
 from devices.behaviours.combined import HEALTHY, Combined, Complaint
 from devices.behaviours.downloads import BadSignature, Corrupt, ExpiredUrl, OutOfStorage, Reboot, Truncated
 from devices.behaviours.network import Flaky, Healthy, Lossy, Offline, Sleepy, Slow
@@ -160,9 +160,12 @@ class Catalogue:
             behaviours.append(behaviour)
         return Combined(behaviours, complain)
 
-    def expected_outcome(self, name: str, seed: int, *, max_attempts: int) -> Outcome:
-        """How the service should end the device with that seed."""
-        return self.make(name, Dice(seed), _pass_over).expected_outcome(max_attempts=max_attempts)
+    def expected_outcome(
+        self, name: str, seed: int, *, max_attempts: int, limits: Mapping[str, int] = NO_LIMITS
+    ) -> Outcome:
+        """How the service should end the device with that seed; see `outcome_of`."""
+        made = self.make(name, Dice(seed), _pass_over)
+        return made.expected_outcome(max_attempts=max_attempts, limits=limits)
 
     def _find(self, part: str, key: str) -> Definition:
         """What one name stands for, with the parameters that may follow it; raises `FleetSpecError`."""

@@ -6,11 +6,21 @@ device goes on as if that behaviour had nothing to say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from devices.behaviours.base import Behaviour, Controls, Outcome, Sending, Step, Verdict, Way, outcome_of
+from devices.behaviours.base import (
+    NO_LIMITS,
+    Behaviour,
+    Controls,
+    Outcome,
+    Sending,
+    Step,
+    Verdict,
+    Way,
+    outcome_of,
+)
 from devices.behaviours.network import Healthy
 from devices.dice import Dice
 
@@ -77,8 +87,8 @@ class Combined:
         """Whether anything happens at the steps."""
         return bool(self._at)
 
-    def expected_outcome(self, *, max_attempts: int) -> Outcome:
-        """How the service should end this device, when it tries so many times."""
+    def expected_outcome(self, *, max_attempts: int, limits: Mapping[str, int] = NO_LIMITS) -> Outcome:
+        """How the service should end this device, when it tries so many times; see `outcome_of`."""
         costs = []
         for behaviour in self.behaviours:
             try:
@@ -90,7 +100,7 @@ class Combined:
                 if spoils.share is None and (pauses := self._pauses_of(behaviour)):
                     spoils = replace(spoils, share=min(pauses))
                 costs.append(spoils)
-        return outcome_of(costs, max_attempts=max_attempts)
+        return outcome_of(costs, max_attempts=max_attempts, limits=limits)
 
     def pauses(self) -> list[float]:
         """The shares of the package at which `Step.DOWNLOADING` comes, ascending, each once."""

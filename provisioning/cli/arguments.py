@@ -158,35 +158,6 @@ def add_fleet_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a provisioning run."""
-    parser.add_argument(
-        "--ack-timeout",
-        type=positive_seconds,
-        metavar="SECONDS",
-        help="how long a device may take to acknowledge its package before it is sent again",
-    )
-    parser.add_argument(
-        "--activation-timeout",
-        type=positive_seconds,
-        metavar="SECONDS",
-        help="how long a device may take to activate the firmware that it downloaded",
-    )
-    parser.add_argument(
-        "--attempts", type=int, metavar="N", help="how often a device is tried before it counts as timed out"
-    )
-
-
-def run_options_of(args: argparse.Namespace) -> dict[str, float | int]:
-    """Return the options of a run that were given; the service knows the defaults."""
-    given = {
-        "ack_timeout_s": args.ack_timeout,
-        "activation_timeout_s": args.activation_timeout,
-        "max_attempts": args.attempts,
-    }
-    return {name: value for name, value in given.items() if value is not None}
-
-
 def tags_of(pairs: list[str]) -> dict[str, str]:
     """Return the tags that were given as ``NAME=VALUE``."""
     tags: dict[str, str] = {}

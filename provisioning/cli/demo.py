@@ -14,10 +14,8 @@ from provisioning.cli.arguments import (
     add_command,
     add_fleet_arguments,
     add_json,
-    add_run_options,
     add_state_dir,
     device_count,
-    run_options_of,
     state_dir_of,
 )
 from provisioning.cli.client import ServiceClient
@@ -33,6 +31,7 @@ from provisioning.cli.demo_record import (
 from provisioning.cli.documents import Json, Run
 from provisioning.cli.errors import InterruptedBySignalError, StackError
 from provisioning.cli.invocation import program
+from provisioning.cli.run_options import add_run_options, run_options_of
 from provisioning.cli.terminal import Terminal, duration
 from provisioning.settings import DEFAULT_STATE_DIR, RunOptions
 
@@ -272,9 +271,10 @@ class Demo:
         from devices.roster import Roster
 
         roster = Roster(self._spec())
-        attempts = int(self._record.options.get("max_attempts", RunOptions.max_attempts))
+        options = RunOptions.from_json(self._record.options)
+        limits = options.attempts_by_kind()
         return {
-            device_id: roster.expected_outcome(entry, max_attempts=attempts)
+            device_id: roster.expected_outcome(entry, max_attempts=options.max_attempts, limits=limits)
             for device_id, entry in roster.entries.items()
         }
 

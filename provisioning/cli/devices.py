@@ -159,6 +159,9 @@ def _facts(device: Device) -> list[tuple[str, str]]:
         facts.append(("run", device["run_id"] or "-"))
     if device.get("attempt"):
         facts.append(("attempt", str(device["attempt"])))
+    if device.get("retrying_at"):
+        kind = device.get("retrying_after")
+        facts.append(("next attempt", f"retrying at {time_of_day(device['retrying_at'])}, after {kind}"))
     if device.get("progress") is not None:
         facts.append(("progress", percentage(device["progress"])))
     if package := device.get("package"):

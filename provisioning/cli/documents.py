@@ -59,6 +59,10 @@ class Step(TypedDict, total=False):
     started_at: str | None
     ended_at: str | None
     error: str | None
+    retrying_at: str
+    """When the attempt begins that is waited for, which is the step "waiting"."""
+    retrying_after: str
+    """The kind of failure of the attempt before."""
 
 
 class Package(TypedDict, total=False):
@@ -71,7 +75,7 @@ class Package(TypedDict, total=False):
 
 
 class Device(TypedDict, total=False):
-    """One row of GET /api/devices, and with the last six fields GET /api/devices/{id}."""
+    """One row of GET /api/devices, and with the last eight fields GET /api/devices/{id}."""
 
     device_id: str
     model: str
@@ -86,6 +90,8 @@ class Device(TypedDict, total=False):
     tags: dict[str, str]
     registered_at: str | None
     instance_id: str | None
+    retrying_at: str | None
+    retrying_after: str | None
     steps: list[Step]
     package: Package | None
     outcome: Json | str | None
@@ -129,6 +135,26 @@ class Fleet(TypedDict, total=False):
     started_at: str | None
     error: str | None
     statistics: Json
+
+
+class Firmware(TypedDict):
+    """Of a release."""
+
+    sha256: str
+    size_bytes: int
+
+
+class Release(TypedDict):
+    """GET /api/releases/{name}; ``models`` are none where it is for all."""
+
+    name: str
+    version: str
+    models: list[str]
+    firmware: Firmware
+    configuration: Json | None
+    notes: str
+    created_at: str
+    default: bool
 
 
 class Wave(TypedDict, total=False):
@@ -191,6 +217,7 @@ class Rollout(TypedDict, total=False):
 
     rollout_id: str
     name: str | None
+    release: str | None
     state: str
     reason: str | None
     wave: int
@@ -208,6 +235,8 @@ class Rollout(TypedDict, total=False):
     ended_at: str | None
     retry_of: str | None
     plan: Json
+    not_fitting: int
+    """Right after it was created: how many devices its release does not fit."""
 
 
 class ShortRollout(TypedDict, total=False):
@@ -215,6 +244,7 @@ class ShortRollout(TypedDict, total=False):
 
     rollout_id: str
     name: str | None
+    release: str | None
     state: str
     reason: str | None
     wave: int
@@ -231,6 +261,7 @@ class PlannedRollout(TypedDict, total=False):
     plan: Json
     devices: int
     waves: list[int]
+    not_fitting: int
     held: list[Held]
 
 

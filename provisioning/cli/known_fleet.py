@@ -138,8 +138,8 @@ class DeviceView:
     def changed_at(self) -> float | None:
         return self._entry.changed_at
 
-    def expected_outcome(self, *, max_attempts: int) -> str:
-        return self._roster.expected_outcome(self._entry, max_attempts=max_attempts)
+    def expected_outcome(self, *, max_attempts: int, limits: Mapping[str, int]) -> str:
+        return self._roster.expected_outcome(self._entry, max_attempts=max_attempts, limits=limits)
 
 
 def roster_of(spec: Mapping[str, Any], shard: str | tuple[int, int] | None) -> Roster:

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-from durabletask.client import OrchestrationStatus
 from durabletask.task import ActivityContext
 
 from broker import messages, topics
+from provisioning.device_views import ENDED
 from provisioning.engines import EngineClient
 
 from . import orchestrations
@@ -27,7 +27,6 @@ from .store import RolloutStore, TakeRequest
 
 Json = dict[str, Any]
 
-_ENDED: Final = (OrchestrationStatus.COMPLETED, OrchestrationStatus.FAILED, OrchestrationStatus.TERMINATED)
 _CANCELLED: Final = "the rollout was cancelled"
 
 
@@ -82,8 +81,8 @@ class RolloutActivities:
                 generation=request["generation"],
                 lane=request["lane"],
                 seq=request["seq"],
-                # An activity that a crash has cut off is done again with the same input, maybe hours later: no
-                # device is started in a window that has long been shut.
+                # What a crash has cut off is done again with the same input, maybe hours later: no device is
+                # to be started in a window that has long been shut.
                 now=max(_seconds(request["now"]), self._clock()),
             )
         )
@@ -114,7 +113,7 @@ class RolloutActivities:
         for device_id in await self._store.in_flight(rollout_id):
             instance_id = topics.instance_id_of(rollout_id, device_id)
             state = await self._client.get_orchestration_state(instance_id, fetch_payloads=False)
-            if state is None or state.runtime_status in _ENDED:
+            if state is None or state.runtime_status in ENDED:
                 gone.append(device_id)
         suspects = set(request["suspects"])
         lost = [device_id for device_id in gone if device_id in suspects]

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from broker.topics import instance_id_of
-from provisioning.device_steps import steps_of
+from provisioning.device_views import steps_of
 from provisioning.engines import (
     EngineClient,
     EngineStoppedError,
@@ -21,6 +21,7 @@ from provisioning.engines import (
 from provisioning.errors import EngineAwayError
 from provisioning.registry import Registry
 
+from .fitting import not_fitting_of_plan, not_fitting_of_rollout
 from .growing import Growth
 from .operators import RolloutActions
 from .orchestrations import ROLLOUT_CHANGED, RolloutOrchestration
@@ -42,6 +43,7 @@ class Rollouts:
 
     The registry is told first and the engine second; `open` starts what a crash in between has left out.
     ``on_start`` is told of each rollout, whose end has to be watched as that of any run.
+    ``default_release`` is how the release that comes with the service is called.
     """
 
     def __init__(
@@ -51,8 +53,11 @@ class Rollouts:
         store: RolloutStore,
         client: EngineClient,
         on_start: Callable[[str], None] = lambda rollout_id: None,
+        default_release: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._registry = registry
+        self._default_release = default_release
         self._store = store
         self._views = RolloutViews(registry)
         self._actions = RolloutActions(registry)
@@ -97,12 +102,22 @@ class Rollouts:
 
     async def create(self, document: Mapping[str, Any], *, actor: str) -> Json:
         """A new rollout; on disk, its devices claimed, when this returns."""
-        return await self._create(RolloutPlan.from_json(document), actor=actor)
+        return await self._create(self._read(document), actor=actor)
 
     async def preview(self, document: Mapping[str, Any]) -> Json:
-        """What such a rollout would be: its plan with all defaults, its devices, the sizes of its waves."""
+        """What such a rollout would be: its plan with all defaults, its devices, the sizes of its waves.
+
+        ``not_fitting`` is for how many devices its release is not.
+        """
+        plan = self._read(document)
+        misfits = await not_fitting_of_plan(self._registry, plan)
+        return {"plan": plan.to_json(), **await self._store.preview(plan), "not_fitting": misfits}
+
+    def _read(self, document: Mapping[str, Any]) -> RolloutPlan:
         plan = RolloutPlan.from_json(document)
-        return {"plan": plan.to_json(), **await self._store.preview(plan)}
+        if plan.release is not None and plan.release == self._default_release:
+            return plan.model_copy(update={"release": None})
+        return plan
 
     async def latest(self) -> Sequence[Json]:
         """The latest rollouts, in short."""
@@ -189,8 +204,9 @@ class Rollouts:
         _LOG.info("rollout %s: %d devices", rollout_id, devices)
         # Before its start, which may take long: what registered since its creation must not be missed.
         self._growth.rollout_changed(created=plan.targets.continuous)
+        misfits = await not_fitting_of_rollout(self._registry, plan, rollout_id)
         await self._start(rollout_id)
-        return await self.view(rollout_id)
+        return {**await self.view(rollout_id), "not_fitting": misfits}
 
     async def _start(self, rollout_id: str) -> None:
         try:

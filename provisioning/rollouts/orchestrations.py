@@ -19,7 +19,7 @@ from typing import Any
 from durabletask import task
 from durabletask.task import OrchestrationContext, TaskFailedError
 
-from provisioning.orchestrations import CANCEL_PROVISIONING, RECORD_OUTCOME, call_patiently
+from provisioning.orchestrations import CANCEL_PROVISIONING, RECORD_OUTCOME, call_patiently, of_release
 from provisioning.states import DeviceState
 
 DECIDE_ROLLOUT = "DecideRollout"
@@ -74,7 +74,7 @@ def RolloutOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # n
 def WaveOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa: N802
     """Run the lanes of a wave until all have stopped.
 
-    Input: `{"rollout_id", "wave", "generation", "lanes", "first_lane", "options"}`. Output:
+    Input: `{"rollout_id", "wave", "generation", "lanes", "first_lane", "options", "release"?}`. Output:
     `{"stopped": {why: lanes}}`.
     """
     first = request.get("first_lane", 1)
@@ -87,6 +87,7 @@ def WaveOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa
                 "generation": request["generation"],
                 "lane": lane,
                 "options": request["options"],
+                **of_release(request),
             },
             instance_id=f"{ctx.instance_id}#{lane}",
         )
@@ -106,7 +107,8 @@ def WaveOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa
 def LaneOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa: N802
     """Provision one device after the other, until there is none to be had.
 
-    Input: `{"rollout_id", "wave", "generation", "lane", "options", "seq": n}`. Output: why it stopped.
+    Input: `{"rollout_id", "wave", "generation", "lane", "options", "release"?, "seq": n}`. Output: why
+    it stopped.
     """
     seq = request.get("seq", 0)
     for _ in range(QUESTIONS_PER_EXECUTION):
@@ -138,7 +140,7 @@ def _provision(ctx: OrchestrationContext, request: Json, device_id: str) -> Flow
     try:
         yield ctx.call_sub_orchestrator(
             "DeviceProvisioningOrchestration",
-            input={"device_id": device_id, "options": request["options"]},
+            input={"device_id": device_id, "options": request["options"], **of_release(request)},
             instance_id=f"{rollout_id}:{device_id}",
         )
     except TaskFailedError as error:
@@ -230,6 +232,7 @@ class _Rollout:
                 "lanes": decision["lanes"],
                 "first_lane": decision["first_lane"],
                 "options": decision["options"],
+                **of_release(decision),
             },
             instance_id=f"{self.rollout_id}#{self.decisions}",
         )

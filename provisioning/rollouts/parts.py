@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from broker.topics import DEVICE_ID_PATTERN, MAX_RUN_ID_CHARS, TOKEN_CLASS
-from provisioning.errors import PlanError, SettingsError
+from provisioning.errors import OptionError, PlanError, SettingsError
 from provisioning.settings import MAX_RUN_DEVICES, RunOptions
 from provisioning.states import FINAL, WORKING, DeviceState
 
@@ -94,6 +94,8 @@ def _options(value: object) -> RunOptions:
     for name, option in value.items():
         if name not in RunOptions.__dataclass_fields__:
             raise unknown_key(name, RunOptions.__dataclass_fields__)
+        if name == "retries":
+            continue  # in the light of max_attempts, below
         try:
             RunOptions.from_json({name: option})
         except SettingsError as error:
@@ -101,7 +103,10 @@ def _options(value: object) -> RunOptions:
             raise PlanError(
                 name, f"{shown(option)} can't be used", remedy[:1].lower() + remedy[1:]
             ) from error
-    return RunOptions.from_json(value)
+    try:
+        return RunOptions.from_json(value)
+    except OptionError as error:
+        raise PlanError(error.key, error.problem, error.remedy) from error
 
 
 DeviceId = Annotated[str, StringConstraints(pattern=rf"^{DEVICE_ID_PATTERN}$")]
@@ -118,7 +123,7 @@ ClockTime = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5]
 Options = Annotated[
     RunOptions,
     PlainValidator(_options),
-    PlainSerializer(RunOptions.to_json, return_type=dict[str, int | float]),
+    PlainSerializer(RunOptions.to_json, return_type=dict[str, Any]),
 ]
 
 _IDS = f"1 to {MAX_RUN_DEVICES:,} device ids, each of 1 to 64 letters, digits, '.', '_' or '-'"
@@ -290,6 +295,16 @@ class Deadlines(Part):
 
     rollout_s: DurationS | None = Field(default=None, description=_DURATION)
     """From the rollout's start; then it is cancelled, and what is in flight may finish."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_devices(cls, given: object) -> object:
+        """Those of devices are options, as of runs without a rollout: whoever looks for them here is told."""
+        for key in given if isinstance(given, Mapping) else ():
+            option = f"{str(key).removesuffix('_s').removesuffix('_timeout')}_timeout_s"
+            if option in RunOptions.__dataclass_fields__:
+                raise PlanError(str(key), "deadlines of devices are options", f"write options.{option}")
+        return given
 
 
 class Window(Part):

@@ -8,14 +8,15 @@ come when follows from the plan and their ids alone, so each call gives the same
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from hashlib import blake2b
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from provisioning.errors import PlanError
+from provisioning.releases.records import NAME_IN_WORDS, NAME_PATTERN
 from provisioning.settings import RunOptions
 
 from .documents import Part
@@ -59,6 +60,10 @@ class RolloutPlan(Part):
     name: Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_CHARS)] | None = Field(
         default=None, description=f"a text of 1 to {MAX_NAME_CHARS} characters"
     )
+    release: Annotated[str, StringConstraints(pattern=rf"^{NAME_PATTERN}$")] | None = Field(
+        default=None, description=f"the name of a release: {NAME_IN_WORDS}"
+    )
+    """None: the one that comes with the service."""
     targets: Targets = Field(default=Targets(), description="a table with the keys of targets")
     waves: Annotated[tuple[Wave, ...], Field(min_length=1, max_length=MAX_WAVES)] = Field(
         default=(Wave(percent=100.0),), description=f"1 to {MAX_WAVES} waves, or leave them out for one"
@@ -75,6 +80,13 @@ class RolloutPlan(Part):
     )
     """What becomes of targets that another run has in hand: the rollout is refused, goes without them, starts
     them when the other run has done with them, or takes the other run's outcome for its own."""
+
+    @classmethod
+    def from_json(cls, document: object) -> Self:
+        """The plan that a JSON or TOML document describes; `PlanError` names the first key at fault."""
+        if isinstance(document, Mapping) and "retries" in document:
+            raise PlanError("retries", "retries are options of the devices", "write [options.retries.no_ack]")
+        return super().from_json(document)
 
     @model_validator(mode="after")
     def _agree(self) -> RolloutPlan:

@@ -14,7 +14,7 @@ ON CONFLICT (rollout_id) DO UPDATE SET plan = excluded.plan;
 SELECT plan FROM rollout_plans WHERE rollout_id = ?;
 
 -- name: create_run
-INSERT INTO runs (run_id, started_at, status, devices, options) VALUES (?, ?, 'running', ?, ?);
+INSERT INTO runs (run_id, started_at, status, devices, options, release) VALUES (?, ?, 'running', ?, ?, ?);
 
 -- name: candidates
 -- ?1 states, ?2 models or null, ?3 firmware versions or null, ?4 tags or null, ?5 null, or since when those must have
@@ -51,6 +51,9 @@ ORDER BY device_id;
 -- name: named
 SELECT device_id, state, run_id FROM devices
 WHERE device_id IN (SELECT value FROM json_each(?)) ORDER BY device_id;
+
+-- name: releases_of
+SELECT run_id, release FROM runs WHERE run_id IN (SELECT value FROM json_each(?));
 
 -- name: ended_in
 -- The devices that ended in a run in one of some states.
@@ -177,6 +180,9 @@ UPDATE runs SET devices = devices + ?2 WHERE run_id = ?1;
 -- Those of [device_id, …] that are of a rollout.
 SELECT device_id FROM rollout_devices
 WHERE rollout_id = ? AND device_id IN (SELECT value FROM json_each(?));
+
+-- name: ids
+SELECT device_id FROM rollout_devices WHERE rollout_id = ?;
 
 -- name: end_run
 UPDATE runs SET ended_at = ?2, status = ?3 WHERE run_id = ?1 AND ended_at IS NULL;

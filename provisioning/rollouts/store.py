@@ -23,6 +23,7 @@ from provisioning.states import DeviceState
 from . import schedule
 from .decisions import decide
 from .facts import Cancel, End, Facts, RunWave, Wait
+from .fitting import not_fitting
 from .judgement import should_abort
 from .pace import interval_s
 from .plan import RolloutPlan, ordered, wave_sizes
@@ -81,6 +82,7 @@ class RolloutStore:
 
         def work(tables: Tables) -> int:
             chosen = targets_of(tables, plan)
+            misfits = not_fitting(tables, plan, [*chosen.free, *chosen.busy])
             tables.create(rollout_id, plan, retry_of=retry_of, now=now)
             claimed = tables.claim(rollout_id, chosen.free, now)
             devices = ordered(plan, [*claimed, *chosen.busy])
@@ -89,7 +91,10 @@ class RolloutStore:
             )
             tables.join(rollout_id, chosen.members(zip(devices, waves, count(1), strict=False)))
             what = "created" if retry_of is None else f"created as a retry of {retry_of}"
-            tables.log(rollout_id, now, actor, what, _number(len(devices), chosen))
+            detail = _number(len(devices), chosen)
+            if misfits:
+                detail += f", {misfits:,} that the release {plan.release} does not fit"
+            tables.log(rollout_id, now, actor, what, detail)
             return len(devices)
 
         return await self._transact(work)
@@ -104,8 +109,8 @@ class RolloutStore:
             "devices": len(chosen),
             "waves": wave_sizes(plan, len(chosen)),
             "held": [
-                {"run_id": run_id, "how": chosen.held, "devices": devices}
-                for run_id, devices in sorted(Counter(chosen.busy.values()).items())
+                {"run_id": hold.run_id, "how": hold.how, "devices": devices}
+                for hold, devices in sorted(Counter(chosen.busy.values()).items())
             ],
         }
 
@@ -278,6 +283,7 @@ class RolloutStore:
             "lanes": lanes,
             "look_again_s": LOOK_AGAIN_S if strays else None,
             "options": rollout.plan.options.to_json(),
+            **({} if rollout.plan.release is None else {"release": rollout.plan.release}),
         }
 
     async def stop(self, rollout_id: str, *, force: bool, now: float) -> list[str]:
@@ -419,5 +425,6 @@ class RolloutStore:
 
 
 def _number(devices: int, chosen: Targets) -> str:
-    held = f", {len(chosen.busy):,} in the hands of other runs ({chosen.held})" if chosen.busy else ""
-    return f"{devices:,} device{'' if devices == 1 else 's'}{held}"
+    held = Counter(hold.how for hold in chosen.busy.values())
+    told = "".join(f", {count:,} in the hands of other runs ({how})" for how, count in sorted(held.items()))
+    return f"{devices:,} device{'' if devices == 1 else 's'}{told}"

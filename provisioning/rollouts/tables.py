@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from provisioning.registry import Registry, statements
+from provisioning.releases.tables import ReleaseTables
 from provisioning.states import FINAL, WORKING, DeviceState
 
 from .facts import Facts, WaveFacts
@@ -40,6 +41,7 @@ class Tables:
     def __init__(self, registry: Registry, database: sqlite3.Connection) -> None:
         self._registry = registry
         self._database = database
+        self.releases = ReleaseTables(database)
 
     def execute(self, name: str, arguments: Sequence[Any] = ()) -> sqlite3.Cursor:
         """Execute the statement of that name."""
@@ -80,7 +82,7 @@ class Tables:
         """A new rollout without devices, and the run that it is."""
         targets = plan.targets
         states = None if targets.states is None else json.dumps([str(state) for state in targets.states])
-        self.execute("create_run", (rollout_id, now, 0, json.dumps(plan.options.to_json())))
+        self.execute("create_run", (rollout_id, now, 0, json.dumps(plan.options.to_json()), plan.release))
         self.execute("create", (rollout_id, retry_of, now, int(targets.continuous), states))
         self.write_plan(rollout_id, plan)
 

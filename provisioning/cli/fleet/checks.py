@@ -21,7 +21,8 @@ def add_parsers(commands: Subparsers) -> None:
         description=(
             "Compare the state of each device that was in a run with what its behaviour leads to, given\n"
             "that run's number of attempts. Exit code 1 if any differs. Devices that were changed by hand\n"
-            "since their run began (stopped, offline, told to behave otherwise) are not judged."
+            "since their run began (stopped, offline, told to behave otherwise) are not judged, nor those\n"
+            "that the deadline of the device, of packaging or of notifying has ended."
         ),
         examples="muster fleet check\nmuster fleet check fleet-1 --json | jq .differences",
     )
@@ -52,7 +53,9 @@ def show_check(found: Json, terminal: Terminal) -> None:
     if waiting := found["not_provisioned_yet"]:
         terminal.line(f"  {waiting:,} not provisioned yet")
     if not_judged := found["not_judged"]:
-        terminal.line(f"  {not_judged:,} not judged: changed by hand since their run began")
+        terminal.line(
+            f"  {not_judged:,} not judged: changed by hand since their run began, or ended by a deadline"
+        )
     if not different:
         return
     shown = found["differences"][:MAX_SHOWN]

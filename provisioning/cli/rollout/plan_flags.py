@@ -7,15 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from provisioning.cli.arguments import add_run_options, names_of, positive_seconds, run_options_of, tags_of
+from provisioning.cli import run_options
+from provisioning.cli.arguments import names_of, positive_seconds, tags_of
 from provisioning.cli.documents import Json
 from provisioning.cli.errors import ApiError, UsageError
 from provisioning.cli.rollout import values
 from provisioning.cli.rollout.plan_file import PlanFile, key_of, load_plan_file
+from provisioning.retries import KINDS
 
 # By the keys of the plan that they set: what the service says of a key is told by the flag.
 _FLAGS: Mapping[str, str] = {
     "name": "--name",
+    "release": "--release",
     "targets.devices": "--devices",
     "targets.models": "--model",
     "targets.firmware_versions": "--firmware-version",
@@ -32,9 +35,8 @@ _FLAGS: Mapping[str, str] = {
     "pace.seed": "--seed",
     "abort": "--abort",
     "deadlines.rollout_s": "--deadline",
-    "options.ack_timeout_s": "--ack-timeout",
-    "options.activation_timeout_s": "--activation-timeout",
-    "options.max_attempts": "--attempts",
+    **{f"options.{option}": flag for option, flag in run_options.FLAGS.items()},
+    **{f"options.retries.{kind}": "--retry" for kind in KINDS},
     "schedule.start_at": "--start-at",
     "schedule.end_at": "--end-at",
     "schedule.at_end": "--at-end",
@@ -56,13 +58,18 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         help="a plan as TOML or JSON; flags go before it; `muster rollout example` prints one",
     )
     parser.add_argument("--name", help="what the rollout is called")
+    parser.add_argument(
+        "--release",
+        metavar="NAME",
+        help="what devices get, of `muster release list` (default: the service's)",
+    )
     _add_targets(parser.add_argument_group("which devices"))
     _add_waves(parser.add_argument_group("waves"))
     pace = parser.add_argument_group("pace")
     add_pace_arguments(pace)
     _add_order(pace)
     _add_schedule(parser.add_argument_group("abort and schedule"))
-    add_run_options(parser)
+    run_options.add_run_options(parser.add_argument_group("each device"))
 
 
 def _add_targets(group: argparse._ArgumentGroup) -> None:
@@ -186,11 +193,12 @@ def flags_of(args: argparse.Namespace, before: Mapping[str, Any]) -> Json:
     """Return what was given by flags, by the keys of a plan; ``before`` is a file's plan."""
     plan: Json = {
         "name": args.name,
+        "release": args.release,
         "targets": _present(_targets_of(args, before)),
         "pace": _present({**pace_of(args, _table(before, "pace")), "order": args.order, "seed": args.seed}),
         "abort": args.abort,
         "deadlines": _present({"rollout_s": args.deadline}),
-        "options": run_options_of(args),
+        "options": run_options.run_options_of(args),
         "schedule": _present(
             {
                 "start_at": args.start_at,
@@ -285,11 +293,14 @@ def _present(found: Json) -> Json:
 
 
 def _merged(before: Mapping[str, Any], given: Mapping[str, Any]) -> Json:
-    """Return ``before`` with what was ``given``, which wins key by key; tags and rates are one value each."""
+    """Return ``before`` with what was ``given``, which wins key by key, and kind by kind of failure."""
     plan = dict(before)
     for name, value in given.items():
         if isinstance(value, dict):
-            plan[name] = {**_table(before, name), **value}
+            table = _table(before, name)
+            plan[name] = {**table, **value}
+            if "retries" in value and isinstance(table.get("retries"), Mapping):
+                plan[name]["retries"] = {**table["retries"], **value["retries"]}
         else:
             plan[name] = value
     return plan
@@ -306,5 +317,9 @@ def _covers(name: str, key: str, given: Mapping[str, Any]) -> bool:
     """Return whether ``key`` lies in what the flag of ``name`` has set."""
     if not (key == name or key.startswith((f"{name}.", f"{name}["))):
         return False
-    first, _, second = name.partition(".")
-    return first in given and (not second or second in given[first])
+    found: Any = given
+    for part in name.split("."):
+        if not isinstance(found, Mapping) or part not in found:
+            return False
+        found = found[part]
+    return True

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from provisioning.cli.arguments import Subparsers, add_client_arguments, add_command, client_of
 from provisioning.cli.documents import Held, Rollout, Wave
 from provisioning.cli.progress import rate
+from provisioning.cli.release.words import release_of
 from provisioning.cli.rollout.choice import add_rollout_choice, chosen_rollout
 from provisioning.cli.rollout.words import (
     STATE_STYLES,
     counts_line,
+    device_facts,
     ended_devices,
     expected_end,
     further_steps,
@@ -76,6 +78,7 @@ def _facts(rollout: Rollout) -> list[tuple[str, str]]:
     ended = ended_devices(rollout["counts"])
     facts = [
         ("state", state_line(rollout)),
+        ("release", release_of(rollout.get("release"))),
         (
             "devices",
             (
@@ -95,6 +98,7 @@ def _facts(rollout: Rollout) -> list[tuple[str, str]]:
     for name, key in (("created", "created_at"), ("started", "started_at"), ("ended", "ended_at")):
         if (timestamp := rollout.get(key)) is not None:
             facts.append((name, moment(str(timestamp))))
+    facts += device_facts(rollout.get("plan") or {})
     if retry_of := rollout.get("retry_of"):
         facts.append(("retry of", retry_of))
     return facts

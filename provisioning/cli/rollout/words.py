@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from provisioning.cli.documents import Rollout
+from provisioning.cli.run_options import deadlines_in_words, retries_in_words
 from provisioning.cli.terminal import clock, counted, parse_timestamp, state_word
 from provisioning.states import FINAL, DeviceState
 
@@ -144,6 +145,13 @@ def windows_of(rollout: Rollout) -> str:
         for window in _schedule(rollout).get("windows") or []
     ]
     return f"{'; '.join(shown)} UTC" if shown else "none"
+
+
+def device_facts(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what holds for each device of a plan: its deadlines, how often it is tried."""
+    options = plan.get("options") or {}
+    facts = [("deadlines", deadlines_in_words(options)), ("attempts", retries_in_words(options))]
+    return [(name, told) for name, told in facts if told]
 
 
 def _between_waves(rollout: Rollout) -> bool:

@@ -416,9 +416,9 @@ async def test_a_change_reaches_all_processes(workshop: Workshop) -> None:
     await wait_gauge(launcher, "running", left)
     devices = await launcher.devices("fleet-1")
     assert sum(device.running for device in devices) == left
-    assert {device.expected_outcome(max_attempts=3) for device in devices if not device.running} == {
-        "timed_out"
-    }
+    assert {
+        device.expected_outcome(max_attempts=3, limits={}) for device in devices if not device.running
+    } == {"timed_out"}
 
     assert (await launcher.change("fleet-1", {"do": "start"}))["affected"] == 8
     await wait_gauge(launcher, "running", 8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 
 import pytest
 
@@ -47,6 +48,19 @@ def test_provision_starts_a_run_over_all_new_devices(service: FakeService, muste
         "/api/provision",
         {"device_ids": None, "options": {"ack_timeout_s": 5.0, "max_attempts": 2}},
     ) in service.requests
+
+
+def test_provision_takes_deadlines_and_retries(service: FakeService, muster: Muster) -> None:
+    muster("fleet", "launch", "--count", "2")
+    muster("provision", "--device-timeout", "60", "--attempts", "4", "--retry", "no_ack=4,delay=5s,factor=2")
+    options = {
+        "device_timeout_s": 60.0,
+        "max_attempts": 4,
+        "retries": {"no_ack": {"max_attempts": 4, "delay_s": 5.0, "factor": 2.0}},
+    }
+    assert ("POST", "/api/provision", {"device_ids": None, "options": options}) in service.requests
+    assert "is no kind of failure" in muster("provision", "--retry", "x=1").error_line
+    assert "--retry no_ack=5,delay=5s,factor=2,max=60s" in muster("provision", "--help").out
 
 
 def test_provision_follows_to_the_end_and_fails_where_a_device_did(
@@ -141,6 +155,30 @@ def test_device_shows_its_steps_with_times_attempts_and_errors(service: FakeServ
     assert second[1] == "2"
     assert second[-1] == "running"
     assert "sig=" not in out
+
+
+def test_device_says_when_it_is_tried_again(service: FakeService, muster: Muster) -> None:
+    at = "2026-01-02T03:04:07.000+00:00"
+    service.add_device(
+        "d1",
+        state="notified",
+        retrying_at=at,
+        retrying_after="no_ack",
+        steps=[
+            {
+                "step": "waiting",
+                "attempt": 2,
+                "started_at": "2026-01-02T03:04:05.000+00:00",
+                "ended_at": None,
+                "error": None,
+                "retrying_at": at,
+                "retrying_after": "no_ack",
+            }
+        ],
+    )
+    shown = [line.split("  ") for line in muster("device", "d1").out.splitlines()]
+    local = datetime.fromisoformat(at).astimezone().strftime("%H:%M:%S")
+    assert ["", "next attempt", f"retrying at {local}, after no_ack"] in shown
 
 
 def test_what_devices_say_cannot_drive_the_terminal(service: FakeService, muster: Muster) -> None:

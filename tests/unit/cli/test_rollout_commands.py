@@ -173,8 +173,8 @@ class TestShowAndList:
         muster("rollout", "watch")
         muster("rollout", "create", "--waves", "2,rest")
         listed = rows(muster("rollout", "list"))
-        assert listed[1] == ["rollout-2", "running", "1/2", "10", "0%", "0", "0"]
-        assert listed[2] == ["rollout-1", "completed", "1/1", "10", "100%", "10", "0", "first"]
+        assert listed[1] == ["rollout-2", "running", "1/2", "10", "0%", "0", "0", "default"]
+        assert listed[2] == ["rollout-1", "completed", "1/1", "10", "100%", "10", "0", "default", "first"]
         assert muster("rollout", "list", "--limit", "1").out.endswith("1 of 2; --limit 0 shows all\n")
         assert json.loads(muster("rollout", "list", "--json").out)["total"] == 2
 

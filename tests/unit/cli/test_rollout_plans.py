@@ -87,6 +87,9 @@ def test_each_flag_has_its_key(planned: Planned) -> None:
             "2",
         ),
         *("--abort", "failed=20%/10:cancel", "--abort", "timed-out=5"),
+        *("--packaging-timeout", "7", "--notifying-timeout", "8", "--device-timeout", "9"),
+        *("--sas-lifetime", "10", "--retry", "no-ack=2,delay=1.5m,factor=2,max=1h,jitter=0.25"),
+        *("--retry", "bad_ack,delay=500ms"),
     )
     assert planned(*argv) == {
         "name": "n",
@@ -105,7 +108,25 @@ def test_each_flag_has_its_key(planned: Planned) -> None:
             {"on": "timed_out", "threshold_percent": 5.0},
         ],
         "deadlines": {"rollout_s": 60.0},
-        "options": {"ack_timeout_s": 5.0, "activation_timeout_s": 6.0, "max_attempts": 2},
+        "options": {
+            "ack_timeout_s": 5.0,
+            "activation_timeout_s": 6.0,
+            "packaging_timeout_s": 7.0,
+            "notifying_timeout_s": 8.0,
+            "device_timeout_s": 9.0,
+            "sas_lifetime_s": 10.0,
+            "max_attempts": 2,
+            "retries": {
+                "no_ack": {
+                    "max_attempts": 2,
+                    "delay_s": 90.0,
+                    "factor": 2.0,
+                    "max_delay_s": 3600.0,
+                    "jitter": 0.25,
+                },
+                "bad_ack": {"delay_s": 0.5},
+            },
+        },
         "schedule": {
             "start_at": "2030-01-01T00:00:00+00:00",
             "end_at": "2030-01-02T00:00:00+02:00",
@@ -158,6 +179,25 @@ def test_a_file_is_taken_as_it_is_and_flags_go_before_it(planned: Planned, plan_
         "per_minute": {"base": 60, "factor": 2.0, "grow_after_notified": 10, "maximum": 90},
     }
     assert changed["schedule"] == plan["schedule"]
+
+
+def test_the_retries_of_a_kind_go_before_those_that_the_file_has_of_it(
+    planned: Planned, muster: Muster, service: FakeService, plan_file: Path
+) -> None:
+    plan_file.write_text(
+        "[options]\nmax_attempts = 4\n[options.retries.no_ack]\ndelay_s = 5\n"
+        "[options.retries.bad_ack]\ndelay_s = 6\n"
+    )
+    argv = ("--file", str(plan_file), "--retry", "no_ack=2", "--ack-timeout", "9")
+    assert planned(*argv)["options"] == {
+        "max_attempts": 4,
+        "ack_timeout_s": 9.0,
+        "retries": {"no_ack": {"max_attempts": 2}, "bad_ack": {"delay_s": 6}},
+    }
+    for kind, place in (("no_ack", "--retry"), ("bad_ack", f"{plan_file}, line 6")):
+        detail = f"options.retries.{kind}.delay_s: 9 can't be used; give less"
+        service.rollouts.refusal = FakeRefusalError(422, detail)
+        assert muster("rollout", "create", *argv).error_line == f"muster: {place}: {detail}"
 
 
 def test_whom_the_flags_choose_are_not_whom_the_file_does(planned: Planned, plan_file: Path) -> None:
@@ -271,6 +311,15 @@ def test_a_file_that_cannot_be_read_says_why(
         (("--window", "25:00-06:00"), "'25:00' in '25:00-06:00' is no time of day"),
         (("--start-at", "soon"), "'soon' is no time"),
         (("--tag", "x"), "'x' is no tag"),
+        (("--retry", "slow=3"), "'slow' in 'slow=3' is no kind of failure: use no_ack, download_failed"),
+        (("--retry", "no_ack"), "'no_ack' says nothing of no_ack: write KIND=N,delay=TIME"),
+        (("--retry", "no_ack=0"), "'0' in 'no_ack=0' is no number of attempts from 1 on"),
+        (("--retry", "no_ack=3,wait=5s"), "'wait=5s' in 'no_ack=3,wait=5s' can't be read"),
+        (("--retry", "no_ack=3,delay=1s,delay=2s"), "'delay=2s' in"),
+        (("--retry", "no_ack=3,delay=5y"), "'5y' in 'no_ack=3,delay=5y' is no time: write one such as 5s"),
+        (("--retry", "no_ack=3,delay=5,factor=x"), "is no number: write KIND=N"),
+        (("--retry", "no_ack=3", "--retry", "no-ack=2"), "--retry no_ack is given twice"),
+        (("--device-timeout", "0"), "'0' is no number of seconds above 0"),
         (("--all-new", "--devices", "d1"), "not allowed with"),
         (("--file", "missing.toml"), "`muster rollout example > plan.toml` makes one"),
     ],
@@ -294,6 +343,28 @@ def test_a_dry_run_shows_the_waves_and_starts_nothing(service: FakeService, must
     assert lines[4].split() == ["3", "30", "40", "100%", "90%", "provisioned"]
     assert json.loads(muster("rollout", "create", *argv, "--json").out)["waves"] == [2, 8, 30]
     assert service.rollouts.known == {}
+
+
+def test_a_dry_run_says_what_holds_for_each_device(service: FakeService, muster: Muster) -> None:
+    service.rollouts.device_ids = ["d1"]
+    argv = ("--device-timeout", "1800", "--attempts", "5", "--ack-timeout", "10", "--dry-run")
+    retries = ("--retry", "no_ack=4,delay=5s,factor=2,max=5m,jitter=0.3", "--retry", "rejected=2")
+    lines = muster("rollout", "create", *argv, *retries).out.splitlines()
+    assert lines[1:3] == [
+        "  deadlines: acknowledgement 10 s, device in all 30:00",
+        (
+            "  attempts: 5 attempts; no_ack 4, after 5 s, each time 2 times as long, at most 5:00,"
+            " up to 30% earlier; rejected 2"
+        ),
+    ]
+
+
+def test_show_says_what_holds_for_each_device(service: FakeService, muster: Muster) -> None:
+    service.rollouts.device_ids = ["d1"]
+    muster("rollout", "create", "--attempts", "5", "--retry", "no_ack,delay=5s", "--packaging-timeout", "9")
+    shown = [re.split("  +", line.strip()) for line in muster("rollout", "show").out.splitlines()]
+    assert ["deadlines", "packaging 9 s"] in shown
+    assert ["attempts", "5 attempts; no_ack after 5 s"] in shown
 
 
 def test_days_may_go_round_the_end_of_the_week() -> None:

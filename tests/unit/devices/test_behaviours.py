@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import pytest
 
@@ -11,11 +12,13 @@ from broker.messages import MAX_DETAIL_CHARS, DownloadCompletedAck, Event
 from devices.behaviours import (
     BUILT_IN,
     HEALTHY,
+    NO_LIMITS,
     Behaviour,
     Catalogue,
     Combined,
     Controls,
     Failure,
+    FailureKind,
     Outcome,
     Refusal,
     Sending,
@@ -28,6 +31,8 @@ from devices.behaviours.network import Lossy, Slow
 from devices.dice import Dice, device_seed, share_of
 from devices.errors import FleetSpecError
 from devices.statistics import COUNTERS, GAUGES, Counters, Histogram, Latencies, document, merge
+from provisioning.retries import KINDS
+from provisioning.settings import RunOptions
 
 
 def never(behaviour: Behaviour, method: str, error: Exception) -> None:
@@ -105,6 +110,49 @@ def test_the_last_attempt_decides(
 ) -> None:
     spoils = [Spoils(outcome=what, step=step, attempts=attempts) for what, step, attempts in costs]
     assert outcome_of(spoils, max_attempts=max_attempts) == outcome
+
+
+@pytest.mark.parametrize(
+    ("name", "limits", "outcome"),
+    [
+        ("lost-ack", {}, "provisioned"),
+        ("lost-ack", {"no_ack": 1}, "timed_out"),
+        ("late-ack", {"no_ack": 1}, "timed_out"),
+        ("lost-ack", {"download_failed": 1}, "provisioned"),
+        ("corrupt", {"download_failed": 1}, "failed"),
+        ("corrupt", {"bad_ack": 1}, "provisioned"),
+        ("lost_twice", {"no_ack": 2}, "timed_out"),
+        ("lost_twice", {"no_ack": 3}, "provisioned"),
+        ("rejects", {"rejected": 1}, "rejected"),
+        ("rejects", {}, "rejected"),
+        ("hangs(after=activating)", {"activation_timeout": 1}, "timed_out"),
+        # A failure of each kind is one of its own kind only.
+        ("corrupt+lost-ack(attempts=2)", {"no_ack": 1}, "timed_out"),
+        ("corrupt+lost-ack(attempts=2)", {"no_ack": 2}, "provisioned"),
+    ],
+)
+def test_a_kind_of_failure_may_be_tried_less_often(
+    name: str, limits: dict[str, int], outcome: Outcome
+) -> None:
+    name = name.replace("lost_twice", "lost-ack(attempts=2)")
+    assert Catalogue().expected_outcome(name, 1, max_attempts=4, limits=limits) == outcome
+
+
+def test_rejections_may_be_tried_again() -> None:
+    costs = [Spoils(outcome="rejected", step=Step.NOTIFIED, attempts=1)]
+    assert outcome_of(costs, max_attempts=3) == "rejected"
+    assert outcome_of(costs, max_attempts=3, limits={"rejected": 2}) == "provisioned"
+
+
+def test_a_behaviour_may_say_what_kind_of_failure_it_costs() -> None:
+    costs = [Spoils(outcome="failed", step=Step.DOWNLOADED, attempts=1, kind="bad_ack")]
+    assert outcome_of(costs, max_attempts=3, limits={"bad_ack": 1}) == "failed"
+    assert outcome_of(costs, max_attempts=3, limits={"download_failed": 1}) == "provisioned"
+
+
+def test_the_kinds_are_the_services() -> None:
+    assert get_args(FailureKind) == KINDS
+    assert RunOptions().attempts_by_kind() == NO_LIMITS
 
 
 def test_combined_behaviours_add_up() -> None:

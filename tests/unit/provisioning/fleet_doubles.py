@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
@@ -17,9 +17,10 @@ class ADevice:
     online: bool = True
     changed_at: float | None = None
     outcome: Callable[[int], str] = lambda _: "provisioned"
+    by_kind: Callable[[Mapping[str, int]], str] | None = None
 
-    def expected_outcome(self, *, max_attempts: int) -> str:
-        return self.outcome(max_attempts)
+    def expected_outcome(self, *, max_attempts: int, limits: Mapping[str, int]) -> str:
+        return self.outcome(max_attempts) if self.by_kind is None else self.by_kind(limits)
 
 
 def a_device(device_id: str) -> ADevice:

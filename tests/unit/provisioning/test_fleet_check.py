@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from provisioning.fleet_check import MAX_DIFFERENCES, check_fleet
 from provisioning.registry import Outcome, Registry, Standing
+from provisioning.settings import RunOptions
 from provisioning.states import DeviceState
 from tests.unit.provisioning.fleet_doubles import ADevice
 
 
 def standing(
-    state: DeviceState, *, run_id: str | None = "r", attempts: int | None = 3, started_at: float = 100.0
+    state: DeviceState,
+    *,
+    run_id: str | None = "r",
+    options: RunOptions | None = None,
+    started_at: float = 100.0,
+    error: str = "why",
 ) -> Standing:
-    return Standing(state=state, run_id=run_id, error="why", max_attempts=attempts, run_started_at=started_at)
+    return Standing(state=state, run_id=run_id, error=error, options=options, run_started_at=started_at)
 
 
 def test_each_device_is_compared_with_what_its_run_should_lead_to() -> None:
@@ -63,8 +70,42 @@ def test_each_device_is_compared_with_what_its_run_should_lead_to() -> None:
 def test_the_attempts_are_those_of_the_devices_own_run() -> None:
     device = ADevice(device_id="d", outcome=lambda attempts: "failed" if attempts < 2 else "provisioned")
     for attempts, different in ((1, 1), (2, 0), (None, 0)):
-        found = check_fleet("f", [device], {"d": standing(DeviceState.PROVISIONED, attempts=attempts)})
+        options = None if attempts is None else RunOptions(max_attempts=attempts)
+        found = check_fleet("f", [device], {"d": standing(DeviceState.PROVISIONED, options=options)})
         assert found["different"] == different
+
+
+def test_the_limits_by_kind_of_failure_are_those_of_the_devices_own_run() -> None:
+    def outcome(limits: Mapping[str, int]) -> str:
+        assert limits["rejected"] == 1
+        return "timed_out" if limits.get("no_ack") == 1 else "provisioned"
+
+    devices = [ADevice(device_id=name, by_kind=outcome) for name in ("a", "b")]
+    limited = RunOptions.from_json({"retries": {"no_ack": {"max_attempts": 1}}})
+    found = check_fleet(
+        "f",
+        devices,
+        {
+            "a": standing(DeviceState.TIMED_OUT, run_id="r1", options=limited),
+            "b": standing(DeviceState.PROVISIONED, run_id="r2", options=RunOptions()),
+        },
+    )
+    assert (found["as_expected"], found["different"]) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "not_judged"),
+    [
+        ("deadline of the device (5 s) passed in downloading, attempt 1", 1),
+        ("deadline of packaging (5 s) passed: the wire is cut", 1),
+        ("no acknowledgement of the download within 60 s", 0),
+    ],
+)
+def test_a_deadline_that_says_nothing_of_the_devices_behaviour_is_not_judged(
+    error: str, not_judged: int
+) -> None:
+    found = check_fleet("f", [ADevice(device_id="d")], {"d": standing(DeviceState.TIMED_OUT, error=error)})
+    assert (found["not_judged"], found["different"]) == (not_judged, 1 - not_judged)
 
 
 @pytest.mark.parametrize(("changed_at", "not_judged"), [(99.0, 0), (101.0, 1)])
@@ -100,6 +141,10 @@ async def test_the_registry_says_where_devices_have_got_to(tmp_path: Path) -> No
         )
         found = await registry.standings(["a", "b", "c", "ghost"])
     assert set(found) == {"a", "b", "c"}
-    assert (found["a"].state, found["a"].run_id, found["a"].max_attempts) == ("queued", "run-1", 5)
+    assert (found["a"].state, found["a"].run_id, found["a"].options) == (
+        "queued",
+        "run-1",
+        RunOptions(max_attempts=5),
+    )
     assert (found["b"].state, found["b"].error, found["b"].run_started_at) == ("cancelled", "so", 7.0)
-    assert (found["c"].run_id, found["c"].max_attempts) == (None, None)
+    assert (found["c"].run_id, found["c"].options) == (None, None)

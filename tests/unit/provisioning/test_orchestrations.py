@@ -36,6 +36,7 @@ class World:
         self.calls: list[tuple[str, Json]] = []
         self.new_devices: list[str] = []
         self.failing: set[str] = set()
+        self.rejected: str | None = None
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -52,11 +53,15 @@ class World:
 
         answers: dict[str, Callable[[Json], Any]] = {
             orchestrations.GET_NEW_DEVICE_IDS: lambda _: self.new_devices,
-            orchestrations.CREATE_INSTALLATION_PACKAGE: lambda _: {
-                **GOOD,
-                "release": "demo-1.0.0",
-                "url": "http://127.0.0.1/p?sig=top-secret",
-            },
+            orchestrations.CREATE_INSTALLATION_PACKAGE: lambda _: (
+                {
+                    **GOOD,
+                    "release": "demo-1.0.0",
+                    "url": "http://127.0.0.1/p?sig=top-secret",
+                }
+                if self.rejected is None
+                else {"rejected": self.rejected}
+            ),
             orchestrations.SEND_PACKAGE_URL_TO_DEVICE: lambda _: None,
             orchestrations.ACTIVATE_DEVICE: lambda _: None,
             orchestrations.RECORD_OUTCOME: lambda _: None,
@@ -80,10 +85,10 @@ class Hub:
         self.client = client
         self.world = world
 
-    async def start(self, options: Json) -> None:
+    async def start(self, options: Json, **more: Any) -> None:
         await self.client.schedule_new_orchestration(
             DeviceProvisioningOrchestration,
-            input={"device_id": "dev-1", "options": options},
+            input={"device_id": "dev-1", "options": options, **more},
             instance_id=INSTANCE,
         )
 
@@ -246,6 +251,28 @@ async def test_a_rejected_package_is_not_sent_again(hub: Hub) -> None:
     assert outcome["error"] == "rejected the package: wrong-model"
 
 
+async def test_a_device_that_the_release_does_not_fit_is_rejected_at_once_and_told_nothing(hub: Hub) -> None:
+    hub.world.rejected = "the release fw-2 is for the model m1, and the device's model is m2"
+    await hub.start({**PATIENT, "retries": {"rejected": {"max_attempts": 2}}}, release="fw-2")
+    outcome = await hub.outcome()
+    assert (outcome["state"], outcome["attempts"], outcome["package"]) == ("rejected", 1, None)
+    assert outcome["error"] == hub.world.rejected
+    assert [name for name, _ in hub.world.calls] == ["CreateInstallationPackage", "RecordOutcome"]
+    assert hub.world.calls[0][1]["release"] == "fw-2"
+
+
+async def test_without_a_release_nothing_is_said_of_one(hub: Hub) -> None:
+    hub.world.new_devices = ["dev-1"]
+    hub.world.rejected = "so that it ends"
+    for release in ({}, {"release": "fw-2"}):
+        run_id = await hub.client.schedule_new_orchestration(
+            ProvisionNewDevices, input={"device_ids": None, "options": PATIENT, **release}
+        )
+        await hub.client.wait_for_orchestration_completion(run_id, timeout=30)
+    named = [request.get("release", "-") for name, request in hub.world.calls if name != "RecordOutcome"]
+    assert named == ["-", "-", "fw-2", "fw-2"]
+
+
 async def test_a_failed_activation_is_commanded_again(hub: Hub) -> None:
     await hub.start(PATIENT)
     await hub.ack()
@@ -301,6 +328,31 @@ async def test_an_activity_that_fails_beyond_the_tolerance_fails_the_device_and_
     assert outcome["state"] == "failed"
     assert "the wire is cut" in outcome["error"]
     assert outcome["steps"][0]["error"] is not None
+
+
+async def test_the_devices_deadline_ends_it_while_it_waits_and_between_tries_of_an_activity(hub: Hub) -> None:
+    hub.world.failing = {"SendPackageUrlToDevice"}
+    await hub.start({**PATIENT, "outage_tolerance_s": 60.0, "device_timeout_s": 1.0})
+    outcome = await hub.outcome()
+    assert (outcome["state"], outcome["attempts"]) == ("timed_out", 1)
+    assert outcome["error"] == "deadline of the device (1 s) passed in notifying, attempt 1"
+
+
+async def test_a_late_ack_ends_the_wait_for_the_next_attempt(hub: Hub) -> None:
+    await hub.start({**PATIENT, "ack_timeout_s": 0.2, "retries": {"no_ack": {"delay_s": 3600.0}}})
+    async with asyncio.timeout(30):
+        while True:
+            state = await hub.client.get_orchestration_state(INSTANCE)
+            if '"waiting"' in (state.serialized_custom_status or ""):
+                break
+            await asyncio.sleep(0.02)
+    await hub.client.raise_orchestration_event(INSTANCE, "DeviceReturned")
+    await hub.ack()
+    await hub.world.wait_called("ActivateDevice")
+    await hub.event("ActivationCompleted", firmware_version="1.0.0")
+    outcome = await hub.outcome()
+    assert (outcome["state"], outcome["attempts"]) == ("provisioned", 1)
+    assert hub.world.count("SendPackageUrlToDevice") == 1
 
 
 async def test_a_run_provisions_each_device_once_and_adds_them_up(hub: Hub) -> None:

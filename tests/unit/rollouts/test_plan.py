@@ -93,6 +93,15 @@ def windows(**changes: Any) -> dict[str, Any]:
         ("abort[0].threshold_percent", {"abort": [{"on": "all", "threshold_percent": 0}]}),
         ("abort[1].on", {"abort": [{"on": "all", "threshold_percent": 5}] * 2}),
         ("deadlines.rollout_s", {"deadlines": {"rollout_s": 0}}),
+        ("deadlines.device_s", {"deadlines": {"device_s": 60}}),
+        ("deadlines.ack_timeout_s", {"deadlines": {"ack_timeout_s": 60}}),
+        ("retries", {"retries": {"no_ack": {"delay_s": 5}}}),
+        ("options.retries", {"options": {"retries": 3}}),
+        ("options.retries.no_ak", {"options": {"retries": {"no_ak": {}}}}),
+        ("options.retries.no_ack.delay", {"options": {"retries": {"no_ack": {"delay": 5}}}}),
+        ("options.retries.no_ack.delay_s", {"options": {"retries": {"no_ack": {"delay_s": -5}}}}),
+        ("options.retries.no_ack.max_attempts", {"options": {"retries": {"no_ack": {"max_attempts": 4}}}}),
+        ("options.device_timeout_s", {"options": {"device_timeout_s": 0}}),
         ("options", {"options": []}),
         ("options.max_attempts", {"options": {"max_attempts": 1.5}}),
         ("options.ack_timeout", {"options": {"ack_timeout": 5}}),
@@ -138,6 +147,17 @@ def test_a_plan_that_cannot_be_is_refused_by_key_with_a_remedy(key: str, documen
         (
             {"options": {"max_attempts": 0}},
             "options.max_attempts: 0 can't be used; the option max_attempts must be between 1 and 100, not 0",
+        ),
+        (
+            {"deadlines": {"packaging_s": 5}},
+            "deadlines.packaging_s: deadlines of devices are options; write options.packaging_timeout_s",
+        ),
+        (
+            {"options": {"max_attempts": 2, "retries": {"no_ack": {"max_attempts": 4}}}},
+            (
+                "options.retries.no_ack.max_attempts: 4 is more than the option max_attempts, 2, which bounds"
+                " all; raise that one (--attempts 4), or give at most 2 here"
+            ),
         ),
         (
             {"deadlines": {"rollout_s": 0}},
@@ -192,6 +212,15 @@ action = "cancel"
 rollout_s = 3600
 [options]
 max_attempts = 5
+packaging_timeout_s = 60
+notifying_timeout_s = 30
+device_timeout_s = 1800
+[options.retries.no_ack]
+max_attempts = 4
+delay_s = 10
+factor = 2
+max_delay_s = 120
+jitter = 0.3
 [schedule]
 start_at = 2030-01-01T02:00:00+02:00
 end_at = 2030-01-02T00:00:00Z
@@ -211,6 +240,10 @@ def test_a_file_with_every_key_is_read_and_read_back() -> None:
     assert document["schedule"]["windows"] == [{"days": ["mon", "fri"], "from": "22:00", "to": "06:00"}]
     assert isinstance(plan.pace.per_minute, GrowingRate)
     assert plan.options.max_attempts == 5
+    assert (plan.options.device_timeout_s, plan.options.retries.no_ack.max_delay_s) == (1800, 120)
+    assert document["options"]["retries"] == {
+        "no_ack": {"max_attempts": 4, "delay_s": 10, "factor": 2, "max_delay_s": 120, "jitter": 0.3}
+    }
 
 
 def test_an_empty_plan_is_one_wave_of_all_new_devices() -> None:
