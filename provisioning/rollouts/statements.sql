@@ -82,7 +82,8 @@ SELECT ?1, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM 
 WHERE true ON CONFLICT (rollout_id, device_id) DO NOTHING;
 
 -- name: last_place
-SELECT coalesce(max(place), 0) FROM rollout_devices WHERE rollout_id = ?;
+-- Places are counted from 1, so that the last one is the number of devices.
+SELECT devices FROM runs WHERE run_id = ?;
 
 -- name: rollout
 SELECT
@@ -117,6 +118,10 @@ UPDATE rollout_devices SET lane = ?3, seq = ?4 WHERE rollout_id = ?1 AND device_
 -- name: wave_sizes
 SELECT wave, count(*) FROM rollout_devices WHERE rollout_id = ? GROUP BY wave;
 
+-- name: in_flight_by_wave
+SELECT wave, count(*) FROM rollout_devices INDEXED BY rollout_devices_in_flight
+WHERE rollout_id = ? AND lane IS NOT NULL AND ended IS NULL GROUP BY wave;
+
 -- name: counts
 SELECT wave, state, count, last_at FROM rollout_counts WHERE rollout_id = ?;
 
@@ -130,7 +135,7 @@ WHERE rollout_id = ?1 AND held IS NOT NULL AND ended IS NULL GROUP BY wave;
 
 -- name: held
 -- The runs that have devices of a rollout.
-SELECT held_by, held, count(*) FROM rollout_devices
+SELECT held_by, held, count(*) FROM rollout_devices INDEXED BY rollout_devices_held
 WHERE rollout_id = ? AND held IS NOT NULL AND ended IS NULL GROUP BY held_by, held ORDER BY held_by;
 
 -- name: in_flight
@@ -140,7 +145,7 @@ WHERE rollout_id = ? AND lane IS NOT NULL AND ended IS NULL ORDER BY place;
 -- name: states
 -- Of devices that are under way, by wave.
 SELECT rollout_devices.wave, devices.state, count(*)
-FROM rollout_devices
+FROM rollout_devices INDEXED BY rollout_devices_in_flight
 JOIN devices ON devices.device_id = rollout_devices.device_id AND devices.run_id = rollout_devices.rollout_id
 WHERE rollout_devices.rollout_id = ? AND rollout_devices.lane IS NOT NULL AND rollout_devices.ended IS NULL
 GROUP BY rollout_devices.wave, devices.state;
@@ -218,7 +223,7 @@ in_flight (devices, of_lanes) AS (
 available (devices) AS (
     SELECT count(*) FROM (
         SELECT 1
-        FROM rollout_devices
+        FROM rollout_devices INDEXED BY rollout_devices_next
         JOIN rollouts ON rollouts.rollout_id = rollout_devices.rollout_id
         WHERE
             rollout_devices.rollout_id = ?1
@@ -238,7 +243,7 @@ SELECT
     OR (
         rollouts.state = 'waiting'
         AND NOT EXISTS (
-            SELECT 1 FROM rollout_devices
+            SELECT 1 FROM rollout_devices INDEXED BY rollout_devices_held
             WHERE
                 rollout_devices.rollout_id = ?1
                 AND rollout_devices.wave <= max(rollouts.wave, 1)
@@ -249,10 +254,13 @@ SELECT
             rollouts.continuous = 0
             OR in_flight.devices > 0
             OR EXISTS (
-                SELECT 1 FROM rollout_devices
+                SELECT 1 FROM rollout_devices INDEXED BY rollout_devices_next
                 WHERE rollout_id = ?1 AND lane IS NULL AND ended IS NULL AND held IS NULL
             )
-            OR EXISTS (SELECT 1 FROM rollout_devices WHERE rollout_id = ?1 AND held IS NOT NULL AND ended IS NULL)
+            OR EXISTS (
+                SELECT 1 FROM rollout_devices INDEXED BY rollout_devices_held
+                WHERE rollout_id = ?1 AND held IS NOT NULL AND ended IS NULL
+            )
         )
     )
 FROM rollouts, live, in_flight, available

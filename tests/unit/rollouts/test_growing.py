@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from provisioning.registry import Registry, statements
 from provisioning.rollouts.operations import Rollouts
 from tests.unit.rollouts.harness import Devices, register, service_on
 
@@ -181,3 +182,23 @@ async def test_the_devices_of_other_runs_that_are_no_new_ones_join_at_no_restart
         await register(service.registry, 1, prefix="later")
         await service.wait(rollout_id, lambda view: view["counts"]["provisioned"] == 1)
         assert (await service.rollouts.view(rollout_id))["devices"] == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["waiting", "in_flight_by_wave", "in_flight", "strays", "may_go_on", "last_place"]
+)
+async def test_what_is_asked_at_each_joining_reads_no_device_that_has_ended(
+    tmp_path: Path, name: str
+) -> None:
+    sql = statements("provisioning.rollouts", "statements.sql")[name]
+    arguments = ("r", 1, "1.")[: 1 if "?1" not in sql else 3 if "?3" in sql else 2 if "?2" in sql else 1]
+    async with Registry(tmp_path / "registry.db") as registry:
+        plan = await registry.ask(
+            lambda database: database.execute(f"EXPLAIN QUERY PLAN {sql}", arguments).fetchall()
+        )
+    of_devices = [
+        step for *_, step in plan if "rollout_devices" in step and step.startswith(("SEARCH", "SCAN"))
+    ]
+    # Partial indexes have only those that have not.
+    partial = ("rollout_devices_next", "rollout_devices_held ", "rollout_devices_in_flight")
+    assert all(any(index in step for index in partial) for step in of_devices), plan
