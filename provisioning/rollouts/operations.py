@@ -202,9 +202,10 @@ class Rollouts:
             rollout_id, plan, actor=actor, now=self._clock(), retry_of=retry_of
         )
         _LOG.info("rollout %s: %d devices", rollout_id, devices)
+        # Before its start, which may take long: what registered since its creation must not be missed.
+        self._growth.rollout_changed(created=plan.targets.continuous)
         misfits = await not_fitting_of_rollout(self._registry, plan, rollout_id)
         await self._start(rollout_id)
-        self._growth.rollout_changed()
         return {**await self.view(rollout_id), "not_fitting": misfits}
 
     async def _start(self, rollout_id: str) -> None:

@@ -170,7 +170,8 @@ class Tables:
 
     def facts(self, rollout: Rollout, now: float) -> Facts:
         """What is so, for `decisions.decide`."""
-        sizes = dict(self.execute("wave_sizes", (rollout.rollout_id,)))
+        # Of those that have ended nobody reads the rows: a continuous rollout has ever more of them.
+        in_flight = dict(self.execute("in_flight_by_wave", (rollout.rollout_id,)))
         pending: dict[int, int] = {}
         held: dict[int, int] = {}
         for wave, count, of_others in self.execute("waiting", (rollout.rollout_id,)):
@@ -183,8 +184,9 @@ class Tables:
             last[wave] = max(last.get(wave, 0.0), last_at)
         waves = []
         for number in range(1, len(rollout.plan.waves) + 1):
-            counts, size = ended.get(number, {}), sizes.get(number, 0)
-            done = size == sum(counts.values()) and number in last
+            counts = ended.get(number, {})
+            under_way = pending.get(number, 0) + in_flight.get(number, 0)
+            size, done = under_way + sum(counts.values()), not under_way and number in last
             waves.append(
                 WaveFacts(
                     devices=size,

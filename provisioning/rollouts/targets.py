@@ -55,12 +55,14 @@ def targets_of(tables: Tables, plan: RolloutPlan) -> Targets:
     return chosen
 
 
-def joiners_of(tables: Tables, plan: RolloutPlan, among: Collection[str] | None) -> Targets:
-    """The devices that a continuous plan means now, of some or all.
+def joiners_of(tables: Tables, rollout: Rollout, among: Collection[str] | None) -> Targets:
+    """The devices that a continuous rollout means now, of some or all: new ones, and such as came after it.
 
-    Nobody is there to be refused: what can't be joined, as it is given another release, is waited for.
+    What was there before it, and not new, joins no more, whatever other runs make of its state. Nobody is
+    there to be refused: what can't be joined, as it is given another release, is waited for.
     """
-    chosen = _chosen(plan, _candidates(tables, plan, among))
+    plan = rollout.plan
+    chosen = _chosen(plan, _candidates(tables, plan, among, registered_since=rollout.created_at))
     if plan.overlap == "join":
         run_ids = [known.run_id for known in chosen.values() if known.run_id is not None]
         others = _other_releases(tables, plan, run_ids)
@@ -146,27 +148,34 @@ def _matching(tables: Tables, plan: RolloutPlan) -> dict[str, Known]:
     elif targets.devices is not None:
         named = list(targets.devices)
     else:
-        return _candidates(tables, plan, None)
+        return _candidates(tables, plan)
     known = tables.known(named)
     if unknown := [device_id for device_id in named if device_id not in known]:
         raise UnknownDeviceError(unknown)
     return known
 
 
-def _candidates(tables: Tables, plan: RolloutPlan, among: Collection[str] | None) -> dict[str, Known]:
+def _candidates(
+    tables: Tables,
+    plan: RolloutPlan,
+    among: Collection[str] | None = None,
+    *,
+    registered_since: float | None = None,
+) -> dict[str, Known]:
     """Those that match; where it is to wait for other runs, or to join them, those that they have do too."""
     targets = plan.targets
     states = [str(state) for state in targets.qualifying_states]
     if plan.overlap in ("wait", "join"):
         states += WORKING
     rows = tables.execute(
-        "candidates",
+        "candidates" if among is None else "candidates_among",
         (
             json.dumps(states),
             _json_or_none(targets.models),
             _json_or_none(targets.firmware_versions),
             _json_or_none(targets.tags),
-            None if among is None else json.dumps(list(among)),
+            registered_since,
+            *([] if among is None else [json.dumps(list(among))]),
         ),
     )
     return {device_id: Known(state, run_id) for device_id, state, run_id in rows}
