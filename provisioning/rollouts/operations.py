@@ -64,7 +64,7 @@ class Rollouts:
         self._client = client
         self._on_start = on_start
         self._clock = clock
-        self._opening: asyncio.Task[None] | None = None
+        self._opening: set[asyncio.Task[None]] = set()
         self._growth = Growth(store=store, tell=self._tell, clock=clock)
         registry.on_registered = self._growth.registered
 
@@ -76,16 +76,22 @@ class Rollouts:
         """
         unfinished = list(await self._views.open())
         if unfinished:
-            self._opening = asyncio.create_task(self._keep_opening(unfinished), name="open-rollouts")
+            self._open_when_there(unfinished)
         self._growth.start()
         return unfinished
 
     async def close(self) -> None:
         """Start nothing more."""
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.wait([self._opening])
+        for task in list(self._opening):
+            task.cancel()
+            await asyncio.wait([task])
         await self._growth.close()
+
+    def _open_when_there(self, rollout_ids: Sequence[str]) -> None:
+        """Start and tell rollouts as soon as the engine answers: what they are to do is on record."""
+        task = asyncio.create_task(self._keep_opening(rollout_ids), name="open-rollouts")
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
 
     async def _keep_opening(self, rollout_ids: Sequence[str]) -> None:
         for rollout_id in rollout_ids:
@@ -175,7 +181,11 @@ class Rollouts:
             pace=pace,
         )
         # Told though nothing has changed: who asks again may do so since the first time was cut off.
-        await self._tell(rollout_id)
+        try:
+            await self._tell(rollout_id)
+        except EngineAwayError as error:
+            _LOG.warning("rollout %s is told when the engine is there: %s", rollout_id, error)
+            self._open_when_there([rollout_id])
         self._growth.rollout_changed()
         return {"view": await self.view(rollout_id), "changed": changed}
 
@@ -205,7 +215,11 @@ class Rollouts:
         # Before its start, which may take long: what registered since its creation must not be missed.
         self._growth.rollout_changed(created=plan.targets.continuous)
         misfits = await not_fitting_of_rollout(self._registry, plan, rollout_id)
-        await self._start(rollout_id)
+        try:
+            await self._start(rollout_id)
+        except EngineAwayError as error:
+            _LOG.warning("rollout %s starts when the engine is there: %s", rollout_id, error)
+            self._open_when_there([rollout_id])
         return {**await self.view(rollout_id), "not_fitting": misfits}
 
     async def _start(self, rollout_id: str) -> None:
