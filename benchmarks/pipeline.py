@@ -95,7 +95,7 @@ class Bare:
             release=release.name,
             attempt=1,
             url=access.url,
-            size_bytes=len(package.content),
+            size_bytes=package.size_bytes,
             sha256=package.sha256,
             signature=package.signature,
             key_id=key.key_id,

@@ -2,6 +2,8 @@
 
 - A package seen again is answered at once, without a second download: the same attempt with the same
   bytes, a newer attempt of the same content with a fresh acknowledgement.
+- A package for other models is rejected when it has arrived; what a device runs is the version that the
+  package's manifest says.
 - One download at a time, and the newest attempt wins.
 - What the service sends and the contract refuses is counted and dropped.
 
@@ -47,6 +49,7 @@ from devices.dice import Dice
 from devices.download import Download, Interrupted
 from devices.errors import DownloadError
 from devices.link import Link, Outgoing
+from devices.manifest import Manifest
 from devices.roster import DevicePlan
 from devices.spec import Group
 from devices.surroundings import Surroundings
@@ -86,6 +89,7 @@ class Device:
         "_side",
         "_stored",
         "_verified",
+        "_version",
         "_work",
         "_working_on",
         "around",
@@ -114,6 +118,7 @@ class Device:
         # and a download that a reboot has cut off.
         self.package: Package | None = None
         self._verified: Package | None = None
+        self._version: str | None = None
         self._download: Download | None = None
         self._stored: Download | None = None
         self._work: asyncio.Task[None] | None = None
@@ -351,6 +356,8 @@ class Device:
                     await self._at(Step.DOWNLOADING, download.package.attempt, share=pause.share)
             verifier = around.verifier if self._combined.trusts else around.distrustful
             verifier.verify(download.package)
+            manifest = Manifest.read(download.manifest)
+            manifest.check(self._group.model)
             await self._at(Step.DOWNLOADED, download.package.attempt)
         except Refusal as refusal:
             counters.rejections += 1
@@ -362,6 +369,7 @@ class Device:
         else:
             counters.downloads_completed += 1
             around.latencies.download.observe(around.true_clock() - began_s)
+            self._version = manifest.version
             self._acknowledge(download.package, began_s)
         finally:
             counters.download_retries += download.retries - before[0]
@@ -393,8 +401,10 @@ class Device:
             )
             return
         self.around.counters.activations += 1
-        self._firmware_version = command.release
-        event = ActivationCompleted(**_about(command), at=self._now(), firmware_version=command.release)
+        self._firmware_version = self._version or command.release
+        event = ActivationCompleted(
+            **_about(command), at=self._now(), firmware_version=self._firmware_version
+        )
         self._activation_answer = self._answer(_asked(command), event)
 
     def _fail_activation(self, command: Activate, reason: str, detail: str) -> None:

@@ -22,6 +22,7 @@ from broker.messages import Package
 from devices.behaviours import HEALTHY, Combined
 from devices.behaviours.base import Way
 from devices.errors import DownloadError
+from devices.manifest import ManifestReader
 from devices.pacing import backoff_s
 
 _EXPIRED_STATUSES: Final = frozenset({401, 403, 404, 410})
@@ -77,6 +78,7 @@ class Download:
         "_delay",
         "_hash",
         "_limits",
+        "_manifest",
         "_on_progress",
         "_parts",
         "_pauses",
@@ -119,7 +121,13 @@ class Download:
         self._delay = delay
         self._pauses = combined.pauses()
         self._hash = hashlib.sha256()
+        self._manifest = ManifestReader()
         self._parts = 0
+
+    @property
+    def manifest(self) -> bytes | None:
+        """The package's manifest, if it has one and that has come."""
+        return self._manifest.content
 
     async def run(self, http: aiohttp.ClientSession) -> None:
         """Fetch what is missing and check size and hash.
@@ -237,6 +245,7 @@ class Download:
             if self.received_bytes > size_bytes:
                 self._wrong_size(self.received_bytes)
             self._hash.update(chunk)
+            self._manifest.feed(chunk)
             self._on_progress(self.received_bytes)
             self._pause_if_due()
             if self._rate_bytes_per_s is not None:
@@ -261,6 +270,7 @@ class Download:
             self.restarts += 1
         self.received_bytes = 0
         self._hash = hashlib.sha256()
+        self._manifest = ManifestReader()
         self._parts = 0
 
     def _wrong_size(self, size_bytes: int) -> NoReturn:

@@ -22,8 +22,17 @@ from broker import messages, topics
 
 from . import orchestrations
 from .errors import ProvisioningError
-from .packages import PackageStore, Release, SigningKey, build_package, mask_sas
-from .registry import Outcome, Registry
+from .packages import (
+    InstallationPackage,
+    PackageStore,
+    Release,
+    SigningKey,
+    blob_name_of,
+    build_package,
+    mask_sas,
+)
+from .registry import DeviceRecord, Outcome, Registry
+from .releases.records import ReleaseRecord
 from .settings import MAX_RUN_DEVICES
 from .states import DeviceState
 
@@ -35,6 +44,18 @@ class Publisher(Protocol):
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float) -> None:
         """Return at the broker's acknowledgement, or raise."""
+        ...
+
+
+class Catalogue(Protocol):
+    """Where releases are by their names: `releases.store.Releases`."""
+
+    def find(self, name: str) -> ReleaseRecord | None:
+        """One that is not the default, or None."""
+        ...
+
+    async def load(self, record: ReleaseRecord) -> Release:
+        """With its firmware."""
         ...
 
 
@@ -50,12 +71,14 @@ class Activities:
         release: Release,
         key: SigningKey,
         publish_timeout_s: float,
+        releases: Catalogue | None = None,
         on_claim: Callable[[str], None] = lambda run_id: None,
     ) -> None:
         self._registry = registry
         self._store = store
         self._publisher = publisher
         self._release = release
+        self._releases = releases
         self._key = key
         self._publish_timeout_s = publish_timeout_s
         self._on_claim = on_claim
@@ -73,36 +96,65 @@ class Activities:
     async def get_new_device_ids(self, _ctx: ActivityContext, request: Json) -> list[str]:
         """Claim devices for the run; the same list each time."""
         device_ids = await self._registry.claim(
-            request["run_id"], request["device_ids"], options=request["options"], limit=MAX_RUN_DEVICES
+            request["run_id"],
+            request["device_ids"],
+            options=request["options"],
+            limit=MAX_RUN_DEVICES,
+            release=request.get("release"),
         )
         self._on_claim(request["run_id"])
         return device_ids
 
     async def create_installation_package(self, _ctx: ActivityContext, request: Json) -> Json:
-        """Build and store the device's package and share it by a fresh SAS URL."""
+        """Build and store the device's package and share it by a fresh SAS URL.
+
+        Where the release is not for this device: `{"rejected": reason}`, and there is no package.
+        """
         device_id = request["device_id"]
         self._note(request, DeviceState.PACKAGING)
         device = self._registry.look_up(device_id)
         if device is None:
             raise ProvisioningError(f"The device {device_id} is not in the registry.")
-        package = build_package(
-            self._release,
-            device_id=device_id,
-            configuration={"model": device.model, "tags": device.tags},
-            key=self._key,
-        )
-        await self._store.upload(package)
+        name = request.get("release")
+        if name is None:
+            name = self._release.name
+            package = build_package(
+                self._release,
+                device_id=device_id,
+                configuration={"model": device.model, "tags": device.tags},
+                key=self._key,
+            )
+            await self._store.upload(package)
+        else:
+            chosen = None if self._releases is None else self._releases.find(name)
+            if chosen is None:
+                return {"rejected": f"there is no release {name} any more"}
+            if (why := chosen.misfit(device.model, device.tags)) is not None:
+                return {"rejected": why}
+            package = await self._store.upload_made(
+                blob_name_of(name, device_id), lambda: self._make(chosen, device)
+            )
         access = self._store.share(package.blob_name, lifetime_s=request["sas_lifetime_s"])
         return {
             "package_id": package.package_id,
-            "release": self._release.name,
+            "release": name,
             "url": access.url,
             "expires_at": access.expires_at.isoformat(),
-            "size_bytes": len(package.content),
+            "size_bytes": package.size_bytes,
             "sha256": package.sha256,
             "signature": package.signature,
             "key_id": self._key.key_id,
         }
+
+    async def _make(self, chosen: ReleaseRecord, device: DeviceRecord) -> InstallationPackage:
+        """The package with a release from the catalogue."""
+        assert self._releases is not None
+        return build_package(
+            await self._releases.load(chosen),
+            device_id=device.device_id,
+            configuration=chosen.configure(device_id=device.device_id, model=device.model, tags=device.tags),
+            key=self._key,
+        )
 
     async def send_package_url_to_device(self, _ctx: ActivityContext, request: Json) -> None:
         """Tell the device where its package is; returns when the broker has the message."""

@@ -11,6 +11,7 @@
 | POST /api/provision | start a run: 202 with its id and how many devices it claimed |
 | GET /api/runs, GET /api/runs/{run_id} | runs, the latest first; one run with counts, times, failures |
 | GET /api/devices, GET /api/devices/{device_id} | devices by state or run, in pages; one with its steps |
+| /api/releases, /api/rollouts | see `releases.api` and `rollouts.api` |
 | GET /api/statistics | counters of every part |
 | GET /metrics | the fleets' statistics for Prometheus |
 """
@@ -32,6 +33,8 @@ from .http.instances import Instances
 from .http.limits import BodyLimits
 from .http.management import AsLenient, management_routes
 from .http.problems import add_error_handlers
+from .releases.api import release_routes
+from .releases.store import Releases
 from .rollouts.api import rollout_routes
 from .rollouts.operations import Rollouts
 from .settings import MAX_PAGE, MAX_RUN_DEVICES, RunOptions
@@ -47,6 +50,8 @@ class Backend(Protocol):
 
     @property
     def url(self) -> str: ...
+    @property
+    def releases(self) -> Releases: ...
     @property
     def rollouts(self) -> Rollouts: ...
     @property
@@ -69,7 +74,7 @@ class Backend(Protocol):
     ) -> Json: ...
     async def check_fleet(self, fleet_id: str) -> Json: ...
     async def metrics(self, fleet_id: str | None) -> str: ...
-    async def provision(self, device_ids: list[str] | None, options: Json) -> Json: ...
+    async def provision(self, device_ids: list[str] | None, options: Json, release: str | None) -> Json: ...
     async def list_runs(self) -> list[Json]: ...
     async def run(self, run_id: str) -> Json: ...
     async def devices(
@@ -86,6 +91,8 @@ class ProvisionRequest(BaseModel):
 
     device_ids: Annotated[list[str], Field(min_length=1, max_length=MAX_RUN_DEVICES)] | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+    release: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """None: the one that comes with the service."""
 
 
 def create_api(backend: Backend) -> FastAPI:
@@ -112,7 +119,7 @@ def create_api(backend: Backend) -> FastAPI:
     @app.post("/api/provision", status_code=HTTPStatus.ACCEPTED)
     async def provision(request: ProvisionRequest) -> Json:
         """Start a run over the named devices, or all new ones; it has claimed them when this answers."""
-        return await backend.provision(request.device_ids, request.options)
+        return await backend.provision(request.device_ids, request.options, request.release)
 
     @app.get("/api/runs")
     async def list_runs() -> Json:
@@ -153,6 +160,7 @@ def create_api(backend: Backend) -> FastAPI:
         """The statistics of one fleet, or all, in Prometheus' text format."""
         return Response(await backend.metrics(fleet_id), media_type=METRICS_TYPE)
 
+    app.include_router(release_routes(lambda: backend.releases))
     app.include_router(rollout_routes(lambda: backend.rollouts))
     app.include_router(management_routes(lambda: backend))
     add_documentation(app)

@@ -52,9 +52,13 @@ class DeviceSteps(DeviceProgress):
     once the device's deadline is reached, even where the timer's turn is yet to come.
     """
 
-    def __init__(self, ctx: OrchestrationContext, run_id: str, device_id: str, options: RunOptions) -> None:
+    def __init__(
+        self, ctx: OrchestrationContext, run_id: str, device_id: str, options: RunOptions, release: Json
+    ) -> None:
+        """``release``: as it goes into the activity that makes the package."""
         super().__init__(ctx, run_id, device_id)
         self._options = options
+        self._release = release
         self._activations = 0
         self._lost_attempts = 0
         self._failures: dict[str, int] = {}
@@ -77,6 +81,8 @@ class DeviceSteps(DeviceProgress):
         while True:
             self._attempt += 1
             package = yield from self._create_package()
+            if package is None:
+                return
             yield from self._notify(package)
             came: Came | None = yield from self._wait_for_download(package)
             while came is not None:
@@ -88,13 +94,17 @@ class DeviceSteps(DeviceProgress):
                     came = yield from self._wait_to_retry(came, package)
 
     def _create_package(self) -> Flow:
+        """None where the release is not for this device, which ends it: no attempt would change that."""
         self._begin("packaging", DeviceState.PACKAGING)
         package: Json = yield from self._call(
             CREATE_INSTALLATION_PACKAGE,
-            {"sas_lifetime_s": self._options.sas_lifetime_s},
+            {"sas_lifetime_s": self._options.sas_lifetime_s, **self._release},
             what="packaging",
             timeout_s=self._options.packaging_timeout_s,
         )
+        if "rejected" in package:
+            self.end(DeviceState.REJECTED, brief(package["rejected"]))
+            return None
         # The URL stays out of status and output: they are shown, and it is a secret.
         self._package = {key: package[key] for key in ("package_id", "release", "size_bytes", "sha256")}
         return package

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -59,6 +60,7 @@ __all__ = [
     "DeviceProvisioningOrchestration",
     "ProvisionNewDevices",
     "call_patiently",
+    "of_release",
 ]
 
 MAX_FAILURES_LISTED = 20
@@ -86,10 +88,17 @@ def _read_options(given: tuple[tuple[str, Any], ...]) -> RunOptions:
 _DEFAULT_OPTIONS = RunOptions()
 
 
+def of_release(request: Mapping[str, Any]) -> Json:
+    """The release, as it goes on into an input: nothing where it is that of the service."""
+    release = request.get("release")
+    return {} if release is None else {"release": release}
+
+
 def ProvisionNewDevices(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa: N802 (the seed's name)
     """Provision the devices of a run, all in parallel.
 
-    Input: `{"device_ids": [...] | null, "options": {...}}`; null means all new devices. Output:
+    Input: `{"device_ids": [...] | null, "options": {...}, "release"?}`; null means all new devices, and no
+    release that of the service. Output:
     `{"run_id", "devices", "counts": {state: n}, "failures": [{"device_id", "state", "error"} … first 20]}`.
     """
     options = RunOptions.from_json(request.get("options"))
@@ -97,6 +106,7 @@ def ProvisionNewDevices(ctx: OrchestrationContext, request: Json) -> Flow:  # no
     # Whoever starts one by hand hears at once of what no try would get through with.
     if not isinstance(request.get("device_ids"), list | None):
         raise TypeError("device_ids is neither a list nor null")
+    release = of_release(request)
     device_ids: list[str] = yield from call_patiently(
         ctx,
         GET_NEW_DEVICE_IDS,
@@ -104,6 +114,7 @@ def ProvisionNewDevices(ctx: OrchestrationContext, request: Json) -> Flow:  # no
             "run_id": ctx.instance_id,
             "device_ids": request.get("device_ids"),
             "options": options_json,
+            **release,
         },
         tolerance_s=options.outage_tolerance_s,
     )
@@ -113,7 +124,7 @@ def ProvisionNewDevices(ctx: OrchestrationContext, request: Json) -> Flow:  # no
         children: list[task.Task[Any]] = [
             ctx.call_sub_orchestrator(
                 "DeviceProvisioningOrchestration",
-                input={"device_id": device_id, "options": options_json},
+                input={"device_id": device_id, "options": options_json, **release},
                 instance_id=f"{ctx.instance_id}:{device_id}",
             )
             for device_id in device_ids
@@ -136,14 +147,16 @@ def ProvisionNewDevices(ctx: OrchestrationContext, request: Json) -> Flow:  # no
 def DeviceProvisioningOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa: N802
     """Provision one device.
 
-    Input: `{"device_id", "options": {...}}`. Output, whatever became of the device: `{"device_id", "state",
-    "attempts", "error", "firmware_version", "package", "steps", "started_at", "ended_at"}`, with
-    `steps` as in the custom status: `[{"step", "attempt", "started_at", "ended_at", "error"} …]`; the step
-    "waiting", for the next attempt, also has `retrying_at` and `retrying_after`, the kind of failure.
+    Input: `{"device_id", "options": {...}, "release"?}`. Output, whatever became of the device:
+    `{"device_id", "state", "attempts", "error", "firmware_version", "package", "steps", "started_at",
+    "ended_at"}`, with `steps` as in the custom status:
+    `[{"step", "attempt", "started_at", "ended_at", "error"} …]`; the step "waiting", for the next attempt,
+    also has `retrying_at` and `retrying_after`, the kind of failure.
     """
     run_id, _, device_id = ctx.instance_id.rpartition(":")
     options = _options(request.get("options"))
-    device = DeviceSteps(ctx, run_id, check_device_id(request.get("device_id", device_id)), options)
+    wanted = check_device_id(request.get("device_id", device_id))
+    device = DeviceSteps(ctx, run_id, wanted, options, of_release(request))
     try:
         yield from device.provision()
     except TaskFailedError as error:

@@ -2,10 +2,12 @@
 
 A package is a ZIP (stored, not compressed) of
 
-- `manifest.json`   format, release, device, and the size and SHA-256 of each file,
-- `manifest.sig`    the Ed25519 signature (64 bytes) of manifest.json,
 - `firmware.bin`    the release's firmware,
+- `manifest.json`   format, release with version and models, device, and the size and SHA-256 of each file,
+- `manifest.sig`    the Ed25519 signature (64 bytes) of manifest.json,
 - `config.json`     the device's own configuration.
+
+The firmware comes first, since it is the same for each device: it is neither copied nor hashed for each.
 
 Same release, same device, same key: same bytes, so that an activity that runs twice overwrites a blob with
 itself. A SAS URL reads one blob for a short time; its `sig` is a secret, and `mask_sas` takes it out of
@@ -18,19 +20,16 @@ import asyncio
 import base64
 import contextlib
 import hashlib
-import io
 import json
 import logging
 import os
-import random
 import re
-import zipfile
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self, cast
 
 from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
@@ -47,13 +46,18 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from .errors import PackageError, SettingsError, StateError, StorageAwayError
+from .releases.archive import Entry, directory
+from .releases.firmware import FILE_NAME, Firmware, generated
 
 _LOG = logging.getLogger(__name__)
 # The Azure SDK logs each request and answer at INFO: a cost per device, and noise where INFO is on.
 _AZURE_LOG = "azure.core.pipeline.policies.http_logging_policy"
 
 MAX_PACKAGE_BYTES = 128 * 1024 * 1024
-_ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+# What is larger is sent in blocks of this size: so an upload holds a block, and no package whole.
+_BLOCK_BYTES = 4 * 1024 * 1024
+# A try may take longer, the larger the package is: by the second for so many bytes.
+_SLOW_UPLOAD_BYTES_PER_S = 1024 * 1024
 # Clocks of devices and of storage differ a little; the URL is good from this long ago.
 _SAS_START_SKEW = timedelta(minutes=5)
 _CONTENT = ContentSettings(content_type="application/zip")
@@ -124,69 +128,79 @@ class SigningKey:
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """A firmware under a name."""
+    """A firmware under a name, with what goes into each manifest."""
 
     name: str
-    firmware: bytes = field(repr=False)
-    sha256: str
+    version: str
+    models: tuple[str, ...] = ()
+    firmware: Firmware
 
     @classmethod
     def demo(cls, name: str, size_bytes: int) -> Release:
         """A release whose firmware follows from its name: pseudo-random bytes, the same everywhere."""
-        firmware = random.Random(f"firmware of {name}").randbytes(size_bytes)
-        return cls(name=name, firmware=firmware, sha256=hashlib.sha256(firmware).hexdigest())
+        return cls(name=name, version=name, firmware=Firmware.of(b"".join(generated(name, size_bytes))))
 
 
 @dataclass(frozen=True, kw_only=True)
 class InstallationPackage:
-    """A built package."""
+    """A built package; many of one release share its firmware."""
 
     package_id: str
     blob_name: str
-    content: bytes = field(repr=False)
+    parts: tuple[bytes, ...] = field(repr=False)
+    size_bytes: int
     sha256: str
     signature: str
     """Base64 Ed25519 over the 32 raw bytes of the SHA-256."""
+
+    @property
+    def content(self) -> bytes:
+        """The whole of it, copied."""
+        return b"".join(self.parts)
 
 
 def build_package(
     release: Release, *, device_id: str, configuration: Mapping[str, object], key: SigningKey
 ) -> InstallationPackage:
     """The package of one device: deterministic. PackageError if it is too large."""
-    config = _json({**configuration, "device_id": device_id})
+    firmware = release.firmware
+    config = _json({"device_id": device_id, **configuration})
     manifest = _json(
         {
             "format": 1,
             "release": release.name,
+            "version": release.version,
+            "models": release.models,
             "device_id": device_id,
             "files": {
-                "firmware.bin": {"size_bytes": len(release.firmware), "sha256": release.sha256},
+                FILE_NAME: {"size_bytes": firmware.entry.size_bytes, "sha256": firmware.sha256},
                 "config.json": {"size_bytes": len(config), "sha256": hashlib.sha256(config).hexdigest()},
             },
         }
     )
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in (
-            ("manifest.json", manifest),
-            ("manifest.sig", key.sign(manifest)),
-            ("firmware.bin", release.firmware),
-            ("config.json", config),
-        ):
-            entry = zipfile.ZipInfo(name, _ZIP_TIME)
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, data)
-    content = buffer.getvalue()
-    if len(content) > MAX_PACKAGE_BYTES:
+    entries, own = [firmware.entry], []
+    for name, content in (
+        ("manifest.json", manifest),
+        ("manifest.sig", key.sign(manifest)),
+        ("config.json", config),
+    ):
+        entry = Entry.of(name, content)
+        entries.append(entry)
+        own += [entry.header(), content]
+    tail = b"".join((*own, directory(entries)))
+    size_bytes = firmware.entry.length + len(tail)
+    if size_bytes > MAX_PACKAGE_BYTES:
         raise PackageError(
-            f"The package of {device_id} has {len(content):,} bytes; the limit is {MAX_PACKAGE_BYTES:,}. "
+            f"The package of {device_id} has {size_bytes:,} bytes; the limit is {MAX_PACKAGE_BYTES:,}. "
             f"Use a smaller release than {release.name}."
         )
-    digest = hashlib.sha256(content)
+    digest = firmware.begun.copy()
+    digest.update(tail)
     return InstallationPackage(
         package_id=f"{release.name}-{digest.hexdigest()[:16]}",
         blob_name=blob_name_of(release.name, device_id),
-        content=content,
+        parts=(firmware.header, firmware.content, tail),
+        size_bytes=size_bytes,
         sha256=digest.hexdigest(),
         signature=base64.b64encode(key.sign(digest.digest())).decode(),
     )
@@ -283,6 +297,8 @@ class PackageStore:
             # One try here: the orchestration's retry policy has the say about more, and a circuit of
             # retries inside retries would outlast every time-out.
             retry_total=0,
+            max_single_put_size=_BLOCK_BYTES,
+            max_block_size=_BLOCK_BYTES,
         )
         self._container = service.get_container_client(self._container_name)
         self._open_container()
@@ -340,26 +356,55 @@ class PackageStore:
 
     async def upload(self, package: InstallationPackage) -> None:
         """Store a package, over an earlier one of the same name; StorageAwayError if that failed."""
-        assert self._container is not None, "enter the store first"
+        async with self._turn(package.blob_name):
+            await self._put(package)
+
+    async def upload_made(
+        self, blob_name: str, make: Callable[[], Awaitable[InstallationPackage]]
+    ) -> InstallationPackage:
+        """As `upload`, of a package that is made when its turn has come: so that few are at once."""
+        async with self._turn(blob_name):
+            package = await make()
+            await self._put(package)
+        return package
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, blob_name: str) -> AsyncGenerator[None, None]:
+        """One of the uploads that may be at once."""
         try:
             async with asyncio.timeout(self._upload_timeout_s):
                 await self._container_there.wait()
-            # The time counts from one's turn: those before may have taken all of theirs.
-            async with self._uploads, asyncio.timeout(self._upload_timeout_s):
+        except TimeoutError as error:
+            raise self._away(blob_name, error) from error
+        async with self._uploads:
+            yield
+
+    async def _put(self, package: InstallationPackage) -> None:
+        assert self._container is not None, "enter the store first"
+        size_bytes = package.size_bytes
+        small = size_bytes <= _BLOCK_BYTES
+        # The time counts from one's turn: those before may have taken all of theirs.
+        timeout_s = self._upload_timeout_s + size_bytes / _SLOW_UPLOAD_BYTES_PER_S
+        try:
+            async with asyncio.timeout(timeout_s):
                 await self._container.get_blob_client(package.blob_name).upload_blob(
-                    package.content, overwrite=True, content_settings=_CONTENT
+                    package.content if small else cast("IO[bytes]", _PartsReader(package.parts)),
+                    length=size_bytes,
+                    overwrite=True,
+                    content_settings=_CONTENT,
                 )
         except (AzureError, OSError, TimeoutError) as error:
-            self.upload_failures += 1
-            self._reachable = False
-            if isinstance(error, ResourceNotFoundError):
-                # A storage that crashed may have forgotten the container: the next try finds it again.
-                self._open_container()
-            raise StorageAwayError(
-                f"Blob storage at {self.endpoint} did not take {package.blob_name}: {_brief(error)}."
-            ) from error
+            raise self._away(package.blob_name, error) from error
         self.uploads += 1
         self._reachable = True
+
+    def _away(self, blob_name: str, error: Exception) -> StorageAwayError:
+        self.upload_failures += 1
+        self._reachable = False
+        if isinstance(error, ResourceNotFoundError):
+            # A storage that crashed may have forgotten the container: the next try finds it again.
+            self._open_container()
+        return StorageAwayError(f"Blob storage at {self.endpoint} did not take {blob_name}: {_brief(error)}.")
 
     def share(self, blob_name: str, *, lifetime_s: float, now: datetime | None = None) -> SharedAccess:
         """A URL that reads this one blob for `lifetime_s`; HTTPS only where the endpoint is HTTPS."""
@@ -376,6 +421,24 @@ class PackageStore:
             protocol="https" if self.endpoint.startswith("https://") else None,
         )
         return SharedAccess(url=f"{self.url_of(blob_name)}?{token}", expires_at=expires_at)
+
+
+class _PartsReader:
+    """The parts of a package as one stream, for the SDK to read block by block."""
+
+    def __init__(self, parts: Sequence[bytes]) -> None:
+        self._views = [memoryview(part) for part in parts]
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to so many bytes; all that are left where none is said."""
+        taken, left = [], size if size >= 0 else sum(map(len, self._views))
+        while left and self._views:
+            taken.append(self._views[0][:left])
+            left -= len(taken[-1])
+            self._views[0] = self._views[0][len(taken[-1]) :]
+            if not self._views[0]:
+                self._views.pop(0)
+        return b"".join(taken)
 
 
 def _brief(error: BaseException) -> str:

@@ -41,10 +41,15 @@ from .states import WORKING, DeviceState, transition_rows
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _APPLICATION_ID = 0x4D555354  # "MUST"
 # What each version of the format adds to the one before it.
-_SCHEMAS = ("registry_schema.sql", "rollouts/schema.sql", "rollouts/schema_overlap.sql")
+_SCHEMAS = (
+    "registry_schema.sql",
+    "rollouts/schema.sql",
+    "rollouts/schema_overlap.sql",
+    "releases/schema.sql",
+)
 assert len(_SCHEMAS) == SCHEMA_VERSION
 _RETRY_INTERVAL_S = 0.5
 _BUSY_TIMEOUT_S = 10.0
@@ -103,6 +108,8 @@ class RunRecord:
     status: str
     devices: int
     options: dict[str, Any]
+    release: str | None = None
+    """None: the one that comes with the service."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -500,6 +507,7 @@ class Registry:
         *,
         options: Mapping[str, Any],
         limit: int,
+        release: str | None = None,
     ) -> list[str]:
         """Give a run its devices, `queued` from now on, and return them in order.
 
@@ -512,7 +520,7 @@ class Registry:
 
         def work(database: sqlite3.Connection) -> list[str]:
             created = database.execute(
-                self._sql["create_run"], (run_id, now, json.dumps(dict(options)))
+                self._sql["create_run"], (run_id, now, json.dumps(dict(options)), release)
             ).rowcount
             if created == 1:
                 if device_ids is None:
@@ -761,4 +769,5 @@ def _run(row: tuple[Any, ...]) -> RunRecord:
         status=row[3],
         devices=row[4],
         options=json.loads(row[5]),
+        release=row[6],
     )

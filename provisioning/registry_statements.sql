@@ -127,7 +127,7 @@ WHERE
     );
 
 -- name: create_run
-INSERT INTO runs (run_id, started_at, status, devices, options) VALUES (?, ?, 'running', 0, ?)
+INSERT INTO runs (run_id, started_at, status, devices, options, release) VALUES (?, ?, 'running', 0, ?, ?)
 ON CONFLICT (run_id) DO NOTHING;
 
 -- name: claim_new
@@ -167,10 +167,10 @@ WHERE
     );
 
 -- name: run
-SELECT run_id, started_at, ended_at, status, devices, options FROM runs WHERE run_id = ?;
+SELECT run_id, started_at, ended_at, status, devices, options, release FROM runs WHERE run_id = ?;
 
 -- name: runs
-SELECT run_id, started_at, ended_at, status, devices, options FROM runs
+SELECT run_id, started_at, ended_at, status, devices, options, release FROM runs
 ORDER BY started_at DESC, run_id DESC LIMIT ?;
 
 -- name: open_runs

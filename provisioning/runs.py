@@ -29,6 +29,7 @@ from .errors import (
 )
 from .orchestrations import ProvisionNewDevices
 from .registry import STEPS, Registry, RunRecord
+from .releases.store import Releases
 from .settings import RunOptions
 from .state_directory import iso
 from .states import FINAL, WORKING, DeviceState
@@ -53,8 +54,9 @@ _STATUS = {
 class Runs:
     """The runs of one service; `open()` and `close()` on a loop with a running engine."""
 
-    def __init__(self, *, registry: Registry, client: EngineClient) -> None:
+    def __init__(self, *, registry: Registry, client: EngineClient, releases: Releases) -> None:
         self._registry = registry
+        self._releases = releases
         self._client = client
         self._starting = asyncio.Lock()
         self._claims: dict[str, asyncio.Event] = {}
@@ -118,42 +120,55 @@ class Runs:
             except EngineAwayError:
                 await asyncio.sleep(_AWAY_INTERVAL_S)
 
-    async def start(self, device_ids: list[str] | None, options: RunOptions) -> Json:
+    async def start(
+        self, device_ids: list[str] | None, options: RunOptions, release: str | None = None
+    ) -> Json:
         """Start a run; on disk, and its devices claimed, when this returns.
 
-        Raises UnknownDeviceError, DeviceBusyError, NothingToDoError, or BadIdError of the MQTT contract.
+        Raises UnknownReleaseError, UnknownDeviceError, DeviceBusyError, NothingToDoError, or BadIdError of
+        the MQTT contract.
         """
         # One at a time: two calls at once must not both believe that the new devices are theirs.
         async with self._starting:
-            await self._registry.flush()
-            wanted = None if device_ids is None else list(dict.fromkeys(map(check_device_id, device_ids)))
-            await self._check_wanted(wanted)
-            run_id = f"run-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-            claimed = self._claims[run_id] = asyncio.Event()
-            try:
-                await self._client.schedule_new_orchestration(
-                    ProvisionNewDevices,
-                    input={"device_ids": wanted, "options": options.to_json()},
-                    instance_id=run_id,
-                )
-                async with asyncio.timeout(_CLAIM_TIMEOUT_S):
-                    await claimed.wait()
-            except EngineAwayError as error:
-                raise UnavailableError(
-                    f"{error} If the start of {run_id} got through all the same, `muster watch {run_id}` "
-                    f"will show it."
-                ) from error
-            except TimeoutError:
-                raise UnavailableError(
-                    f"Run {run_id} is accepted, but has not claimed its devices yet: `muster watch {run_id}`."
-                ) from None
-            finally:
-                del self._claims[run_id]
+            with self._releases.held(release) as name:
+                run_id = await self._start(device_ids, options, {} if name is None else {"release": name})
         run = await self._registry.run(run_id)
         if run is None or run.devices == 0:
             raise NothingToDoError
         _LOG.info("run %s: %d devices", run_id, run.devices)
-        return {"run_id": run_id, "devices": run.devices}
+        return {
+            "run_id": run_id,
+            "devices": run.devices,
+            "release": name,
+            "not_fitting": await self._releases.not_fitting(name, run_id),
+        }
+
+    async def _start(self, device_ids: list[str] | None, options: RunOptions, release: Json) -> str:
+        await self._registry.flush()
+        wanted = None if device_ids is None else list(dict.fromkeys(map(check_device_id, device_ids)))
+        await self._check_wanted(wanted)
+        run_id = f"run-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        claimed = self._claims[run_id] = asyncio.Event()
+        try:
+            await self._client.schedule_new_orchestration(
+                ProvisionNewDevices,
+                input={"device_ids": wanted, "options": options.to_json(), **release},
+                instance_id=run_id,
+            )
+            async with asyncio.timeout(_CLAIM_TIMEOUT_S):
+                await claimed.wait()
+        except EngineAwayError as error:
+            raise UnavailableError(
+                f"{error} If the start of {run_id} got through all the same, `muster watch {run_id}` "
+                f"will show it."
+            ) from error
+        except TimeoutError:
+            raise UnavailableError(
+                f"Run {run_id} is accepted, but has not claimed its devices yet: `muster watch {run_id}`."
+            ) from None
+        finally:
+            del self._claims[run_id]
+        return run_id
 
     async def _check_wanted(self, device_ids: list[str] | None) -> None:
         if device_ids is None:
@@ -175,6 +190,7 @@ class Runs:
                 "devices": run.devices,
                 "started_at": iso(run.started_at),
                 "ended_at": None if run.ended_at is None else iso(run.ended_at),
+                "release": run.release,
             }
             for run in await self._registry.runs(limit=MAX_RUNS_LISTED)
         ]
@@ -189,6 +205,7 @@ class Runs:
             "run_id": run.run_id,
             "status": run.status,
             "devices": run.devices,
+            "release": run.release,
             "counts": {state.value: count for state, count in statistics.counts.items()},
             "started_at": iso(run.started_at),
             "ended_at": None if run.ended_at is None else iso(run.ended_at),

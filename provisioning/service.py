@@ -47,6 +47,7 @@ from .http.instances import Instances
 from .orchestrations import DeviceProvisioningOrchestration, ProvisionNewDevices
 from .packages import PackageStore, Release, SigningKey, blob_name_of, mask_sas
 from .registry import DeviceRecord, Registry, RegistryError, RegistryFormatError
+from .releases.store import Releases
 from .rollouts.activities import RolloutActivities
 from .rollouts.operations import Rollouts
 from .rollouts.orchestrations import LaneOrchestration, RolloutOrchestration, WaveOrchestration
@@ -93,6 +94,8 @@ class Service:
         self._client: ManagementClient
         self._bridge: Bridge
         self._runs: Runs
+        self._release: Release
+        self._releases: Releases
         self._rollouts: Rollouts
         self._rollout_store: RolloutStore
         self._server: _Server
@@ -154,6 +157,13 @@ class Service:
                     max_batch=settings.registry_max_batch,
                 )
             )
+        self._release = Release.demo(settings.release, settings.firmware_size_bytes)
+        self._releases = Releases(
+            registry=self._registry, state_dir=state_dir, default=self._release, started_at=self._started_at
+        )
+        with _opening(registry_path):
+            await self._releases.open()
+        stack.push_async_callback(self._releases.close)
         self._store = await stack.enter_async_context(
             PackageStore(
                 connection_string=settings.blob_connection_string,
@@ -224,13 +234,14 @@ class Service:
             "mqtt_client_id", lambda: f"muster-service-{secrets.token_hex(6)}"
         )
         self._bridge = Bridge(registry=self._registry, sink=self._client)
-        self._runs = Runs(registry=self._registry, client=self._client)
+        self._runs = Runs(registry=self._registry, client=self._client, releases=self._releases)
         self._rollout_store = RolloutStore(self._registry)
         self._rollouts = Rollouts(
             registry=self._registry,
             store=self._rollout_store,
             client=self._client,
             on_start=self._runs.watch,
+            default_release=settings.release,
         )
         self._connection = await self._stack.enter_async_context(
             BrokerConnection(
@@ -252,7 +263,8 @@ class Service:
             registry=self._registry,
             store=self._store,
             publisher=self._connection,
-            release=Release.demo(settings.release, settings.firmware_size_bytes),
+            release=self._release,
+            releases=self._releases,
             key=self._key,
             publish_timeout_s=settings.publish_timeout_s,
             on_claim=self._runs.on_claim,
@@ -385,9 +397,16 @@ class Service:
             raise UnavailableError("This service launches no fleets; start it with `muster up`.")
         return self._launcher
 
-    async def provision(self, device_ids: list[str] | None, options: Json) -> Json:
+    async def provision(
+        self, device_ids: list[str] | None, options: Json, release: str | None = None
+    ) -> Json:
         """Start a run; on disk, and its devices claimed, when this returns."""
-        return await self._runs.start(device_ids, RunOptions.from_json(options))
+        return await self._runs.start(device_ids, RunOptions.from_json(options), release)
+
+    @property
+    def releases(self) -> Releases:
+        """The releases, for the API."""
+        return self._releases
 
     @property
     def rollouts(self) -> Rollouts:

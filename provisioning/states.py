@@ -99,7 +99,7 @@ def mermaid() -> str:
     ]
     ends = {
         _S.TIMED_OUT: (_S.PACKAGING, _S.NOTIFIED, _S.DOWNLOADING, _S.ACTIVATING),
-        _S.REJECTED: (_S.DOWNLOADING,),
+        _S.REJECTED: (_S.PACKAGING, _S.DOWNLOADING),
         _S.FAILED: (_S.PACKAGING, _S.DOWNLOADING, _S.DOWNLOADED, _S.ACTIVATING),
         _S.CANCELLED: (_S.QUEUED,),
     }

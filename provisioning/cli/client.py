@@ -9,10 +9,10 @@ import contextlib
 import http.client
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 from provisioning.cli.documents import (
@@ -22,6 +22,7 @@ from provisioning.cli.documents import (
     Json,
     LogEntry,
     PlannedRollout,
+    Release,
     Rollout,
     RolloutAnswer,
     RolloutDevice,
@@ -31,6 +32,9 @@ from provisioning.cli.documents import (
 )
 from provisioning.cli.errors import ApiError, ServiceNotRunningError, UsageError
 
+if TYPE_CHECKING:
+    from provisioning.cli.release.upload import Upload
+
 REQUEST_TIMEOUT_S = 15.0
 PROVISION_TIMEOUT_S = 90.0
 """The service waits for its engine and until the run has its devices, and says itself what is late."""
@@ -38,6 +42,8 @@ FLEET_TIMEOUT_S = 90.0
 """Processes start, take a change of thousands of devices, and let them say goodbye."""
 ROLLOUT_TIMEOUT_S = 90.0
 """The targets of a large fleet are looked for, and shared among waves, before the answer."""
+UPLOAD_TIMEOUT_S = 120.0
+"""Of each step: a firmware goes through as it can, and is then put on disk."""
 PAGE_LIMIT = 1000
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 
@@ -166,12 +172,19 @@ class ServiceClient:
             self._decoded(status, raw)
         return raw.decode()
 
-    def provision(self, device_ids: Sequence[str] | None, options: Mapping[str, Any]) -> Json:
-        """Start a run over ``device_ids`` (None: over all new devices); returns run_id and devices."""
-        body = {
+    def provision(
+        self, device_ids: Sequence[str] | None, options: Mapping[str, Any], release: str | None = None
+    ) -> Json:
+        """Start a run over ``device_ids`` (None: over all new devices); returns run_id and devices.
+
+        Without a ``release`` it brings the one that comes with the service.
+        """
+        body: Json = {
             "device_ids": None if device_ids is None else list(device_ids),
             "options": dict(options),
         }
+        if release is not None:
+            body["release"] = release
         timeout_s = max(self._timeout_s, PROVISION_TIMEOUT_S)
         return self._request("POST", "/api/provision", body, timeout_s=timeout_s)
 
@@ -180,6 +193,23 @@ class ServiceClient:
 
     def run(self, run_id: str) -> Run:
         return cast(Run, self._request("GET", f"/api/runs/{quote(run_id, safe='')}"))
+
+    def add_release(self, upload: Upload) -> tuple[bool, Release]:
+        """Add a release; whether it is new, and the release."""
+        headers = {"Content-Type": upload.content_type, "Content-Length": str(upload.length)}
+        status, raw = self._send("POST", "/api/releases", upload, headers, timeout_s=UPLOAD_TIMEOUT_S)
+        return status == 201, cast(Release, self._decoded(status, raw))
+
+    def releases(self) -> list[Release]:
+        """All releases, the latest first."""
+        return cast("list[Release]", self._request("GET", "/api/releases")["releases"])
+
+    def release(self, name: str) -> Release:
+        return cast(Release, self._request("GET", f"/api/releases/{quote(name, safe='')}"))
+
+    def remove_release(self, name: str) -> Release:
+        """Remove a release; returns what it was."""
+        return cast(Release, self._request("DELETE", f"/api/releases/{quote(name, safe='')}"))
 
     def create_rollout(self, plan: Mapping[str, Any], *, actor: str) -> Rollout:
         """Start a rollout by ``plan``."""
@@ -269,15 +299,27 @@ class ServiceClient:
     def _exchange(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
     ) -> tuple[int, bytes]:
+        if body is None:
+            return self._send(method, path, None, {}, timeout_s=timeout_s)
+        headers = {"Content-Type": "application/json"}
+        return self._send(method, path, json.dumps(body).encode(), headers, timeout_s=timeout_s)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Iterable[bytes] | None,
+        headers: Mapping[str, str],
+        *,
+        timeout_s: float | None = None,
+    ) -> tuple[int, bytes]:
         timeout_s = timeout_s or self._timeout_s
-        headers = {"Accept": "application/json"}
-        payload = None
-        if body is not None:
-            payload = json.dumps(body).encode()
-            headers["Content-Type"] = "application/json"
+        headers = {"Accept": "application/json", **headers}
         connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
         try:
-            connection.request(method, path, body=payload, headers=headers)
+            # A service that refuses an upload may answer before it has read all of it.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(method, path, body=body, headers=headers)
             response = connection.getresponse()
             raw = response.read(MAX_RESPONSE_BYTES)
         except TimeoutError as error:

@@ -33,6 +33,8 @@ OWN_FILES = (
     "engine.db*",
     "registry.db*",
     "*.lock",
+    f"releases/{'[0-9a-f]' * 64}.bin",
+    "releases/.staged-*",
 )
 OWN_DIRECTORIES = ("stack", "fleets")
 
@@ -161,6 +163,9 @@ def clear_state(state_dir: Path) -> None:
     for name in OWN_DIRECTORIES:
         if (state_dir / name).is_dir() and not (state_dir / name).is_symlink():
             shutil.rmtree(state_dir / name)
+    # What a name like this holds may be somebody's own.
+    with contextlib.suppress(OSError):
+        (state_dir / "releases").rmdir()
 
 
 def state_size_bytes(state_dir: Path) -> int:

@@ -137,6 +137,26 @@ class Fleet(TypedDict, total=False):
     statistics: Json
 
 
+class Firmware(TypedDict):
+    """Of a release."""
+
+    sha256: str
+    size_bytes: int
+
+
+class Release(TypedDict):
+    """GET /api/releases/{name}; ``models`` are none where it is for all."""
+
+    name: str
+    version: str
+    models: list[str]
+    firmware: Firmware
+    configuration: Json | None
+    notes: str
+    created_at: str
+    default: bool
+
+
 class Wave(TypedDict, total=False):
     """One wave of a rollout; ``success_percent`` is null before a device of it has ended."""
 
@@ -197,6 +217,7 @@ class Rollout(TypedDict, total=False):
 
     rollout_id: str
     name: str | None
+    release: str | None
     state: str
     reason: str | None
     wave: int
@@ -214,6 +235,8 @@ class Rollout(TypedDict, total=False):
     ended_at: str | None
     retry_of: str | None
     plan: Json
+    not_fitting: int
+    """Right after it was created: how many devices its release does not fit."""
 
 
 class ShortRollout(TypedDict, total=False):
@@ -221,6 +244,7 @@ class ShortRollout(TypedDict, total=False):
 
     rollout_id: str
     name: str | None
+    release: str | None
     state: str
     reason: str | None
     wave: int
@@ -237,6 +261,7 @@ class PlannedRollout(TypedDict, total=False):
     plan: Json
     devices: int
     waves: list[int]
+    not_fitting: int
     held: list[Held]
 
 

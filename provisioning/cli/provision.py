@@ -12,6 +12,7 @@ from provisioning.cli.arguments import (
 )
 from provisioning.cli.client import ServiceClient
 from provisioning.cli.fleet.launch import unregistered
+from provisioning.cli.release.words import misfits_of
 from provisioning.cli.run_options import add_run_options, run_options_of
 from provisioning.cli.terminal import Terminal, counted
 from provisioning.cli.watch import watch_run
@@ -30,11 +31,15 @@ def add_parser(subparsers: Subparsers) -> None:
         examples="""muster provision
             muster provision --follow
             muster provision dev-00007 dev-00012
+            muster provision --release thermo-2.1.0
             muster provision --ack-timeout 10 --attempts 2 --json
             muster provision --attempts 5 --retry no_ack=5,delay=5s,factor=2,max=60s --retry rejected=2""",
     )
     parser.add_argument(
         "device_ids", nargs="*", metavar="DEVICE", help="devices to provision (default: all new)"
+    )
+    parser.add_argument(
+        "--release", metavar="NAME", help="what they get: see `muster release list` (default: the service's)"
     )
     add_run_options(parser)
     parser.add_argument("-f", "--follow", action="store_true", help="stay and show the run until it ends")
@@ -43,14 +48,15 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     client = client_of(args)
-    started = client.provision(args.device_ids or None, run_options_of(args))
+    started = client.provision(args.device_ids or None, run_options_of(args), args.release)
     terminal = Terminal()
     if args.json:
         terminal.json(started)
     else:
         count = started["devices"]
         hint = "" if args.follow else "; follow it with: muster watch"
-        terminal.line(f"{started['run_id']}: provisioning {count:,} device{'s' if count != 1 else ''}{hint}")
+        misfits = misfits_of(started.get("not_fitting", 0), args.release)
+        terminal.line(f"{started['run_id']}: provisioning {counted(count, 'device')}{misfits}{hint}")
         if not args.device_ids:
             _show_missing(client, terminal)
     return watch_run(args, client, started["run_id"]) if args.follow else 0

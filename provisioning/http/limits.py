@@ -9,6 +9,10 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from provisioning.releases.api import MAX_UPLOAD_BYTES
+from provisioning.releases.api import PATH as RELEASES_PATH
+from provisioning.releases.records import MAX_FIRMWARE_BYTES
+
 from .problems import TOO_LARGE_TITLE, BodyTooLargeError, problem
 
 _MIB: Final = 1024 * 1024
@@ -16,9 +20,16 @@ _MIB: Final = 1024 * 1024
 BODY_LIMITS: Final[Mapping[str, int]] = MappingProxyType(
     {
         "/": 16 * _MIB,
+        RELEASES_PATH: MAX_UPLOAD_BYTES,
     }
 )
 """Bytes at most, by the beginning of the path; the longest that fits counts. More needs a line here."""
+
+
+_INSTEAD: Final = {
+    RELEASES_PATH: f"A firmware may have {MAX_FIRMWARE_BYTES:,} bytes at most: give a smaller one.",
+}
+"""What is said of a body that is too large, where it can be said better."""
 
 
 class BodyLimits:
@@ -36,7 +47,10 @@ class BodyLimits:
         claimed = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if not claimed.isdigit() or int(claimed[:20]) > limit:
             refusal = problem(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, TOO_LARGE_TITLE, _too_large(limit), scope=scope
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                TOO_LARGE_TITLE,
+                _too_large(limit, scope["path"]),
+                scope=scope,
             )
             await refusal(scope, receive, send)
             return
@@ -48,7 +62,7 @@ class BodyLimits:
             received += len(message.get("body", b""))
             if received > limit:
                 # Answered by the application's own handler, whatever it is that reads.
-                raise BodyTooLargeError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _too_large(limit))
+                raise BodyTooLargeError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _too_large(limit, scope["path"]))
             return message
 
         await self._app(scope, counting, send)
@@ -59,5 +73,7 @@ def limit_of(path: str, limits: Mapping[str, int] = BODY_LIMITS) -> int:
     return limits[max((prefix for prefix in limits if path.startswith(prefix)), key=len)]
 
 
-def _too_large(limit: int) -> str:
+def _too_large(limit: int, path: str) -> str:
+    if path in _INSTEAD:
+        return _INSTEAD[path]
     return f"This request may have {limit:,} bytes at most. Split it into smaller ones."

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -42,12 +43,19 @@ class RolloutActivities:
     """The activities with what they need; their names are those of `orchestrations`."""
 
     def __init__(
-        self, *, store: RolloutStore, client: EngineClient, publisher: Publisher, publish_timeout_s: float
+        self,
+        *,
+        store: RolloutStore,
+        client: EngineClient,
+        publisher: Publisher,
+        publish_timeout_s: float,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._client = client
         self._publisher = publisher
         self._publish_timeout_s = publish_timeout_s
+        self._clock = clock
 
     def named(self) -> dict[str, Callable[[ActivityContext, Json], Any]]:
         """The activities by name, to be registered with an engine or a worker."""
@@ -77,7 +85,9 @@ class RolloutActivities:
                 generation=request["generation"],
                 lane=request["lane"],
                 seq=request["seq"],
-                now=_seconds(request["now"]),
+                # What a crash has cut off is done again with the same input, maybe hours later: no device is
+                # to be started in a window that has long been shut.
+                now=max(_seconds(request["now"]), self._clock()),
             )
         )
         return take.to_json()

@@ -293,9 +293,13 @@ def _earliest(plan: RolloutPlan, facts: Facts, until: datetime | None) -> dateti
 
 
 def _deadline(plan: RolloutPlan, facts: Facts) -> datetime | None:
-    if plan.deadlines.rollout_s is None or facts.started_at is None:
+    if plan.deadlines.rollout_s is None:
         return None
-    return facts.started_at + timedelta(seconds=plan.deadlines.rollout_s)
+    started_at = facts.started_at
+    if started_at is None and plan.targets.continuous:
+        # It is under way though no device has come yet.
+        started_at = max(facts.created_at, plan.schedule.start_at or facts.created_at)
+    return None if started_at is None else started_at + timedelta(seconds=plan.deadlines.rollout_s)
 
 
 def _paused(why: str) -> str:

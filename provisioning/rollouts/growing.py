@@ -51,6 +51,8 @@ class Growth:
         self._registered: set[str] = set()
         # False until it is known that none is continuous: what registers before is not to be missed.
         self._joinable = True
+        # All devices are to be looked at once more: some may have registered while nobody looked.
+        self._everyone = True
         self._told: dict[str, _Told] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -70,25 +72,27 @@ class Growth:
             self._registered.update(device_ids)
             self._new.set()
 
-    def rollout_changed(self) -> None:
-        """There may be a growing rollout where there was none."""
+    def rollout_changed(self, *, created: bool = False) -> None:
+        """There may be a growing rollout where there was none; ``created``: one that devices have missed."""
         self._joinable = True
+        self._everyone = self._everyone or created
         self._new.set()
 
     async def _keep_looking(self) -> None:
-        everyone = True
         while True:
             self._new.clear()
             # Before it is looked which rollouts there are: one that is created meanwhile wakes this again.
             registered, self._registered = self._registered, set()
+            everyone, self._everyone = self._everyone, False
             try:
                 growing = await self._store.growing()
                 continuous = any(growing.values())
                 if continuous and (everyone or registered):
                     joined = await self._store.join(None if everyone else registered, now=self._clock())
-                    await self._tell_all(joined)
-                    registered = set()
-                everyone = False
+                    registered, everyone = set(), False
+                    # Told at once, if there is anything to tell: lanes that live may take them all.
+                    for rollout_id in joined:
+                        self._told.pop(rollout_id, None)
                 await self._tell_waiting(growing)
                 self._joinable = continuous or self._new.is_set()
                 look_again = bool(growing)
@@ -101,6 +105,7 @@ class Growth:
                     "could not look after the growing rollouts (%s); trying on", error, exc_info=not known
                 )
                 self._registered |= registered
+                self._everyone = self._everyone or everyone
                 look_again = True
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S if look_again else None):
@@ -119,8 +124,4 @@ class Growth:
                 continue
             else:
                 told.at, told.interval_s = now, min(told.interval_s * 2, LONGEST_LOOK_S)
-            await self._tell(rollout_id)
-
-    async def _tell_all(self, rollout_ids: Collection[str]) -> None:
-        for rollout_id in rollout_ids:
             await self._tell(rollout_id)

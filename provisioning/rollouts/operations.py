@@ -21,6 +21,7 @@ from provisioning.engines import (
 from provisioning.errors import EngineAwayError
 from provisioning.registry import Registry
 
+from .fitting import not_fitting_of_plan, not_fitting_of_rollout
 from .growing import Growth
 from .operators import RolloutActions
 from .orchestrations import ROLLOUT_CHANGED, RolloutOrchestration
@@ -42,6 +43,7 @@ class Rollouts:
 
     The registry is told first and the engine second; `open` starts what a crash in between has left out.
     ``on_start`` is told of each rollout, whose end has to be watched as that of any run.
+    ``default_release`` is how the release that comes with the service is called.
     """
 
     def __init__(
@@ -51,15 +53,18 @@ class Rollouts:
         store: RolloutStore,
         client: EngineClient,
         on_start: Callable[[str], None] = lambda rollout_id: None,
+        default_release: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._registry = registry
+        self._default_release = default_release
         self._store = store
         self._views = RolloutViews(registry)
         self._actions = RolloutActions(registry)
         self._client = client
         self._on_start = on_start
         self._clock = clock
-        self._opening: asyncio.Task[None] | None = None
+        self._opening: set[asyncio.Task[None]] = set()
         self._growth = Growth(store=store, tell=self._tell, clock=clock)
         registry.on_registered = self._growth.registered
 
@@ -71,16 +76,22 @@ class Rollouts:
         """
         unfinished = list(await self._views.open())
         if unfinished:
-            self._opening = asyncio.create_task(self._keep_opening(unfinished), name="open-rollouts")
+            self._open_when_there(unfinished)
         self._growth.start()
         return unfinished
 
     async def close(self) -> None:
         """Start nothing more."""
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.wait([self._opening])
+        for task in list(self._opening):
+            task.cancel()
+            await asyncio.wait([task])
         await self._growth.close()
+
+    def _open_when_there(self, rollout_ids: Sequence[str]) -> None:
+        """Start and tell rollouts as soon as the engine answers: what they are to do is on record."""
+        task = asyncio.create_task(self._keep_opening(rollout_ids), name="open-rollouts")
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
 
     async def _keep_opening(self, rollout_ids: Sequence[str]) -> None:
         for rollout_id in rollout_ids:
@@ -97,12 +108,22 @@ class Rollouts:
 
     async def create(self, document: Mapping[str, Any], *, actor: str) -> Json:
         """A new rollout; on disk, its devices claimed, when this returns."""
-        return await self._create(RolloutPlan.from_json(document), actor=actor)
+        return await self._create(self._read(document), actor=actor)
 
     async def preview(self, document: Mapping[str, Any]) -> Json:
-        """What such a rollout would be: its plan with all defaults, its devices, the sizes of its waves."""
+        """What such a rollout would be: its plan with all defaults, its devices, the sizes of its waves.
+
+        ``not_fitting`` is for how many devices its release is not.
+        """
+        plan = self._read(document)
+        misfits = await not_fitting_of_plan(self._registry, plan)
+        return {"plan": plan.to_json(), **await self._store.preview(plan), "not_fitting": misfits}
+
+    def _read(self, document: Mapping[str, Any]) -> RolloutPlan:
         plan = RolloutPlan.from_json(document)
-        return {"plan": plan.to_json(), **await self._store.preview(plan)}
+        if plan.release is not None and plan.release == self._default_release:
+            return plan.model_copy(update={"release": None})
+        return plan
 
     async def latest(self) -> Sequence[Json]:
         """The latest rollouts, in short."""
@@ -160,7 +181,11 @@ class Rollouts:
             pace=pace,
         )
         # Told though nothing has changed: who asks again may do so since the first time was cut off.
-        await self._tell(rollout_id)
+        try:
+            await self._tell(rollout_id)
+        except EngineAwayError as error:
+            _LOG.warning("rollout %s is told when the engine is there: %s", rollout_id, error)
+            self._open_when_there([rollout_id])
         self._growth.rollout_changed()
         return {"view": await self.view(rollout_id), "changed": changed}
 
@@ -187,9 +212,15 @@ class Rollouts:
             rollout_id, plan, actor=actor, now=self._clock(), retry_of=retry_of
         )
         _LOG.info("rollout %s: %d devices", rollout_id, devices)
-        await self._start(rollout_id)
-        self._growth.rollout_changed()
-        return await self.view(rollout_id)
+        # Before its start, which may take long: what registered since its creation must not be missed.
+        self._growth.rollout_changed(created=plan.targets.continuous)
+        misfits = await not_fitting_of_rollout(self._registry, plan, rollout_id)
+        try:
+            await self._start(rollout_id)
+        except EngineAwayError as error:
+            _LOG.warning("rollout %s starts when the engine is there: %s", rollout_id, error)
+            self._open_when_there([rollout_id])
+        return {**await self.view(rollout_id), "not_fitting": misfits}
 
     async def _start(self, rollout_id: str) -> None:
         try:

@@ -150,7 +150,8 @@ class RolloutActions:
             raise UnknownDeviceError(unknown)
         mine = set(tables.column("members", rollout.rollout_id, json.dumps(list(devices))))
         others = {device_id: state for device_id, state in known.items() if device_id not in mine}
-        return let_join(tables, rollout, settle(rollout.plan, others), now)
+        joined = let_join(tables, rollout, settle(tables, rollout.plan, others), now)
+        return name_some(joined) if joined else None
 
     def _set_pace(self, tables: Tables, rollout: Rollout, pace: Mapping[str, Any]) -> str:
         document = rollout.plan.to_json()

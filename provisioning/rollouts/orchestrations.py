@@ -20,7 +20,7 @@ from durabletask import task
 from durabletask.task import OrchestrationContext, TaskFailedError
 
 from broker.topics import check_run_id
-from provisioning.orchestrations import CANCEL_PROVISIONING, RECORD_OUTCOME, call_patiently
+from provisioning.orchestrations import CANCEL_PROVISIONING, RECORD_OUTCOME, call_patiently, of_release
 from provisioning.states import DeviceState
 
 from .parts import MAX_IN_FLIGHT
@@ -71,7 +71,7 @@ def RolloutOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # n
                     "state": decision["state"],
                     "reason": decision["reason"],
                 }
-    rollout.changed.cancel()
+    _cancel(rollout.changed)
     ctx.continue_as_new({"rollout_id": rollout.rollout_id, "decisions": rollout.decisions}, save_events=True)
     return None
 
@@ -79,7 +79,7 @@ def RolloutOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # n
 def WaveOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa: N802
     """Run the lanes of a wave until all have stopped.
 
-    Input: `{"rollout_id", "wave", "generation", "lanes", "first_lane", "options"}`. Output:
+    Input: `{"rollout_id", "wave", "generation", "lanes", "first_lane", "options", "release"?}`. Output:
     `{"stopped": {why: lanes}}`.
     """
     if request["lanes"] > MAX_IN_FLIGHT:
@@ -94,6 +94,7 @@ def WaveOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa
                 "generation": request["generation"],
                 "lane": lane,
                 "options": request["options"],
+                **of_release(request),
             },
             instance_id=f"{ctx.instance_id}#{lane}",
         )
@@ -113,7 +114,8 @@ def WaveOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa
 def LaneOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa: N802
     """Provision one device after the other, until there is none to be had.
 
-    Input: `{"rollout_id", "wave", "generation", "lane", "options", "seq": n}`. Output: why it stopped.
+    Input: `{"rollout_id", "wave", "generation", "lane", "options", "release"?, "seq": n}`. Output: why
+    it stopped.
     """
     seq = request.get("seq", 0)
     for _ in range(QUESTIONS_PER_EXECUTION):
@@ -145,7 +147,7 @@ def _provision(ctx: OrchestrationContext, request: Json, device_id: str) -> Flow
     try:
         yield ctx.call_sub_orchestrator(
             "DeviceProvisioningOrchestration",
-            input={"device_id": device_id, "options": request["options"]},
+            input={"device_id": device_id, "options": request["options"], **of_release(request)},
             instance_id=f"{rollout_id}:{device_id}",
         )
     except TaskFailedError as error:
@@ -182,8 +184,8 @@ class _Rollout:
         # In flight without a lane when it was last looked.
         self._suspects: list[str] = []
 
-    def decide(self, *, under_way: int | None = None) -> Flow:
-        """What is to be done; ``under_way``: beside the lanes of this generation."""
+    def decide(self, *, under_way: Json | None = None) -> Flow:
+        """What is to be done; ``under_way``: generation, wave and number of the lanes that were started."""
         self.decisions += 1
         self.steps += 1
         request: Json = {"rollout_id": self.rollout_id}
@@ -192,24 +194,40 @@ class _Rollout:
         return _call(self._ctx, DECIDE_ROLLOUT, request)
 
     def run_wave(self, decision: Json) -> Flow:
-        """Until all of its lanes have stopped.
+        """Until all of its lanes have stopped, or this history is long enough.
 
         What operators do in the meantime the lanes find out by themselves, but for a cancellation by force:
-        those in flight have to be told. Devices that join may need more lanes than there are.
+        those in flight have to be told. Devices that join may need more lanes than there are; and as they may
+        keep the lanes busy for ever, the next execution begins others where this history is long enough. The
+        earlier ones stop, each when its device has ended.
         """
+        under_way = {key: decision[key] for key in ("generation", "wave", "lanes")}
         lanes = [self._start_lanes(decision)]
+        look = self._look_again(decision)
         while lanes:
-            if not self.changed.is_complete:
-                yield task.when_any([*lanes, self.changed])
+            due = look is not None and look.is_complete
+            if not self.changed.is_complete and not due:
+                yield task.when_any([*lanes, self.changed, *([] if look is None else [look])])
                 lanes = [wave for wave in lanes if not wave.is_complete]
                 continue
-            self.changed = self._ctx.wait_for_external_event(ROLLOUT_CHANGED)
-            meanwhile: Json = yield from self.decide(under_way=decision["generation"])
+            if self.steps >= STEPS_PER_EXECUTION:
+                break
+            if self.changed.is_complete:
+                self.changed = self._ctx.wait_for_external_event(ROLLOUT_CHANGED)
+            meanwhile: Json = yield from self.decide(under_way=under_way)
             if meanwhile["do"] == "stop":
                 yield from self.stop(force=meanwhile["force"])
-            # A history that is long enough comes to its end as soon as these lanes do.
-            elif meanwhile.get("lanes") and self.steps < STEPS_PER_EXECUTION:
+            elif meanwhile.get("lanes"):
                 lanes.append(self._start_lanes(meanwhile))
+                under_way["lanes"] += meanwhile["lanes"]
+            _cancel(look)
+            look = self._look_again(meanwhile)
+        _cancel(look)
+
+    def _look_again(self, decision: Json) -> task.CancellableTask[Any] | None:
+        """Devices of earlier lanes make room for others as they end, and tell nobody."""
+        after_s = decision.get("look_again_s")
+        return None if after_s is None else self._ctx.create_timer(timedelta(seconds=after_s))
 
     def _start_lanes(self, decision: Json) -> task.CompletableTask[Any]:
         return self._ctx.call_sub_orchestrator(
@@ -221,6 +239,7 @@ class _Rollout:
                 "lanes": decision["lanes"],
                 "first_lane": decision["first_lane"],
                 "options": decision["options"],
+                **of_release(decision),
             },
             instance_id=f"{self.rollout_id}#{self.decisions}",
         )
@@ -267,6 +286,11 @@ class _Rollout:
                 {"rollout_id": self.rollout_id, "device_ids": in_flight},
                 tolerance_s=_TELL_TOLERANCE_S,
             )
+
+
+def _cancel(waited_for: task.CancellableTask[Any] | None) -> None:
+    if waited_for is not None and not waited_for.is_complete:
+        waited_for.cancel()
 
 
 def _call(

@@ -16,6 +16,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from provisioning.errors import PlanError
+from provisioning.releases.records import NAME_IN_WORDS, NAME_PATTERN
 from provisioning.settings import RunOptions
 
 from .documents import Part
@@ -59,6 +60,10 @@ class RolloutPlan(Part):
     name: Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_CHARS)] | None = Field(
         default=None, description=f"a text of 1 to {MAX_NAME_CHARS} characters"
     )
+    release: Annotated[str, StringConstraints(pattern=rf"^{NAME_PATTERN}$")] | None = Field(
+        default=None, description=f"the name of a release: {NAME_IN_WORDS}"
+    )
+    """None: the one that comes with the service."""
     targets: Targets = Field(default=Targets(), description="a table with the keys of targets")
     waves: Annotated[tuple[Wave, ...], Field(min_length=1, max_length=MAX_WAVES)] = Field(
         default=(Wave(percent=100.0),), description=f"1 to {MAX_WAVES} waves, or leave them out for one"

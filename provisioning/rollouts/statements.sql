@@ -14,26 +14,46 @@ ON CONFLICT (rollout_id) DO UPDATE SET plan = excluded.plan;
 SELECT plan FROM rollout_plans WHERE rollout_id = ?;
 
 -- name: create_run
-INSERT INTO runs (run_id, started_at, status, devices, options) VALUES (?, ?, 'running', ?, ?);
+INSERT INTO runs (run_id, started_at, status, devices, options, release) VALUES (?, ?, 'running', ?, ?, ?);
 
 -- name: candidates
--- ?1 states, ?2 models or null, ?3 firmware versions or null, ?4 tags or null, ?5 ids or null. In order of id.
+-- ?1 states, ?2 models or null, ?3 firmware versions or null, ?4 tags or null, ?5 null, or since when those must have
+-- registered that are not new. In order of id.
 SELECT device_id, state, run_id
 FROM devices
 WHERE
     state IN (SELECT value FROM json_each(?1))
-    AND (?5 IS NULL OR device_id IN (SELECT value FROM json_each(?5)))
     AND (?2 IS NULL OR model IN (SELECT value FROM json_each(?2)))
     AND (?3 IS NULL OR firmware_version IN (SELECT value FROM json_each(?3)))
     AND (?4 IS NULL OR NOT EXISTS (
         SELECT 1 FROM json_each(?4) AS wanted
         WHERE (devices.tags -> ('$."' || wanted.key || '"')) IS NOT json_quote(wanted.value)
     ))
+    AND (?5 IS NULL OR state = 'new' OR registered_at >= ?5)
+ORDER BY device_id;
+
+-- name: candidates_among
+-- As `candidates`, of ?6 [device_id, …] alone: they are looked up, however many others there are.
+SELECT device_id, state, run_id
+FROM devices
+WHERE
+    device_id IN (SELECT value FROM json_each(?6))
+    AND state IN (SELECT value FROM json_each(?1))
+    AND (?2 IS NULL OR model IN (SELECT value FROM json_each(?2)))
+    AND (?3 IS NULL OR firmware_version IN (SELECT value FROM json_each(?3)))
+    AND (?4 IS NULL OR NOT EXISTS (
+        SELECT 1 FROM json_each(?4) AS wanted
+        WHERE (devices.tags -> ('$."' || wanted.key || '"')) IS NOT json_quote(wanted.value)
+    ))
+    AND (?5 IS NULL OR state = 'new' OR registered_at >= ?5)
 ORDER BY device_id;
 
 -- name: named
 SELECT device_id, state, run_id FROM devices
 WHERE device_id IN (SELECT value FROM json_each(?)) ORDER BY device_id;
+
+-- name: releases_of
+SELECT run_id, release FROM runs WHERE run_id IN (SELECT value FROM json_each(?));
 
 -- name: ended_in
 -- The devices that ended in a run in one of some states.
@@ -62,7 +82,8 @@ SELECT ?1, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM 
 WHERE true ON CONFLICT (rollout_id, device_id) DO NOTHING;
 
 -- name: last_place
-SELECT coalesce(max(place), 0) FROM rollout_devices WHERE rollout_id = ?;
+-- Places are counted from 1, so that the last one is the number of devices.
+SELECT devices FROM runs WHERE run_id = ?;
 
 -- name: rollout
 SELECT
@@ -97,6 +118,10 @@ UPDATE rollout_devices SET lane = ?3, seq = ?4 WHERE rollout_id = ?1 AND device_
 -- name: wave_sizes
 SELECT wave, count(*) FROM rollout_devices WHERE rollout_id = ? GROUP BY wave;
 
+-- name: in_flight_by_wave
+SELECT wave, count(*) FROM rollout_devices INDEXED BY rollout_devices_in_flight
+WHERE rollout_id = ? AND lane IS NOT NULL AND ended IS NULL GROUP BY wave;
+
 -- name: counts
 SELECT wave, state, count, last_at FROM rollout_counts WHERE rollout_id = ?;
 
@@ -110,7 +135,7 @@ WHERE rollout_id = ?1 AND held IS NOT NULL AND ended IS NULL GROUP BY wave;
 
 -- name: held
 -- The runs that have devices of a rollout.
-SELECT held_by, held, count(*) FROM rollout_devices
+SELECT held_by, held, count(*) FROM rollout_devices INDEXED BY rollout_devices_held
 WHERE rollout_id = ? AND held IS NOT NULL AND ended IS NULL GROUP BY held_by, held ORDER BY held_by;
 
 -- name: in_flight
@@ -120,7 +145,7 @@ WHERE rollout_id = ? AND lane IS NOT NULL AND ended IS NULL ORDER BY place;
 -- name: states
 -- Of devices that are under way, by wave.
 SELECT rollout_devices.wave, devices.state, count(*)
-FROM rollout_devices
+FROM rollout_devices INDEXED BY rollout_devices_in_flight
 JOIN devices ON devices.device_id = rollout_devices.device_id AND devices.run_id = rollout_devices.rollout_id
 WHERE rollout_devices.rollout_id = ? AND rollout_devices.lane IS NOT NULL AND rollout_devices.ended IS NULL
 GROUP BY rollout_devices.wave, devices.state;
@@ -150,6 +175,12 @@ SELECT ended_at, status FROM runs WHERE run_id = ?;
 INSERT INTO rollout_log (rollout_id, number, at, actor, what, detail)
 SELECT ?1, coalesce(max(number), 0) + 1, ?2, ?3, ?4, ?5 FROM rollout_log WHERE rollout_id = ?1;
 
+-- name: last_log
+SELECT number, what, detail FROM rollout_log WHERE rollout_id = ? ORDER BY number DESC LIMIT 1;
+
+-- name: forget_log
+DELETE FROM rollout_log WHERE rollout_id = ? AND number = ?;
+
 -- name: log
 SELECT at, actor, what, detail FROM rollout_log WHERE rollout_id = ? ORDER BY number;
 
@@ -160,6 +191,9 @@ UPDATE runs SET devices = devices + ?2 WHERE run_id = ?1;
 -- Those of [device_id, …] that are of a rollout.
 SELECT device_id FROM rollout_devices
 WHERE rollout_id = ? AND device_id IN (SELECT value FROM json_each(?));
+
+-- name: ids
+SELECT device_id FROM rollout_devices WHERE rollout_id = ?;
 
 -- name: end_run
 UPDATE runs SET ended_at = ?2, status = ?3 WHERE run_id = ?1 AND ended_at IS NULL;
@@ -177,25 +211,45 @@ ORDER BY created_at, rollout_id;
 UPDATE rollouts SET overlaps = 1 WHERE rollout_id = ?;
 
 -- name: may_go_on
--- Whether a rollout has devices for more lanes than live (?2: the most at once), or waits for none any more.
+-- Whether a rollout has devices for more lanes than live (?2: the most at once), or waits for none any more. Lanes
+-- that live and have no device will take one: so those that come are for them first.
+WITH
+live (lanes) AS (
+    SELECT rollouts.lanes - (SELECT count(*) FROM rollout_lanes WHERE rollout_id = ?1)
+    FROM rollouts WHERE rollout_id = ?1
+),
+in_flight (devices, of_lanes) AS (
+    SELECT count(*), coalesce(sum(rollout_devices.lane LIKE rollouts.generation || '.%'), 0)
+    FROM rollout_devices INDEXED BY rollout_devices_in_flight
+    JOIN rollouts ON rollouts.rollout_id = rollout_devices.rollout_id
+    WHERE
+        rollout_devices.rollout_id = ?1 AND rollout_devices.lane IS NOT NULL
+        AND rollout_devices.ended IS NULL
+),
+available (devices) AS (
+    SELECT count(*) FROM (
+        SELECT 1
+        FROM rollout_devices INDEXED BY rollout_devices_next
+        JOIN rollouts ON rollouts.rollout_id = rollout_devices.rollout_id
+        WHERE
+            rollout_devices.rollout_id = ?1
+            AND rollout_devices.wave <= max(rollouts.wave, 1)
+            AND rollout_devices.lane IS NULL
+            AND rollout_devices.ended IS NULL
+            AND rollout_devices.held IS NULL
+        LIMIT ?2 + 1
+    )
+)
 SELECT
     (
         rollouts.state IN ('running', 'waiting')
-        AND rollouts.lanes - (SELECT count(*) FROM rollout_lanes WHERE rollout_id = ?1) < ?2
-        AND EXISTS (
-            SELECT 1 FROM rollout_devices
-            WHERE
-                rollout_devices.rollout_id = ?1
-                AND rollout_devices.wave <= max(rollouts.wave, 1)
-                AND rollout_devices.lane IS NULL
-                AND rollout_devices.ended IS NULL
-                AND rollout_devices.held IS NULL
-        )
+        AND live.lanes + in_flight.devices - in_flight.of_lanes < ?2
+        AND available.devices > live.lanes - in_flight.of_lanes
     )
     OR (
         rollouts.state = 'waiting'
         AND NOT EXISTS (
-            SELECT 1 FROM rollout_devices
+            SELECT 1 FROM rollout_devices INDEXED BY rollout_devices_held
             WHERE
                 rollout_devices.rollout_id = ?1
                 AND rollout_devices.wave <= max(rollouts.wave, 1)
@@ -204,11 +258,19 @@ SELECT
         )
         AND (
             rollouts.continuous = 0
-            OR EXISTS (SELECT 1 FROM rollout_devices WHERE rollout_id = ?1 AND ended IS NULL)
+            OR in_flight.devices > 0
+            OR EXISTS (
+                SELECT 1 FROM rollout_devices INDEXED BY rollout_devices_next
+                WHERE rollout_id = ?1 AND lane IS NULL AND ended IS NULL AND held IS NULL
+            )
+            OR EXISTS (
+                SELECT 1 FROM rollout_devices INDEXED BY rollout_devices_held
+                WHERE rollout_id = ?1 AND held IS NOT NULL AND ended IS NULL
+            )
         )
     )
-FROM rollouts
-WHERE rollout_id = ?1;
+FROM rollouts, live, in_flight, available
+WHERE rollouts.rollout_id = ?1;
 
 -- name: stop_lane
 INSERT INTO rollout_lanes (rollout_id, lane, why) VALUES (?, ?, ?) ON CONFLICT DO NOTHING;
@@ -218,6 +280,13 @@ SELECT why FROM rollout_lanes WHERE rollout_id = ? AND lane = ?;
 
 -- name: stopped_lanes
 SELECT count(*) FROM rollout_lanes WHERE rollout_id = ?;
+
+-- name: strays
+-- Devices of a wave in flight (?2) that no lane of the generation under way (?3, as lanes begin) has.
+SELECT count(*) FROM rollout_devices INDEXED BY rollout_devices_in_flight
+WHERE
+    rollout_id = ?1 AND wave = ?2 AND lane IS NOT NULL AND ended IS NULL
+    AND substr(lane, 1, length(?3)) <> ?3;
 
 -- name: forget_lanes
 DELETE FROM rollout_lanes WHERE rollout_id = ?;

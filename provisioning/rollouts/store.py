@@ -22,7 +22,8 @@ from provisioning.states import DeviceState
 
 from . import schedule
 from .decisions import decide
-from .facts import Cancel, End, Facts, RunWave, Wait
+from .facts import Cancel, Directive, End, Facts, RunWave, Wait
+from .fitting import not_fitting
 from .judgement import should_abort
 from .pace import interval_s
 from .plan import RolloutPlan, ordered, wave_sizes
@@ -81,6 +82,7 @@ class RolloutStore:
 
         def work(tables: Tables) -> int:
             chosen = targets_of(tables, plan)
+            misfits = not_fitting(tables, plan, [*chosen.free, *chosen.busy])
             tables.create(rollout_id, plan, retry_of=retry_of, now=now)
             claimed = tables.claim(rollout_id, chosen.free, now)
             devices = ordered(plan, [*claimed, *chosen.busy])
@@ -89,7 +91,10 @@ class RolloutStore:
             )
             tables.join(rollout_id, chosen.members(zip(devices, waves, count(1), strict=False)))
             what = "created" if retry_of is None else f"created as a retry of {retry_of}"
-            tables.log(rollout_id, now, actor, what, _number(len(devices), chosen))
+            detail = _number(len(devices), chosen)
+            if misfits:
+                detail += f", {misfits:,} that the release {plan.release} does not fit"
+            tables.log(rollout_id, now, actor, what, detail)
             return len(devices)
 
         return await self._transact(work)
@@ -104,8 +109,8 @@ class RolloutStore:
             "devices": len(chosen),
             "waves": wave_sizes(plan, len(chosen)),
             "held": [
-                {"run_id": run_id, "how": chosen.held, "devices": devices}
-                for run_id, devices in sorted(Counter(chosen.busy.values()).items())
+                {"run_id": hold.run_id, "how": hold.how, "devices": devices}
+                for hold, devices in sorted(Counter(chosen.busy.values()).items())
             ],
         }
 
@@ -129,9 +134,9 @@ class RolloutStore:
             for rollout_id, joins in tables.execute("growing").fetchall():
                 rollout = tables.rollout(rollout_id)
                 if joins and rollout.cancel is None and not self._ends(rollout, now):
-                    joiners = joiners_of(tables, rollout.plan, device_ids)
+                    joiners = joiners_of(tables, rollout, device_ids)
                     if joined := let_join(tables, rollout, joiners, now):
-                        tables.log(rollout_id, now, SERVICE, "joined", joined)
+                        tables.log_joined(rollout_id, now, SERVICE, joined)
                         grown.append(rollout_id)
             return grown
 
@@ -162,15 +167,16 @@ class RolloutStore:
 
     # -- deciding ------------------------------------------------------------------------------------
 
-    async def decide(self, rollout_id: str, *, now: float, under_way: int | None) -> Json:
+    async def decide(self, rollout_id: str, *, now: float, under_way: Json | None) -> Json:
         """What the rollout does next, as its orchestration reads it; its state is put on record.
 
-        ``under_way``: lanes of this generation run, and it is asked whether that goes on, and with how many
-        more of them.
+        ``under_way``: so many ``lanes`` of a ``generation`` were started in a ``wave``, and it is asked
+        whether that goes on, and with how many more. Asked twice it says so twice: what nobody has heard of
+        was not started.
         """
         await self._registry.flush()
         if under_way is None:
-            # Its lanes have stopped: those that waited for their turn are gone.
+            # Those that waited for their turn by the pace are gone, or are to go.
             self._queues.pop(rollout_id, None)
 
         def work(tables: Tables) -> Json:
@@ -178,6 +184,11 @@ class RolloutStore:
             if rollout.ended:
                 return {"do": "end", "state": rollout.state, "reason": rollout.reason}
             before = (rollout.state, rollout.reason)
+            if under_way is None:
+                # Whoever may have been left over from before takes no devices beside the lanes to come.
+                rollout.generation += 1
+                rollout.lanes = 0
+                tables.execute("forget_lanes", (rollout_id,))
             facts = tables.facts(rollout, now)
             directive = decide(rollout.plan, facts)
             if isinstance(directive, RunWave):
@@ -185,7 +196,7 @@ class RolloutStore:
             else:
                 decision = self._follow(tables, rollout, directive, now, under_way=under_way is not None)
             tables.update(rollout)
-            if (rollout.state, rollout.reason) != before:
+            if (rollout.state, rollout.reason) != before and _is_news(rollout, before[0], directive):
                 tables.log(rollout_id, now, SERVICE, rollout.state, rollout.reason)
             return decision
 
@@ -206,7 +217,8 @@ class RolloutStore:
                 if cause == "abort":
                     rollout.paused = reason
                 rollout.state, rollout.reason = state, reason
-                # No lane waits for those in flight: a wave was terminated by hand. Look again by the clock.
+                # No lane that is waited for has those in flight: a wave was terminated by hand, or an earlier
+                # execution began it. Look again by the clock.
                 orphaned = cause in _IN_FLIGHT and not under_way
                 if orphaned or cause in _GROWING:
                     again = instant(now + (LOOK_AGAIN_S if orphaned else LOOK_FOR_DEVICES_S))
@@ -237,26 +249,26 @@ class RolloutStore:
         facts: Facts,
         now: float,
         *,
-        under_way: int | None,
+        under_way: Json | None,
     ) -> Json:
-        """Put on record how many lanes start, beside those that live: together they are within the bound."""
+        """Put on record how many lanes start, beside those that live and the devices in flight that none of
+        these has: together they are within the bound.
+        """
+        lanes, strays, begins = 0, 0, under_way is None
         if under_way is None:
-            # No lane lives. Those in flight all the same have lost theirs, and count.
-            lanes = min(directive.lanes, rollout.plan.pace.in_flight - facts.in_flight)
-            if lanes < 1:
-                why = f"{facts.in_flight:,} in flight without a lane, since a wave was ended by hand."
-                waiting = Wait(until=None, state="running", cause="in_flight", reason=why)
-                return self._follow(tables, rollout, waiting, now, under_way=False)
-            # Whoever may have been left over from before is not to take devices beside the new lanes.
-            rollout.generation += 1
-            rollout.lanes = 0
-            tables.execute("forget_lanes", (rollout.rollout_id,))
-        elif rollout.generation != under_way or directive.number != rollout.wave:
-            # Those that live stop at their next question.
-            lanes = 0
-        else:
+            under_way = {"generation": rollout.generation, "wave": directive.number, "lanes": 0}
+        # Else those that live stop at their next question.
+        if (under_way["generation"], under_way["wave"]) == (rollout.generation, directive.number):
+            rollout.lanes = under_way["lanes"]
             stopped = tables.execute("stopped_lanes", (rollout.rollout_id,)).fetchone()[0]
-            lanes = max(directive.lanes - (rollout.lanes - stopped), 0)
+            strays = tables.execute(
+                "strays", (rollout.rollout_id, directive.number, f"{rollout.generation}.")
+            ).fetchone()[0]
+            lanes = max(directive.lanes - strays - (rollout.lanes - stopped), 0)
+        if begins and not lanes:
+            why = f"{facts.in_flight:,} in flight from before, the most at once."
+            waiting = Wait(until=None, state="running", cause="in_flight", reason=why)
+            return self._follow(tables, rollout, waiting, now, under_way=False)
         if rollout.started_at is None:
             rollout.started_at = now
         rollout.wave = max(rollout.wave, directive.number)
@@ -269,7 +281,9 @@ class RolloutStore:
             "generation": rollout.generation,
             "first_lane": first,
             "lanes": lanes,
+            "look_again_s": LOOK_AGAIN_S if strays else None,
             "options": rollout.plan.options.to_json(),
+            **({} if rollout.plan.release is None else {"release": rollout.plan.release}),
         }
 
     async def stop(self, rollout_id: str, *, force: bool, now: float) -> list[str]:
@@ -410,6 +424,21 @@ class RolloutStore:
         return min(max(wait_s, MIN_WAIT_S), MAX_WAIT_S)
 
 
+def _is_news(rollout: Rollout, state: str, directive: Directive) -> bool:
+    """Whether a change belongs into the log.
+
+    How many are in flight or waited for does not; nor that a continuous rollout has devices again, and then
+    none: it may go on so for weeks.
+    """
+    if isinstance(directive, Wait) and directive.cause not in ("in_flight", *_GROWING):
+        return True
+    if not isinstance(directive, Wait | RunWave):
+        return True
+    comes_and_goes = {rollout.state, state} == {"running", "waiting"} and rollout.continuous
+    return rollout.state != state and not comes_and_goes
+
+
 def _number(devices: int, chosen: Targets) -> str:
-    held = f", {len(chosen.busy):,} in the hands of other runs ({chosen.held})" if chosen.busy else ""
-    return f"{devices:,} device{'' if devices == 1 else 's'}{held}"
+    held = Counter(hold.how for hold in chosen.busy.values())
+    told = "".join(f", {count:,} in the hands of other runs ({how})" for how, count in sorted(held.items()))
+    return f"{devices:,} device{'' if devices == 1 else 's'}{told}"

@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
+from provisioning.errors import name_some
 from provisioning.registry import Registry, statements
+from provisioning.releases.tables import ReleaseTables
 from provisioning.states import FINAL, WORKING, DeviceState
 
 from .facts import Facts, WaveFacts
@@ -40,6 +42,7 @@ class Tables:
     def __init__(self, registry: Registry, database: sqlite3.Connection) -> None:
         self._registry = registry
         self._database = database
+        self.releases = ReleaseTables(database)
 
     def execute(self, name: str, arguments: Sequence[Any] = ()) -> sqlite3.Cursor:
         """Execute the statement of that name."""
@@ -80,7 +83,7 @@ class Tables:
         """A new rollout without devices, and the run that it is."""
         targets = plan.targets
         states = None if targets.states is None else json.dumps([str(state) for state in targets.states])
-        self.execute("create_run", (rollout_id, now, 0, json.dumps(plan.options.to_json())))
+        self.execute("create_run", (rollout_id, now, 0, json.dumps(plan.options.to_json()), plan.release))
         self.execute("create", (rollout_id, retry_of, now, int(targets.continuous), states))
         self.write_plan(rollout_id, plan)
 
@@ -115,6 +118,16 @@ class Tables:
     def log(self, rollout_id: str, now: float, actor: str, what: str, detail: str | None) -> None:
         """Add a line to the rollout's log."""
         self.execute("write_log", (rollout_id, now, actor, what, detail))
+
+    def log_joined(self, rollout_id: str, now: float, actor: str, joined: Sequence[str]) -> None:
+        """Say in the log which devices have joined; one line for all that do with nothing between them."""
+        last = self.execute("last_log", (rollout_id,)).fetchone()
+        count = len(joined)
+        if last is not None and last[1] == "joined":
+            count += int(last[2].partition(" ")[0].replace(",", ""))
+            self.execute("forget_log", (rollout_id, last[0]))
+        detail = f"{count:,} device{'' if count == 1 else 's'}, the latest {name_some(joined)}"
+        self.log(rollout_id, now, actor, "joined", detail)
 
     def known(self, device_ids: Sequence[str]) -> dict[str, Known]:
         """State and latest run of those of the devices that are registered, in order of id."""
@@ -157,7 +170,8 @@ class Tables:
 
     def facts(self, rollout: Rollout, now: float) -> Facts:
         """What is so, for `decisions.decide`."""
-        sizes = dict(self.execute("wave_sizes", (rollout.rollout_id,)))
+        # Of those that have ended nobody reads the rows: a continuous rollout has ever more of them.
+        in_flight = dict(self.execute("in_flight_by_wave", (rollout.rollout_id,)))
         pending: dict[int, int] = {}
         held: dict[int, int] = {}
         for wave, count, of_others in self.execute("waiting", (rollout.rollout_id,)):
@@ -170,8 +184,9 @@ class Tables:
             last[wave] = max(last.get(wave, 0.0), last_at)
         waves = []
         for number in range(1, len(rollout.plan.waves) + 1):
-            counts, size = ended.get(number, {}), sizes.get(number, 0)
-            done = size == sum(counts.values()) and number in last
+            counts = ended.get(number, {})
+            under_way = pending.get(number, 0) + in_flight.get(number, 0)
+            size, done = under_way + sum(counts.values()), not under_way and number in last
             waves.append(
                 WaveFacts(
                     devices=size,

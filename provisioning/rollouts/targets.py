@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 from provisioning.errors import NothingToDoError, UnknownDeviceError, name_some
 from provisioning.states import WORKING
@@ -16,15 +16,20 @@ from .records import Held, Member, Rollout, RolloutRefusedError
 from .tables import Known, Tables
 
 
+class Hold(NamedTuple):
+    """Which run has a device, and how it is another rollout's all the same."""
+
+    run_id: str
+    how: Held
+
+
 @dataclass(frozen=True, slots=True)
 class Targets:
     """The devices of a rollout, each in one of the two, in order of id."""
 
     free: list[str]
-    busy: dict[str, str]
-    """Those that the rollout is to have though another run has them now: which one."""
-    held: Held | None = None
-    """How the busy ones are the rollout's."""
+    busy: dict[str, Hold]
+    """Those that the rollout is to have though another run has them now."""
 
     def __len__(self) -> int:
         return len(self.free) + len(self.busy)
@@ -32,8 +37,11 @@ class Targets:
     def members(self, placed: Iterable[tuple[str, int, int]]) -> Iterator[Member]:
         """The devices with wave and place, as they are to be kept."""
         for device_id, wave, place in placed:
-            run_id = self.busy.get(device_id)
-            yield Member(device_id, wave, place, self.held if run_id is not None else None, run_id)
+            hold = self.busy.get(device_id)
+            if hold is None:
+                yield Member(device_id, wave, place)
+            else:
+                yield Member(device_id, wave, place, hold.how, hold.run_id)
 
 
 def targets_of(tables: Tables, plan: RolloutPlan) -> Targets:
@@ -41,32 +49,46 @@ def targets_of(tables: Tables, plan: RolloutPlan) -> Targets:
 
     Raises RolloutRefusedError, UnknownDeviceError, UnknownRolloutError and NothingToDoError.
     """
-    chosen = settle(plan, _chosen(plan, _matching(tables, plan)))
+    chosen = settle(tables, plan, _chosen(plan, _matching(tables, plan)))
     if not len(chosen) and not plan.targets.continuous:
         raise NothingToDoError
     return chosen
 
 
-def joiners_of(tables: Tables, plan: RolloutPlan, among: Collection[str] | None) -> Targets:
-    """The devices that a continuous plan means now, of some or all."""
-    return settle(plan, _chosen(plan, _candidates(tables, plan, among)))
+def joiners_of(tables: Tables, rollout: Rollout, among: Collection[str] | None) -> Targets:
+    """The devices that a continuous rollout means now, of some or all: new ones, and such as came after it.
+
+    What was there before it, and not new, joins no more, whatever other runs make of its state. Nobody is
+    there to be refused: what can't be joined, as it is given another release, is waited for.
+    """
+    plan = rollout.plan
+    chosen = _chosen(plan, _candidates(tables, plan, among, registered_since=rollout.created_at))
+    if plan.overlap == "join":
+        run_ids = [known.run_id for known in chosen.values() if known.run_id is not None]
+        others = _other_releases(tables, plan, run_ids)
+        apart = {device_id: known for device_id, known in chosen.items() if known.run_id in others}
+        together = {device_id: known for device_id, known in chosen.items() if device_id not in apart}
+        joined = settle(tables, plan, together)
+        waiting = settle(tables, plan.model_copy(update={"overlap": "wait"}), apart)
+        return Targets(joined.free + waiting.free, joined.busy | waiting.busy)
+    return settle(tables, plan, chosen)
 
 
-def let_join(tables: Tables, rollout: Rollout, joiners: Targets, now: float) -> str | None:
-    """Let devices that are not in it join the last wave of a rollout; names them, or None: there are none."""
+def let_join(tables: Tables, rollout: Rollout, joiners: Targets, now: float) -> list[str]:
+    """Let devices that are not in it join the last wave of a rollout; returns them."""
     mine = set(tables.column("members", rollout.rollout_id, json.dumps([*joiners.free, *joiners.busy])))
     claimed = tables.claim(rollout.rollout_id, [one for one in joiners.free if one not in mine], now)
-    busy = {one: run_id for one, run_id in joiners.busy.items() if one not in mine}
+    busy = {one: hold for one, hold in joiners.busy.items() if one not in mine}
     devices = sorted([*claimed, *busy])
     if not devices:
-        return None
+        return []
     last = tables.execute("last_place", (rollout.rollout_id,)).fetchone()[0]
     placed = zip(devices, repeat(len(rollout.plan.waves)), count(last + 1), strict=False)
-    tables.join(rollout.rollout_id, Targets(claimed, busy, joiners.held).members(placed))
-    return name_some(devices)
+    tables.join(rollout.rollout_id, Targets(claimed, busy).members(placed))
+    return devices
 
 
-def settle(plan: RolloutPlan, chosen: Mapping[str, Known]) -> Targets:
+def settle(tables: Tables, plan: RolloutPlan, chosen: Mapping[str, Known]) -> Targets:
     """What becomes of the devices that another run has, by the plan's rule; raises RolloutRefusedError."""
     free = [device_id for device_id, known in chosen.items() if known.state not in WORKING]
     busy = {
@@ -74,15 +96,37 @@ def settle(plan: RolloutPlan, chosen: Mapping[str, Known]) -> Targets:
         for device_id, known in chosen.items()
         if known.state in WORKING and known.run_id is not None
     }
-    if not busy or plan.overlap == "skip":
-        return Targets(free, {})
-    if plan.overlap == "refuse":
-        raise RolloutRefusedError(
-            f"{_are(list(busy))} being provisioned by {name_some(sorted(set(busy.values())))}: wait for its "
-            f"end, or say by overlap (--overlap) what is to become of them: skip leaves them out, wait takes "
-            f"them when they are free, join takes that run's outcome for its own."
-        )
-    return Targets(free, busy, plan.overlap)
+    match plan.overlap:
+        case _ if not busy:
+            return Targets(free, {})
+        case "skip":
+            return Targets(free, {})
+        case "wait":
+            return Targets(free, {device_id: Hold(run_id, "wait") for device_id, run_id in busy.items()})
+        case "join":
+            if others := _other_releases(tables, plan, busy.values()):
+                run_id, release = next(iter(others.items()))
+                raise RolloutRefusedError(
+                    f"{run_id} brings {_called(release)} to devices that are to have "
+                    f"{_called(plan.release)}: only the same release can be joined. Use overlap (--overlap) "
+                    f"wait, which brings it after that, or skip."
+                )
+            return Targets(free, {device_id: Hold(run_id, "join") for device_id, run_id in busy.items()})
+    raise RolloutRefusedError(
+        f"{_are(list(busy))} being provisioned by {name_some(sorted(set(busy.values())))}: wait for its end, "
+        f"or say by overlap (--overlap) what is to become of them: skip leaves them out, wait takes them "
+        f"when they are free, join takes that run's outcome for its own."
+    )
+
+
+def _other_releases(tables: Tables, plan: RolloutPlan, run_ids: Iterable[str]) -> dict[str, str | None]:
+    """The runs that bring another release than the plan does."""
+    rows = tables.execute("releases_of", (json.dumps(sorted(set(run_ids))),))
+    return {run_id: release for run_id, release in rows if release != plan.release}
+
+
+def _called(release: str | None) -> str:
+    return "the service's own release" if release is None else f"the release {release}"
 
 
 def _chosen(plan: RolloutPlan, matching: Mapping[str, Known]) -> dict[str, Known]:
@@ -104,27 +148,34 @@ def _matching(tables: Tables, plan: RolloutPlan) -> dict[str, Known]:
     elif targets.devices is not None:
         named = list(targets.devices)
     else:
-        return _candidates(tables, plan, None)
+        return _candidates(tables, plan)
     known = tables.known(named)
     if unknown := [device_id for device_id in named if device_id not in known]:
         raise UnknownDeviceError(unknown)
     return known
 
 
-def _candidates(tables: Tables, plan: RolloutPlan, among: Collection[str] | None) -> dict[str, Known]:
+def _candidates(
+    tables: Tables,
+    plan: RolloutPlan,
+    among: Collection[str] | None = None,
+    *,
+    registered_since: float | None = None,
+) -> dict[str, Known]:
     """Those that match; where it is to wait for other runs, or to join them, those that they have do too."""
     targets = plan.targets
     states = [str(state) for state in targets.qualifying_states]
     if plan.overlap in ("wait", "join"):
         states += WORKING
     rows = tables.execute(
-        "candidates",
+        "candidates" if among is None else "candidates_among",
         (
             json.dumps(states),
             _json_or_none(targets.models),
             _json_or_none(targets.firmware_versions),
             _json_or_none(targets.tags),
-            None if among is None else json.dumps(list(among)),
+            registered_since,
+            *([] if among is None else [json.dumps(list(among))]),
         ),
     )
     return {device_id: Known(state, run_id) for device_id, state, run_id in rows}

@@ -112,6 +112,7 @@ def _short(tables: Tables, rollout: Rollout, waves: Sequence[Counts]) -> Json:
     return {
         "rollout_id": rollout.rollout_id,
         "name": rollout.plan.name,
+        "release": rollout.plan.release,
         "state": rollout.state,
         "reason": rollout.reason,
         "wave": rollout.wave,

@@ -10,6 +10,7 @@ from typing import Any
 from provisioning.cli.arguments import Subparsers, add_client_arguments, add_command, add_json, client_of
 from provisioning.cli.documents import Json, PlannedRollout, Rollout
 from provisioning.cli.errors import ApiError
+from provisioning.cli.release.words import misfits_of
 from provisioning.cli.rollout.choice import actor_of, add_actor
 from provisioning.cli.rollout.plan_file import EXAMPLE
 from provisioning.cli.rollout.plan_flags import PlanSource, add_plan_arguments
@@ -33,6 +34,7 @@ def add_parsers(commands: Subparsers) -> None:
         ),
         examples="""muster rollout create
             muster rollout create --waves 5%,25%,100% --threshold 95 --gate approval --follow
+            muster rollout create --release thermo-2.1.0 --model thermo-1 --waves 5%,100%
             muster rollout create --waves 10,100,rest --gate pause --pause 600 --abort failed=20%/10:pause
             muster rollout create --tag site=lab --per-minute 60 --grow 2/100 --max-per-minute 960
             muster rollout create --window 'mon-fri 22:00-06:00' --start-at 2030-08-01T22:00 --name night
@@ -85,9 +87,13 @@ def report_created(created: Rollout, args: argparse.Namespace, *, what: str = ""
     elif not args.json:
         rollout_id = created["rollout_id"]
         waves = _waves([wave["devices"] for wave in created["waves"]])
+        misfits = misfits_of(created.get("not_fitting", 0), created.get("release"))
         start = _start(created["plan"]) if created["state"] == "scheduled" else ""
+        start = _joining(created["plan"]) + start
         hint = "" if args.follow else f"; follow it with: muster rollout watch {rollout_id}"
-        terminal.line(f"{rollout_id}: {counted(created['devices'], 'device')}{waves}{what}{start}{hint}")
+        terminal.line(
+            f"{rollout_id}: {counted(created['devices'], 'device')}{waves}{what}{start}{misfits}{hint}"
+        )
     return watch_rollout(args, created["rollout_id"]) if args.follow else 0
 
 
@@ -106,9 +112,10 @@ def _show_planned(planned: PlannedRollout, terminal: Terminal, *, as_json: bool)
         terminal.json(planned)
         return
     sizes, plan = planned["waves"], planned["plan"]
-    start = _start(plan)
+    start = _joining(plan) + _start(plan)
+    misfits = misfits_of(planned.get("not_fitting", 0), plan.get("release"))
     terminal.line(
-        f"{counted(planned['devices'], 'device')} in {counted(len(sizes), 'wave')}{start};"
+        f"{counted(planned['devices'], 'device')} in {counted(len(sizes), 'wave')}{start}{misfits};"
         " nothing was started: leave out --dry-run for that",
         style="bold",
     )
@@ -144,6 +151,10 @@ def _waves(sizes: Sequence[int]) -> str:
         return ""
     named = ", ".join(f"{size:,}" for size in sizes[:MAX_WAVES_NAMED])
     return f" in {len(sizes)} waves ({named}{', …' if len(sizes) > MAX_WAVES_NAMED else ''})"
+
+
+def _joining(plan: dict[str, Any]) -> str:
+    return ", and such as register later" if (plan.get("targets") or {}).get("continuous") else ""
 
 
 def _start(plan: dict[str, Any]) -> str:

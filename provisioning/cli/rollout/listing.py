@@ -7,6 +7,7 @@ import argparse
 from provisioning.cli.arguments import Subparsers, add_client_arguments, add_command, client_of
 from provisioning.cli.documents import ShortRollout
 from provisioning.cli.errors import UsageError
+from provisioning.cli.release.words import release_of
 from provisioning.cli.rollout.words import STATE_STYLES, ended_devices, missed_devices, wave_of
 from provisioning.cli.terminal import Terminal, state_word
 from provisioning.states import DeviceState
@@ -46,7 +47,7 @@ def run_list(args: argparse.Namespace) -> int:
         terminal.line("no rollouts; start one with `muster rollout create`")
         return 0
     terminal.table(
-        ["rollout", "state", "wave", "devices", "ended", "ok", "not ok", "name"],
+        ["rollout", "state", "wave", "devices", "ended", "ok", "not ok", "release", "name"],
         [_row(rollout) for rollout in shown],
         right=(2, 3, 4, 5, 6),
         styles={1: {state_word(state): style for state, style in STATE_STYLES.items()}},
@@ -67,5 +68,6 @@ def _row(rollout: ShortRollout) -> list[str]:
         f"{ended_devices(counts) / devices:.0%}" if devices else "-",
         f"{counts.get(DeviceState.PROVISIONED, 0):,}",
         f"{missed_devices(counts):,}",
+        release_of(rollout.get("release")),
         rollout.get("name") or "",
     ]

@@ -18,6 +18,7 @@ from provisioning.retries import KINDS
 # By the keys of the plan that they set: what the service says of a key is told by the flag.
 _FLAGS: Mapping[str, str] = {
     "name": "--name",
+    "release": "--release",
     "targets.devices": "--devices",
     "targets.models": "--model",
     "targets.firmware_versions": "--firmware-version",
@@ -57,6 +58,11 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         help="a plan as TOML or JSON; flags go before it; `muster rollout example` prints one",
     )
     parser.add_argument("--name", help="what the rollout is called")
+    parser.add_argument(
+        "--release",
+        metavar="NAME",
+        help="what devices get, of `muster release list` (default: the service's)",
+    )
     _add_targets(parser.add_argument_group("which devices"))
     _add_waves(parser.add_argument_group("waves"))
     pace = parser.add_argument_group("pace")
@@ -187,6 +193,7 @@ def flags_of(args: argparse.Namespace, before: Mapping[str, Any]) -> Json:
     """Return what was given by flags, by the keys of a plan; ``before`` is a file's plan."""
     plan: Json = {
         "name": args.name,
+        "release": args.release,
         "targets": _present(_targets_of(args, before)),
         "pace": _present({**pace_of(args, _table(before, "pace")), "order": args.order, "seed": args.seed}),
         "abort": args.abort,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from provisioning.cli.arguments import Subparsers, add_client_arguments, add_command, client_of
 from provisioning.cli.documents import Held, Rollout, Wave
 from provisioning.cli.progress import rate
+from provisioning.cli.release.words import release_of
 from provisioning.cli.rollout.choice import add_rollout_choice, chosen_rollout
 from provisioning.cli.rollout.words import (
     STATE_STYLES,
@@ -77,6 +78,7 @@ def _facts(rollout: Rollout) -> list[tuple[str, str]]:
     ended = ended_devices(rollout["counts"])
     facts = [
         ("state", state_line(rollout)),
+        ("release", release_of(rollout.get("release"))),
         (
             "devices",
             (

@@ -122,6 +122,8 @@ def next_steps(rollout: Rollout) -> list[str]:
             return [f"starts at {start}" if start != "-" else "has not started yet", cancel]
         case "waiting" if _between_waves(rollout):
             return [f"`muster rollout next {rollout_id}` starts wave {wave + 1} now", cancel]
+        case "waiting" if rollout.get("held"):
+            return ["goes on as the other runs have done with these devices", cancel]
         case "waiting":
             return [f"starts devices in its windows only ({windows_of(rollout)})", cancel]
         case "paused":
@@ -129,6 +131,8 @@ def next_steps(rollout: Rollout) -> list[str]:
         case "awaiting_approval":
             return [f"`muster rollout approve {rollout_id}` starts wave {wave + 1}", cancel]
         case "cancelling":
+            if not rollout.get("in_flight"):
+                return []
             return [f"{in_flight} may finish", f"`muster rollout cancel {rollout_id} --force` stops them"]
     again = sum(rollout["counts"].get(one, 0) for one in RETRIED)
     if has_ended(state) and again:

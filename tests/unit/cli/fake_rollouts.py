@@ -37,6 +37,8 @@ class FakeRollouts:
         self.outcomes: dict[str, str] = {}
         self.refusal: FakeRefusalError | None = None
         self.per_look = 1
+        self.not_fitting = 0
+        """How many devices a release that is named does not fit."""
         self.reasons = {"failed": "disk full", "timed_out": "no acknowledgement within 1 s"}
 
     def route(
@@ -48,13 +50,16 @@ class FakeRollouts:
                 latest_first = reversed(self.known.values())
                 return 200, {"rollouts": [rollout.short() for rollout in latest_first]}
             case "POST", []:
-                return 201, self._create(body["plan"], body["actor"]).view()
+                misfits = self.not_fitting if body["plan"].get("release") else 0
+                created = self._create(body["plan"], body["actor"]).view()
+                return 201, {**created, "not_fitting": misfits}
             case "POST", ["plan"]:
                 waves = self._waves(body["plan"], self._targets(body["plan"]))
                 return 200, {
                     "plan": body["plan"],
                     "devices": sum(len(wave) for wave in waves),
                     "waves": [len(wave) for wave in waves],
+                    "not_fitting": self.not_fitting if body["plan"].get("release") else 0,
                 }
         rollout = self.known.get(parts[0])
         if rollout is None:
@@ -231,6 +236,7 @@ class FakeRollout:
         return {
             "rollout_id": self.rollout_id,
             "name": self.plan.get("name"),
+            "release": self.plan.get("release"),
             "state": self.state,
             "reason": self.reason,
             "wave": self.wave,

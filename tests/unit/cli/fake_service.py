@@ -16,6 +16,7 @@ from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from devices.statistics import merge
+from tests.unit.cli.fake_releases import FakeReleases
 from tests.unit.cli.fake_rollouts import FakeRefusalError, FakeRollouts
 
 Json = dict[str, Any]
@@ -49,6 +50,7 @@ class FakeService:
         self.missed = 0
         self.differences: list[Json] = []
         self.rollouts = FakeRollouts()
+        self.releases = FakeReleases()
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -114,7 +116,9 @@ class FakeService:
 
     def answer(self, handler: BaseHTTPRequestHandler, method: str) -> None:
         size = int(handler.headers.get("Content-Length", 0))
-        body = json.loads(handler.rfile.read(size)) if size else None
+        raw = handler.rfile.read(size)
+        multipart = handler.headers.get("Content-Type", "").startswith("multipart/")
+        body = self.releases.read(handler.headers, raw) if multipart else json.loads(raw) if size else None
         self.requests.append((method, handler.path, body))
         try:
             status, document = self._route(method, handler.path, body)
@@ -152,6 +156,8 @@ class FakeService:
                 return 200, self._fleet_devices(fleet_id)
             case "GET", ["fleets", fleet_id, "check"]:
                 return 200, self._check(fleet_id)
+            case _, ["releases", *rest]:
+                return self.releases.route(method, rest, body or {})
             case _, ["rollouts", *rest]:
                 return self.rollouts.route(method, rest, body or {}, parse_qs(url.query))
             case "POST", ["provision"]:
@@ -287,7 +293,8 @@ class FakeService:
             "started_at": f"2026-01-02T03:04:{len(self.runs):02d}.000+00:00",
             "ended_at": None,
         }
-        return {"run_id": run_id, "devices": len(wanted)}
+        misfits = self.releases.not_fitting if body.get("release") else 0
+        return {"run_id": run_id, "devices": len(wanted), "not_fitting": misfits}
 
     def _run(self, run_id: str) -> Json:
         if run_id not in self.runs:

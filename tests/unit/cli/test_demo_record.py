@@ -74,8 +74,19 @@ def test_clearing_deletes_only_what_is_ours(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / "stack" / "azurite").mkdir(parents=True)
     (tmp_path / "photos").mkdir()
+    (tmp_path / "releases").mkdir()
+    for name in (f"{'0a' * 32}.bin", ".staged-0a"):
+        (tmp_path / "releases" / name).touch()
     clear_state(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "thesis.txt"]
+
+
+def test_clearing_leaves_releases_of_others(tmp_path: Path) -> None:
+    (tmp_path / "releases").mkdir()
+    for name in (f"{'0a' * 32}.bin", "album.bin"):
+        (tmp_path / "releases" / name).touch()
+    clear_state(tmp_path)
+    assert [path.name for path in (tmp_path / "releases").iterdir()] == ["album.bin"]
 
 
 def test_two_demos_cannot_have_the_same_state(tmp_path: Path) -> None:

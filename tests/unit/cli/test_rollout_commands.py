@@ -54,6 +54,10 @@ class TestCreate:
         out = muster("rollout", "create", "--start-at", "2030-01-01T00:00:00").out
         assert "rollout-1: 10 devices, from 2030-01-01 00:00:00 on; follow it" in out
 
+    def test_it_is_said_that_devices_join_later(self, muster: Muster) -> None:
+        out = muster("rollout", "create", "--continuous").out
+        assert out.startswith("rollout-1: 10 devices, and such as register later; follow it")
+
     def test_follows_to_a_good_end(self, muster: Muster) -> None:
         result = muster("rollout", "create", "--waves", "2,rest", "--follow")
         assert result.exit_code == 0
@@ -173,8 +177,8 @@ class TestShowAndList:
         muster("rollout", "watch")
         muster("rollout", "create", "--waves", "2,rest")
         listed = rows(muster("rollout", "list"))
-        assert listed[1] == ["rollout-2", "running", "1/2", "10", "0%", "0", "0"]
-        assert listed[2] == ["rollout-1", "completed", "1/1", "10", "100%", "10", "0", "first"]
+        assert listed[1] == ["rollout-2", "running", "1/2", "10", "0%", "0", "0", "default"]
+        assert listed[2] == ["rollout-1", "completed", "1/1", "10", "100%", "10", "0", "default", "first"]
         assert muster("rollout", "list", "--limit", "1").out.endswith("1 of 2; --limit 0 shows all\n")
         assert json.loads(muster("rollout", "list", "--json").out)["total"] == 2
 
@@ -360,6 +364,8 @@ class TestDevices:
         service.rollouts.known["rollout-1"].held["d3"] = "run-9"
         listed = rows(muster("rollout", "devices"))
         assert ["d3", "1", "pending", "-", "-", "-", "waits", "for", "run-9"] in listed
+        service.rollouts.known["rollout-1"].state = "waiting"
+        assert "next: goes on as the other runs have done with these" in muster("rollout", "show").out
         assert "1 device, until run-9 has done with them" in muster("rollout", "show").out
 
     def test_shows_one_device(self, muster: Muster) -> None:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from broker import topics
 from broker.connection import BrokerAddress
-from broker.messages import Event, Package, parse_event
+from broker.messages import Activate, ActivationCompleted, Event, Package, parse_event
 from devices.behaviours import Behaviour, Catalogue, Combined, Controls, Step
 from devices.behaviours.downloads import OutOfStorage, Truncated
 from devices.behaviours.network import Lossy, Offline
@@ -106,6 +106,19 @@ class World:
             expires_at=datetime.now(UTC) + timedelta(minutes=15),
         )
         self.device._arrive(topics.package(DEVICE_ID), package.to_json())
+
+    def activate(self, *, run: str = "run-1") -> None:
+        command = Activate(
+            instance_id=topics.instance_id_of(run, DEVICE_ID),
+            package_id="package",
+            release="demo-1",
+            attempt=1,
+        )
+        self.device._arrive(topics.command(DEVICE_ID, "Activate"), command.to_json())
+
+    def versions(self) -> list[str]:
+        """What it said that it runs, after each activation."""
+        return [event.firmware_version for event in self.link.said if isinstance(event, ActivationCompleted)]
 
     async def answers(self, *expected: tuple[str, int]) -> None:
         await eventually(lambda: self.link.answers() == list(expected), timeout_s=5)

@@ -181,7 +181,8 @@ async def test_a_run_is_watched_to_its_end_over_outages_of_its_engine(
         await registry.flush()
         await registry.claim("run-1", None, options={}, limit=1)
         client: Any = AwayClient()
-        runs = Runs(registry=registry, client=client)
+        releases: Any = None  # this run brings the default one
+        runs = Runs(registry=registry, client=client, releases=releases)
         await runs.open()
         await asyncio.wait(list(runs._watchers.values()))
         run = await registry.run("run-1")

@@ -36,6 +36,7 @@ class World:
         self.calls: list[tuple[str, Json]] = []
         self.new_devices: list[str] = []
         self.failing: set[str] = set()
+        self.rejected: str | None = None
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -52,11 +53,15 @@ class World:
 
         answers: dict[str, Callable[[Json], Any]] = {
             orchestrations.GET_NEW_DEVICE_IDS: lambda _: self.new_devices,
-            orchestrations.CREATE_INSTALLATION_PACKAGE: lambda _: {
-                **GOOD,
-                "release": "demo-1.0.0",
-                "url": "http://127.0.0.1/p?sig=top-secret",
-            },
+            orchestrations.CREATE_INSTALLATION_PACKAGE: lambda _: (
+                {
+                    **GOOD,
+                    "release": "demo-1.0.0",
+                    "url": "http://127.0.0.1/p?sig=top-secret",
+                }
+                if self.rejected is None
+                else {"rejected": self.rejected}
+            ),
             orchestrations.SEND_PACKAGE_URL_TO_DEVICE: lambda _: None,
             orchestrations.ACTIVATE_DEVICE: lambda _: None,
             orchestrations.RECORD_OUTCOME: lambda _: None,
@@ -80,10 +85,10 @@ class Hub:
         self.client = client
         self.world = world
 
-    async def start(self, options: Json) -> None:
+    async def start(self, options: Json, **more: Any) -> None:
         await self.client.schedule_new_orchestration(
             DeviceProvisioningOrchestration,
-            input={"device_id": "dev-1", "options": options},
+            input={"device_id": "dev-1", "options": options, **more},
             instance_id=INSTANCE,
         )
 
@@ -244,6 +249,28 @@ async def test_a_rejected_package_is_not_sent_again(hub: Hub) -> None:
     outcome = await hub.outcome()
     assert (outcome["state"], outcome["attempts"]) == ("rejected", 1)
     assert outcome["error"] == "rejected the package: wrong-model"
+
+
+async def test_a_device_that_the_release_does_not_fit_is_rejected_at_once_and_told_nothing(hub: Hub) -> None:
+    hub.world.rejected = "the release fw-2 is for the model m1, and the device's model is m2"
+    await hub.start({**PATIENT, "retries": {"rejected": {"max_attempts": 2}}}, release="fw-2")
+    outcome = await hub.outcome()
+    assert (outcome["state"], outcome["attempts"], outcome["package"]) == ("rejected", 1, None)
+    assert outcome["error"] == hub.world.rejected
+    assert [name for name, _ in hub.world.calls] == ["CreateInstallationPackage", "RecordOutcome"]
+    assert hub.world.calls[0][1]["release"] == "fw-2"
+
+
+async def test_without_a_release_nothing_is_said_of_one(hub: Hub) -> None:
+    hub.world.new_devices = ["dev-1"]
+    hub.world.rejected = "so that it ends"
+    for release in ({}, {"release": "fw-2"}):
+        run_id = await hub.client.schedule_new_orchestration(
+            ProvisionNewDevices, input={"device_ids": None, "options": PATIENT, **release}
+        )
+        await hub.client.wait_for_orchestration_completion(run_id, timeout=30)
+    named = [request.get("release", "-") for name, request in hub.world.calls if name != "RecordOutcome"]
+    assert named == ["-", "-", "fw-2", "fw-2"]
 
 
 async def test_a_failed_activation_is_commanded_again(hub: Hub) -> None:

@@ -55,7 +55,7 @@ def test_manifest_and_package_are_signed(key: SigningKey) -> None:
     assert hashlib.sha256(package.content).hexdigest() == package.sha256
     public.verify(base64.b64decode(package.signature), bytes.fromhex(package.sha256))
     with zipfile.ZipFile(io.BytesIO(package.content)) as archive:
-        assert archive.namelist() == ["manifest.json", "manifest.sig", "firmware.bin", "config.json"]
+        assert archive.namelist() == ["firmware.bin", "manifest.json", "manifest.sig", "config.json"]
         assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
         manifest = archive.read("manifest.json")
         public.verify(archive.read("manifest.sig"), manifest)

@@ -15,7 +15,15 @@ from typing import Any
 import pytest
 
 from provisioning import registry as registry_module
-from provisioning.registry import SCHEMA_VERSION, Outcome, Registry, RegistryClosedError, RegistryFormatError
+from provisioning.registry import (
+    _SCHEMAS,
+    SCHEMA_VERSION,
+    Outcome,
+    Registry,
+    RegistryClosedError,
+    RegistryFormatError,
+)
+from provisioning.releases.tables import ReleaseTables
 from provisioning.rollouts.store import RolloutStore
 from provisioning.rollouts.views import RolloutViews
 from provisioning.states import FINAL, WORKING, DeviceState, may_follow
@@ -307,11 +315,16 @@ async def test_a_file_that_is_no_registry_is_named(tmp_path: Path, what: str) ->
             pass
 
 
-async def test_a_registry_of_the_format_before_is_brought_up_to_date(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+async def test_a_registry_of_a_format_before_is_brought_up_to_date(tmp_path: Path, version: int) -> None:
     path = tmp_path / "registry.db"
     with sqlite3.connect(path) as database:
-        schema = files("provisioning").joinpath("registry_schema.sql").read_text("utf-8")
-        database.executescript(f"{schema} PRAGMA application_id = {0x4D555354}; PRAGMA user_version = 1;")
+        schema = "".join(
+            files("provisioning").joinpath(name).read_text("utf-8") for name in _SCHEMAS[:version]
+        )
+        database.executescript(
+            f"{schema} PRAGMA application_id = {0x4D555354}; PRAGMA user_version = {version};"
+        )
         database.execute(
             "INSERT INTO devices VALUES ('d1', 'm', '1', '{}', 1, 1, 'provisioned', 'r0', 1, 1, NULL, 2)"
         )
@@ -322,6 +335,8 @@ async def test_a_registry_of_the_format_before_is_brought_up_to_date(tmp_path: P
             assert (await _state(registry, "d1"))[0] is DeviceState.PROVISIONED
             assert [run.run_id for run in await registry.runs(limit=9)] == ["r0"]
             assert await RolloutViews(registry).latest() == []
+            assert [(run.options, run.release) for run in await registry.runs(limit=9)] == [({}, None)]
+            assert await registry.ask(lambda database: ReleaseTables(database).all()) == []
     with sqlite3.connect(path) as database:
         assert database.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
 

@@ -15,6 +15,9 @@ from typing import Any, cast
 import httpx
 import pytest
 
+from provisioning.cli.client import ServiceClient
+from provisioning.cli.errors import ApiError
+from provisioning.cli.release.upload import FirmwareFile, Upload
 from provisioning.errors import (
     PortBusyError,
     ProvisioningError,
@@ -75,7 +78,8 @@ async def test_the_state_is_private_and_the_record_goes_with_the_service(tmp_pat
     async with Service(_settings(state_dir)) as service:
         record = json.loads((state_dir / "service.json").read_text())
         assert record["url"] == service.url
-        assert _modes(state_dir) == {0o600}
+        assert _modes(state_dir) == {0o600, 0o700}
+        assert [path.name for path in state_dir.iterdir() if path.is_dir()] == ["releases"]
         assert stat.S_IMODE(state_dir.stat().st_mode) == 0o700
     assert not (state_dir / "service.json").exists()
     assert json.loads((state_dir / "muster.json").read_text())["format"] == 1
@@ -101,6 +105,12 @@ def _modes(directory: Path) -> set[int]:
         ("POST", "/api/provision", {"device_ids": []}, 422, "device_ids"),
         ("POST", "/api/provision", {"options": {"speed": 9}}, 422, "Unknown option: speed"),
         ("POST", "/api/provision", {"options": {"max_attempts": 0}}, 422, "max_attempts"),
+        ("POST", "/api/provision", {"release": "fw-9"}, 404, "no release 'fw-9': `muster release list`"),
+        ("POST", "/api/provision", {"release": 7}, 422, "release"),
+        ("POST", "/api/releases", {"name": "x"}, 422, "body: it is no multipart/form-data"),
+        ("GET", "/api/releases/ghost", None, 404, "no release 'ghost'"),
+        ("DELETE", "/api/releases/ghost", None, 404, "no release 'ghost'"),
+        ("DELETE", "/api/releases/demo-1.0.0", None, 409, "comes with the service"),
         (
             "POST",
             "/api/provision",
@@ -136,6 +146,31 @@ async def test_pages_from_elsewhere_can_not_drive_the_service(
 ) -> None:
     response = await api.get("/api/health", headers=headers)
     assert response.status_code == 403
+
+
+async def test_a_firmware_goes_from_the_command_line_s_client_to_the_disk(
+    service: Service, tmp_path: Path
+) -> None:
+    client = ServiceClient(service.url)
+    path = tmp_path / "firmware"
+
+    def upload(size_bytes: int) -> Upload:
+        with path.open("wb") as file:
+            file.truncate(size_bytes)
+        return Upload(
+            [("name", "fw-2"), ("version", "2")], FirmwareFile(file=path.open("rb"), size_bytes=size_bytes)
+        )
+
+    created, release = await asyncio.to_thread(client.add_release, upload(5_000_000))
+    assert (created, release["firmware"]["size_bytes"]) == (True, 5_000_000)
+    (kept,) = (service.settings.state_dir / "releases").iterdir()
+    assert kept.stat().st_size == 5_000_000
+    # Refused while it is still being sent: by its length, or by the first byte that is too many.
+    for size_bytes in (200 * 1024**2, 64 * 1024**2 + 1):
+        with pytest.raises(ApiError, match=r"67,108,864 bytes") as caught:
+            await asyncio.to_thread(client.add_release, upload(size_bytes))
+        assert caught.value.status == 413
+    assert [one.name for one in (service.settings.state_dir / "releases").iterdir()] == [kept.name]
 
 
 SPEC = {

@@ -36,7 +36,9 @@ def DeviceProvisioningOrchestration(ctx: OrchestrationContext, request: Json) ->
     rollout_id, _, device_id = ctx.instance_id.rpartition(":")
     began = ctx.current_utc_datetime
     cancelled = ctx.wait_for_external_event(CANCEL_PROVISIONING)
-    working: task.CompletableTask[Any] = ctx.call_activity("Pretend", input={"device_id": device_id})
+    working: task.CompletableTask[Any] = ctx.call_activity(
+        "Pretend", input={"device_id": device_id, "release": request.get("release")}
+    )
     yield task.when_any([working, cancelled])
     state = "cancelled" if cancelled.is_complete else working.get_result()
     now = ctx.current_utc_datetime
@@ -74,6 +76,8 @@ class Devices:
     def __init__(self) -> None:
         self.outcome: Callable[[str], str] = lambda _: "provisioned"
         self.started: list[str] = []
+        self.releases: list[str | None] = []
+        """What each that was started was to bring."""
         self.in_flight: set[str] = set()
         self.most_in_flight = 0
         self.twice_at_once: set[str] = set()
@@ -84,6 +88,7 @@ class Devices:
     async def pretend(self, _ctx: Any, request: Json) -> str:
         device_id: str = request["device_id"]
         self.started.append(device_id)
+        self.releases.append(request["release"])
         if device_id in self.in_flight:
             self.twice_at_once.add(device_id)
         self.in_flight.add(device_id)
@@ -178,7 +183,7 @@ async def service_on(directory: Path, devices: Devices) -> AsyncIterator[Service
             engine.add_named_activity(name, activity)
         async with engine:
             client = AsyncTaskHubClient(engine)
-            rollouts = Rollouts(registry=registry, store=store, client=client)
+            rollouts = Rollouts(registry=registry, store=store, client=client, default_release="demo-1.0.0")
             await rollouts.open()
             try:
                 yield Service(registry, rollouts, publisher, client)

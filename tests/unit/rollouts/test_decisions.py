@@ -84,6 +84,7 @@ def ended_by(at_end: str) -> dict[str, Any]:
         (CONTINUOUS, (wave(0), wave(0), wave(0)), {}, ("waiting", "targets")),
         (CONTINUOUS | ENDED, ALL_DONE, {"wave": 3}, ("completed",)),
         (CONTINUOUS | LATE, ALL_DONE, {"wave": 3, "started_at": NOW - MINUTE}, ("completed",)),
+        (CONTINUOUS | LATE, (wave(0), wave(0), wave(0)), {}, ("completed",)),
         # Waves one after the other.
         ({}, FRESH, {}, ("run", 1, 5)),
         ({}, (wave(5, pending=2, failed=1), *FRESH[1:]), {}, ("run", 1, 4)),

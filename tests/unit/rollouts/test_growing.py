@@ -6,6 +6,10 @@ import asyncio
 import sqlite3
 from pathlib import Path
 
+import pytest
+
+from provisioning.registry import Registry, statements
+from provisioning.rollouts.operations import Rollouts
 from tests.unit.rollouts.harness import Devices, register, service_on
 
 CONTINUOUS = {"targets": {"continuous": True, "models": ["demo-1"]}}
@@ -29,7 +33,7 @@ async def test_devices_that_register_later_join_a_continuous_rollout(tmp_path: P
     assert (view["state"], view["devices"]) == ("cancelled", 7)
     assert devices.started[3:] == later
     assert [line["detail"] for line in log if line["what"] == "joined"] == [
-        "later-00001, later-00002, later-00003, later-00004"
+        "4 devices, the latest later-00001, later-00002, later-00003, later-00004"
     ]
 
 
@@ -137,3 +141,64 @@ async def test_the_start_of_a_device_costs_the_same_whether_the_plan_names_few_o
     # What each start writes again holds no plan.
     assert "plan" not in columns
     assert longest < 1_000
+
+
+async def test_what_registers_between_a_rollouts_creation_and_its_start_joins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Rollouts._start
+
+    async def start_late(rollouts: Rollouts, rollout_id: str) -> None:
+        await register(service.registry, 3)
+        await start(rollouts, rollout_id)
+
+    async with service_on(tmp_path, Devices()) as service:
+        # It is known by now that no rollout takes in what registers.
+        await asyncio.sleep(0.2)
+        monkeypatch.setattr(Rollouts, "_start", start_late)
+        rollout_id = (await service.rollouts.create(CONTINUOUS, actor="test"))["rollout_id"]
+        await service.wait(rollout_id, lambda view: view["counts"]["provisioned"] == 3, timeout_s=10.0)
+
+
+async def test_the_devices_of_other_runs_that_are_no_new_ones_join_at_no_restart(tmp_path: Path) -> None:
+    devices = Devices()
+    async with service_on(tmp_path, devices) as service:
+        ids = await register(service.registry, 3)
+        plan = {"targets": {"devices": ids}}
+        await service.ended((await service.rollouts.create(plan, actor="test"))["rollout_id"])
+        waiting = {**CONTINUOUS, "overlap": "wait"}
+        rollout_id = (await service.rollouts.create(waiting, actor="test"))["rollout_id"]
+        await service.in_state(rollout_id, "waiting")
+        devices.open.clear()
+        other = (await service.rollouts.create(plan, actor="test"))["rollout_id"]
+        await service.wait(other, lambda view: view["in_flight"] == 3)
+        # Nor where one of them is switched on again.
+        await register(service.registry, 1)
+        await asyncio.sleep(0.2)
+        assert (await service.rollouts.view(rollout_id))["devices"] == 0
+    devices.open.set()
+    async with service_on(tmp_path, devices) as service:
+        await service.ended(other)
+        await register(service.registry, 1, prefix="later")
+        await service.wait(rollout_id, lambda view: view["counts"]["provisioned"] == 1)
+        assert (await service.rollouts.view(rollout_id))["devices"] == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["waiting", "in_flight_by_wave", "in_flight", "strays", "may_go_on", "last_place"]
+)
+async def test_what_is_asked_at_each_joining_reads_no_device_that_has_ended(
+    tmp_path: Path, name: str
+) -> None:
+    sql = statements("provisioning.rollouts", "statements.sql")[name]
+    arguments = ("r", 1, "1.")[: 1 if "?1" not in sql else 3 if "?3" in sql else 2 if "?2" in sql else 1]
+    async with Registry(tmp_path / "registry.db") as registry:
+        plan = await registry.ask(
+            lambda database: database.execute(f"EXPLAIN QUERY PLAN {sql}", arguments).fetchall()
+        )
+    of_devices = [
+        step for *_, step in plan if "rollout_devices" in step and step.startswith(("SEARCH", "SCAN"))
+    ]
+    # Partial indexes have only those that have not.
+    partial = ("rollout_devices_next", "rollout_devices_held ", "rollout_devices_in_flight")
+    assert all(any(index in step for index in partial) for step in of_devices), plan

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from provisioning.errors import NothingToDoError, UnknownDeviceError
+from provisioning.errors import EngineAwayError, NothingToDoError, UnknownDeviceError
 from provisioning.rollouts.records import RolloutRefusedError, Take, UnknownRolloutError
 from provisioning.rollouts.store import RolloutStore, TakeRequest
 from provisioning.states import DeviceState
@@ -366,3 +366,30 @@ async def test_a_service_that_ends_in_any_phase_is_gone_on_with(tmp_path: Path, 
         assert (view["state"], view["counts"]["provisioned"]) == ("completed", 12)
     # Activities that the end has cut off run again: at least once. Nobody else is started.
     assert len(set(devices.started)) == view["counts"]["provisioned"]
+
+
+async def test_an_engine_that_is_away_is_told_later_what_is_on_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("provisioning.rollouts.operations._AWAY_INTERVAL_S", 0.01)
+    devices = Devices()
+    async with service_on(tmp_path, devices) as service:
+        await register(service.registry, 3)
+        away = True
+        client = service.rollouts._client
+
+        class Client:
+            def __getattr__(self, name: str) -> Any:
+                if away and name in ("schedule_new_orchestration", "raise_orchestration_event"):
+                    raise EngineAwayError("the engine", "gone")
+                return getattr(client, name)
+
+        monkeypatch.setattr(service.rollouts, "_client", Client())
+        made = await service.rollouts.create({"waves": [{"count": 1, "gate": "approval"}, {}]}, actor="test")
+        assert made["state"] == "scheduled"
+        away = False
+        await service.in_state(made["rollout_id"], "awaiting_approval")
+        away = True
+        assert (await service.rollouts.act(made["rollout_id"], "approve", actor="ann"))["changed"]
+        away = False
+        assert (await service.ended(made["rollout_id"]))["counts"]["provisioned"] == 3

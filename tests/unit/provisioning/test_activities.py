@@ -1,0 +1,159 @@
+"""CreateInstallationPackage: which release, for whom, and how much of it is in memory at once."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from provisioning.activities import Activities
+from provisioning.packages import InstallationPackage, Release, SharedAccess, SigningKey, build_package
+from provisioning.registry import Registry
+from provisioning.releases.store import Releases
+from tests.unit.releases.making import DEFAULT, add, new, opened, registry_in
+
+Json = dict[str, Any]
+
+
+class Store:
+    """Takes packages down, so many at once."""
+
+    def __init__(self, at_once: int = 2) -> None:
+        self.uploaded: list[InstallationPackage] = []
+        self.turns = asyncio.Semaphore(at_once)
+        self.made = 0
+        self.most_made = 0
+
+    async def upload(self, package: InstallationPackage) -> None:
+        self.uploaded.append(package)
+
+    async def upload_made(
+        self, blob_name: str, make: Callable[[], Awaitable[InstallationPackage]]
+    ) -> InstallationPackage:
+        async with self.turns:
+            package = await make()
+            self.made += 1
+            self.most_made = max(self.most_made, self.made)
+            await asyncio.sleep(0)
+            self.made -= 1
+        assert package.blob_name == blob_name
+        self.uploaded.append(package)
+        return package
+
+    def share(self, blob_name: str, *, lifetime_s: float) -> SharedAccess:
+        return SharedAccess(url=f"http://blobs/{blob_name}?sig=s", expires_at=datetime.now(UTC))
+
+
+class World:
+    def __init__(self, registry: Registry, releases: Releases, key: SigningKey) -> None:
+        self.registry = registry
+        self.releases = releases
+        self.store = Store()
+        self.activities = Activities(
+            registry=registry,
+            store=cast(Any, self.store),
+            publisher=cast(Any, None),
+            release=DEFAULT,
+            releases=releases,
+            key=key,
+            publish_timeout_s=1.0,
+        )
+
+    async def create(self, device_id: str = "d1", **more: Any) -> Json:
+        request = {
+            "run_id": "run-1",
+            "device_id": device_id,
+            "instance_id": f"run-1:{device_id}",
+            "attempt": 1,
+            "sas_lifetime_s": 60.0,
+            **more,
+        }
+        return await self.activities.create_installation_package(cast(Any, None), request)
+
+    def files(self) -> dict[str, Any]:
+        with zipfile.ZipFile(io.BytesIO(self.store.uploaded[-1].content)) as archive:
+            assert archive.testzip() is None
+            return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with registry_in(tmp_path) as registry, opened(registry, tmp_path) as releases:
+        registry.register("d1", model="m1", firmware_version="1", tags={"site": "lab"})
+        await registry.flush()
+        yield World(registry, releases, SigningKey.load_or_create(tmp_path / "signing.key"))
+
+
+async def test_without_a_release_it_is_that_of_the_service(world: World) -> None:
+    package = await world.create()
+    files = world.files()
+    manifest = json.loads(files["manifest.json"])
+    assert package["release"] == "demo-1.0.0"
+    assert (manifest["version"], manifest["models"]) == ("demo-1.0.0", [])
+    assert files["firmware.bin"] == DEFAULT.firmware.content
+    assert json.loads(files["config.json"]) == {"device_id": "d1", "model": "m1", "tags": {"site": "lab"}}
+
+
+async def test_a_named_one_brings_its_firmware_version_models_and_configuration(world: World) -> None:
+    await add(world.releases, models=["m2", "m1"], configuration='{"at": "{tags.site}/{device_id}"}')
+    package = await world.create(release="fw-2")
+    files = world.files()
+    manifest = json.loads(files["manifest.json"])
+    assert (package["release"], package["package_id"][:5]) == ("fw-2", "fw-2-")
+    assert package["size_bytes"] == len(world.store.uploaded[-1].content)
+    assert (manifest["release"], manifest["version"], manifest["models"]) == ("fw-2", "2.0", ["m1", "m2"])
+    assert files["firmware.bin"] == b"firmware"
+    assert json.loads(files["config.json"]) == {"device_id": "d1", "at": "lab/d1"}
+    assert world.store.uploaded[-1].blob_name == "fw-2/d1.zip"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"models": ["m2"]}, "the release fw-2 is for the model m2, and the device's model is m1"),
+        (
+            {"configuration": '{"a": "{tags.rack}"}'},
+            "the configuration of the release fw-2 needs the tag rack, which the device does not have",
+        ),
+    ],
+)
+async def test_for_a_device_that_it_does_not_fit_there_is_no_package(
+    world: World, changes: Json, reason: str
+) -> None:
+    await add(world.releases, **changes)
+    assert await world.create(release="fw-2") == {"rejected": reason}
+    assert world.store.uploaded == []
+
+
+async def test_a_release_that_is_gone_rejects_the_device_and_brings_no_other(world: World) -> None:
+    assert await world.create(release="fw-9") == {"rejected": "there is no release fw-9 any more"}
+    assert world.store.uploaded == []
+
+
+async def test_a_thousand_packages_of_a_release_share_its_firmware_and_are_made_in_turn(
+    world: World,
+) -> None:
+    await world.releases.add(new(generated_size_bytes=str(1024 * 1024)), None)
+    await asyncio.gather(*(world.create(release="fw-2") for _ in range(1000)))
+    assert world.store.most_made == 2
+    firmware = {id(package.parts[1]) for package in world.store.uploaded}
+    assert len(firmware) == 1
+    assert max(len(package.parts[0]) + len(package.parts[2]) for package in world.store.uploaded) < 2048
+
+
+def test_the_hash_that_goes_on_from_the_firmware_is_that_of_the_whole(tmp_path: Path) -> None:
+
+    key = SigningKey.load_or_create(tmp_path / "signing.key")
+    release = Release.demo("x", 3_000_001)
+    for device_id in ("d1", "d2"):
+        package = build_package(release, device_id=device_id, configuration={}, key=key)
+        assert package.sha256 == hashlib.sha256(package.content).hexdigest()
+        assert package.size_bytes == len(package.content)
