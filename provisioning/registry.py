@@ -661,6 +661,13 @@ class Registry:
         """The latest runs first."""
         return [_run(row) for row in await self._ask("runs", limit)]
 
+    async def unfinished(self, run_id: str) -> list[str]:
+        """The devices that a run is working on, or is to."""
+        await self.flush()
+        return await self.transact(
+            lambda database: [row[0] for row in database.execute(self._sql["left_over"], (run_id,))]
+        )
+
     async def open_runs(self) -> list[str]:
         """The runs that have not ended, the oldest first."""
         return [row[0] for row in await self._ask("open_runs")]

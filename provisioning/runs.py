@@ -16,9 +16,10 @@ from typing import Any
 
 from durabletask.client import OrchestrationState, OrchestrationStatus
 
+from broker import topics
 from broker.topics import check_device_id
 
-from .engines import EngineClient, EngineStoppedError
+from .engines import EngineStoppedError, ManagementClient, OrchestrationNotFoundError
 from .errors import (
     DeviceBusyError,
     EngineAwayError,
@@ -41,6 +42,7 @@ _CLAIM_TIMEOUT_S = 60.0
 # An answer may be lost on its way from an engine elsewhere: after this time it is asked again.
 _WATCH_INTERVAL_S = 60.0
 _AWAY_INTERVAL_S = 1.0
+_ENDED_AT_ONCE = 100
 
 Json = dict[str, Any]
 
@@ -54,7 +56,7 @@ _STATUS = {
 class Runs:
     """The runs of one service; `open()` and `close()` on a loop with a running engine."""
 
-    def __init__(self, *, registry: Registry, client: EngineClient, releases: Releases) -> None:
+    def __init__(self, *, registry: Registry, client: ManagementClient, releases: Releases) -> None:
         self._registry = registry
         self._releases = releases
         self._client = client
@@ -94,6 +96,11 @@ class Runs:
         except EngineStoppedError:
             return
         status = "failed" if state is None else _STATUS[state.runtime_status]
+        if status != "completed":
+            try:
+                await self._end_devices(run_id)
+            except EngineStoppedError:
+                return
         # A device whose orchestration broke has recorded no outcome: it must not look busy for ever.
         await self._registry.end_run(
             run_id,
@@ -104,6 +111,27 @@ class Runs:
             else f"the run ended ({status}) before it",
         )
         _LOG.info("run %s %s", run_id, status)
+
+    async def _end_devices(self, run_id: str) -> None:
+        """End the devices' orchestrations that have outlived their run's: it was terminated alone, or broke.
+
+        Before the devices are free: the next run must not begin with one that this one still works on.
+        """
+        device_ids = await self._registry.unfinished(run_id)
+        while device_ids:
+            some, device_ids = device_ids[:_ENDED_AT_ONCE], device_ids[_ENDED_AT_ONCE:]
+            try:
+                await asyncio.gather(
+                    *(
+                        self._client.terminate_orchestration(topics.instance_id_of(run_id, device_id))
+                        for device_id in some
+                    )
+                )
+            except EngineAwayError:
+                device_ids = some + device_ids
+                await asyncio.sleep(_AWAY_INTERVAL_S)
+            except OrchestrationNotFoundError:
+                continue
 
     async def _final_state(self, run_id: str) -> OrchestrationState | None:
         """The orchestration as it ended; None where it is gone."""

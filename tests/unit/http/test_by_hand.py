@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from provisioning.engine import AsyncTaskHubClient
 from provisioning.service import Service
 from tests.unit.http.managed import INSTANCES
 from tests.unit.http.running import settings
@@ -100,6 +101,23 @@ async def test_a_run_that_is_terminated_here_is_closed_with_its_devices(
     assert (await api.delete(f"{INSTANCES}/{run_id}")).status_code == 200
     assert (await api.get(f"/api/runs/{run_id}")).json()["status"] == "terminated"
     assert (await api.get("/api/devices/d1")).status_code == 200
+
+
+async def test_a_device_is_not_worked_on_any_more_when_its_run_was_terminated_alone(
+    service: Service, api: httpx.AsyncClient
+) -> None:
+    service._registry.register("d1", model="m", firmware_version="1", tags={})
+    await service._registry.flush()
+    run_id = (await api.post("/api/provision", json={})).json()["run_id"]
+    # Not by the API, which ends the children too.
+    client = service._client
+    assert isinstance(client, AsyncTaskHubClient)
+    await client.terminate_orchestration(run_id, recursive=False)
+    assert await _run_ended(api, run_id) == "terminated"
+    async with asyncio.timeout(60):
+        while (await api.get(f"{INSTANCES}/{run_id}:d1")).json()["runtimeStatus"] != "Terminated":  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert (await api.get("/api/devices/d1")).json()["state"] == "cancelled"
 
 
 async def test_a_run_is_started_by_hand(service: Service, api: httpx.AsyncClient) -> None:
