@@ -30,8 +30,9 @@ from .fleets import FleetRecord, FleetRequest
 from .http.documentation import DESCRIPTION, add_documentation
 from .http.guard import AnswersAtTheEnd, Guard
 from .http.instances import Instances
+from .http.lenient import AsLenient
 from .http.limits import BodyLimits
-from .http.management import AsLenient, management_routes
+from .http.management import management_routes
 from .http.problems import add_error_handlers
 from .releases.api import release_routes
 from .releases.store import Releases
