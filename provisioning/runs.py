@@ -140,9 +140,12 @@ class Runs:
                 state = await self._client.get_orchestration_state(run_id, fetch_payloads=False)
                 if state is None or state.runtime_status in _STATUS:
                     return state
-                await self._client.wait_for_orchestration_completion(
+                ended = await self._client.wait_for_orchestration_completion(
                     run_id, fetch_payloads=False, timeout=_WATCH_INTERVAL_S
                 )
+                # Not asked again: it may have been purged by then, and would seem lost.
+                if ended is not None and ended.runtime_status in _STATUS:
+                    return ended
             except TimeoutError:
                 continue
             except EngineAwayError:
