@@ -291,6 +291,8 @@ class Service:
                 access_log=False,
                 lifespan="off",
                 ws="none",
+                # Nobody is to say for the caller where it is and by which scheme it came.
+                proxy_headers=False,
                 timeout_graceful_shutdown=_LAST_CALLS_S,
             )
         )

@@ -158,3 +158,16 @@ async def test_a_device_is_not_begun_under_an_id_that_no_message_can_carry(
 async def test_an_empty_body_is_told_what_is_missing(api: httpx.AsyncClient) -> None:
     answer = (await api.post("/api/orchestrators/ProvisionNewDevices?timeout=60")).json()
     assert (answer["runtimeStatus"], answer["output"]) == ("Failed", "the input is no object: '{}' at least")
+
+
+async def test_urls_have_the_scheme_that_the_service_serves(service: Service, api: httpx.AsyncClient) -> None:
+    answer = await api.post(
+        "/api/orchestrators/ProvisionNewDevices",
+        json={"device_ids": []},
+        headers={
+            "x-forwarded-proto": "https",
+            "x-forwarded-for": "192.0.2.1",
+            "x-forwarded-host": "x.example",
+        },
+    )
+    assert answer.headers["location"].startswith(f"{service.url}/")
