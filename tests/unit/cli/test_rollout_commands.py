@@ -278,7 +278,7 @@ class TestActions:
         [
             (("pace",), "say what to change"),
             (("exclude",), "--devices"),
-            (("add", "--devices", ","), "names no device"),
+            (("add", "--devices", ","), "',' names nothing"),
             (("retry", "--states", "provisioned"), "'provisioned' is no end to retry"),
             (("list", "--limit", "-1"), "--limit must be 0"),
             ((), "say what to do"),
