@@ -149,7 +149,12 @@ def _provision(ctx: OrchestrationContext, request: Json, device_id: str) -> Flow
     try:
         yield ctx.call_sub_orchestrator(
             "DeviceProvisioningOrchestration",
-            input={"device_id": device_id, "options": request["options"], **of_release(request)},
+            input={
+                "device_id": device_id,
+                "options": request["options"],
+                "cancels_activities": True,
+                **of_release(request),
+            },
             instance_id=f"{rollout_id}:{device_id}",
         )
     except TaskFailedError as error:
