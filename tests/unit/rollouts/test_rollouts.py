@@ -311,7 +311,7 @@ async def test_targets_are_by_model_tag_and_share(tmp_path: Path) -> None:
         )
         assert 10 < preview["devices"] < 30
         assert sum(preview["waves"]) == preview["devices"]
-        with pytest.raises(NothingToDoError):
+        with pytest.raises(NothingToDoError, match=r"^No device is as the plan's targets say, and new: "):
             await service.rollouts.preview({"targets": {"tags": {"site": "field"}}})
         with pytest.raises(UnknownRolloutError):
             await service.rollouts.preview({"targets": {"failed_in": "rollout-x"}})
