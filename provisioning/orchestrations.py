@@ -21,7 +21,7 @@ from durabletask.task import OrchestrationContext, TaskFailedError
 from broker.topics import check_device_id, check_run_id
 
 from .device_progress import MAX_ERROR_CHARS, brief
-from .device_steps import DeadlineError, DeviceSteps
+from .device_steps import CancelledError, DeadlineError, DeviceSteps
 from .names import (
     ACTIVATE_DEVICE,
     ACTIVATION_COMPLETED,
@@ -155,7 +155,8 @@ def ProvisionNewDevices(ctx: OrchestrationContext, request: Json) -> Flow:  # no
 def DeviceProvisioningOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa: N802
     """Provision one device.
 
-    Input: `{"device_id", "options": {...}, "release"?}`. Output, whatever became of the device:
+    Input: `{"device_id", "options": {...}, "release"?, "cancels_activities"?}`; the last is true for a
+    rollout's devices, but for those that began before there was such a thing. Output, whatever became of it:
     `{"device_id", "state", "attempts", "error", "firmware_version", "package", "steps", "started_at",
     "ended_at"}`, with `steps` as in the custom status:
     `[{"step", "attempt", "started_at", "ended_at", "error"} …]`; the step "waiting", for the next attempt,
@@ -168,13 +169,16 @@ def DeviceProvisioningOrchestration(ctx: OrchestrationContext, request: Json) ->
     check_run_id(run_id)
     options = _options(request.get("options"))
     wanted = check_device_id(request.get("device_id", device_id))
-    device = DeviceSteps(ctx, run_id, wanted, options, of_release(request))
+    device = DeviceSteps(
+        *(ctx, run_id, wanted, options, of_release(request)),
+        cancels_activities=request.get("cancels_activities", False),
+    )
     try:
         yield from device.provision()
     except TaskFailedError as error:
         # An activity failed for longer than the run's options tolerate.
         device.end(DeviceState.FAILED, brief(error.details.message))
-    except DeadlineError as passed:
+    except (DeadlineError, CancelledError) as passed:
         device.end_by(passed)
     device.stop_waiting()
     outcome = device.outcome()

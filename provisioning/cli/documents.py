@@ -202,6 +202,8 @@ class RolloutDevice(TypedDict, total=False):
     device_s: float | None
     instance_id: str
     steps: list[Step]
+    retrying_at: str | None
+    retrying_after: str | None
 
 
 class RolloutDevicePage(TypedDict):

@@ -38,6 +38,8 @@ class FakeRollouts:
         self.refusal: FakeRefusalError | None = None
         self.per_look = 1
         self.not_fitting = 0
+        self.of_devices: dict[str, Json] = {}
+        """What else is said of a device that is asked for alone."""
         """How many devices a release that is named does not fit."""
         self.reasons = {"failed": "disk full", "timed_out": "no acknowledgement within 1 s"}
 
@@ -71,7 +73,8 @@ class FakeRollouts:
             case "GET", ["devices"]:
                 return 200, rollout.page(query or {})
             case "GET", ["devices", name] if name in rollout.devices:
-                return 200, rollout.device(name) | {"steps": [], "instance_id": f"{parts[0]}:{name}"}
+                steps: Json = {"steps": [], "instance_id": f"{parts[0]}:{name}"}
+                return 200, rollout.device(name) | steps | self.of_devices.get(name, {})
             case "GET", ["log"]:
                 return 200, {"log": rollout.log}
             case "POST", ["actions"]:
