@@ -11,7 +11,7 @@
 | POST /api/provision | start a run: 202 with its id and how many devices it claimed |
 | GET /api/runs, GET /api/runs/{run_id} | runs, the latest first; one run with counts, times, failures |
 | GET /api/devices, GET /api/devices/{device_id} | devices by state or run, in pages; one with its steps |
-| /api/releases, /api/rollouts | see `releases.api` and `rollouts.api` |
+| /api/releases, /api/rollouts, /api/events | see `releases.api`, `rollouts.api`, `events.api` |
 | GET /api/statistics | counters of every part |
 | GET /metrics | the fleets' statistics for Prometheus |
 """
@@ -26,6 +26,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from . import __version__
+from .events.api import Events, event_routes
 from .fleets import FleetRecord, FleetRequest
 from .http.documentation import DESCRIPTION, add_documentation
 from .http.guard import AnswersAtTheEnd, Guard
@@ -54,6 +55,8 @@ class Backend(Protocol):
     def releases(self) -> Releases: ...
     @property
     def rollouts(self) -> Rollouts: ...
+    @property
+    def events(self) -> Events: ...
     @property
     def instances(self) -> Instances: ...
     async def health(self) -> Json: ...
@@ -162,6 +165,7 @@ def create_api(backend: Backend) -> FastAPI:
 
     app.include_router(release_routes(lambda: backend.releases))
     app.include_router(rollout_routes(lambda: backend.rollouts))
+    app.include_router(event_routes(lambda: backend.events))
     app.include_router(management_routes(lambda: backend))
     add_documentation(app)
     add_error_handlers(app)
