@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -129,6 +129,18 @@ class Rollouts:
         """The latest rollouts, in short."""
         return await self._views.latest()
 
+    async def check(self, rollout_id: str) -> None:
+        """Raises UnknownRolloutError."""
+        await self._views.check(rollout_id)
+
+    async def briefs(self, rollout_ids: Collection[str]) -> dict[str, Json]:
+        """Those of the ids that are rollouts, with waves and pace, as they are on disk."""
+        return await self._views.briefs(rollout_ids, now=self._clock())
+
+    async def overview(self, *, ended: int) -> list[Json]:
+        """All that have not ended and the latest few that have, as `briefs` has them, the latest first."""
+        return list((await self.briefs(await self._views.shown(ended=ended))).values())
+
     async def view(self, rollout_id: str) -> Json:
         """One rollout with its waves, counts and reasons."""
         return await self._views.view(rollout_id, now=self._clock())
@@ -169,8 +181,12 @@ class Rollouts:
         reason: str | None = None,
         devices: Sequence[str] = (),
         pace: Mapping[str, Any] | None = None,
+        versions: Collection[str] | None = None,
     ) -> Json:
-        """Do what an operator asks; on disk when this returns. ``changed``: whether anything was to do."""
+        """Do what an operator asks; on disk when this returns. ``changed``: whether anything was to do.
+
+        ``versions``: it is done to a rollout of one of these alone.
+        """
         changed = await self._actions.act(
             rollout_id,
             action,
@@ -179,6 +195,7 @@ class Rollouts:
             reason=reason,
             devices=devices,
             pace=pace,
+            versions=versions,
         )
         # Told though nothing has changed: who asks again may do so since the first time was cut off.
         try:
