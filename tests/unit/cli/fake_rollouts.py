@@ -283,6 +283,19 @@ class FakeRollout:
             "total": len(found),
         }
 
+    def run(self) -> Json:
+        """The run that it is on record as."""
+        return {
+            "run_id": self.rollout_id,
+            "status": "completed" if self.state in ENDED else "running",
+            "devices": len(self.devices),
+            "failures": [
+                {"device_id": name, "state": state, "reason": self.rollouts.reasons.get(state), "at": START}
+                for name, state in self.devices.items()
+                if state in FINAL and state != "provisioned"
+            ],
+        }
+
     def view(self) -> Json:
         """The whole rollout."""
         missed: dict[str, list[str]] = {}

@@ -297,6 +297,8 @@ class FakeService:
         return {"run_id": run_id, "devices": len(wanted), "not_fitting": misfits}
 
     def _run(self, run_id: str) -> Json:
+        if run_id in self.rollouts.known:
+            return self.rollouts.known[run_id].run()
         if run_id not in self.runs:
             raise FakeProblemError(404, f"Unknown run: {run_id}.")
         run = self.runs[run_id]
