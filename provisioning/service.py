@@ -44,8 +44,9 @@ from .errors import (
 from .fleet_check import check_fleet
 from .fleets import FleetLauncher, FleetRecord, FleetRequest, page_of
 from .http.instances import Instances
+from .masking import mask_sas
 from .orchestrations import DeviceProvisioningOrchestration, ProvisionNewDevices
-from .packages import PackageStore, Release, SigningKey, blob_name_of, mask_sas
+from .packages import PackageStore, Release, SigningKey, blob_name_of
 from .registry import DeviceRecord, Registry, RegistryError, RegistryFormatError
 from .releases.store import Releases
 from .rollouts.activities import RolloutActivities
@@ -425,6 +426,10 @@ class Service:
     async def run(self, run_id: str) -> Json:
         """One run with its counts, rates, last failures and percentiles."""
         return await self._runs.view(run_id)
+
+    async def run_devices(self, run_id: str, *, limit: int, after: str | None) -> Json:
+        """One page of the devices of a run, with what became of each in it."""
+        return await self._runs.devices(run_id, limit=limit, after=after)
 
     async def devices(
         self, *, state: DeviceState | None, run_id: str | None, limit: int, after: str | None

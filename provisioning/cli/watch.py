@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     if args.devices or args.what == DEVICES:
         followed = (None if what is None else named(client, what)) or under_way(client)
         if followed is not None and followed.kind == "fleet":
-            raise UsageError(f"{what} is a fleet: `muster fleet devices {what}` lists its devices")
+            raise UsageError(f"{what} is a fleet: `muster watch {what}` follows it")
         return _watch(args, client, followed or Followed(kind="all"), "devices")
     followed = named(client, what) if what is not None else _chosen(client, live=_is_live(args))
     return _watch(args, client, followed, "fleet" if followed.kind == "fleet" else "progress")

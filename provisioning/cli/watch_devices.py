@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from provisioning.cli.devices import percentage
-from provisioning.cli.errors import one_line
 from provisioning.cli.followed import Followed
 from provisioning.cli.live.looks import DEVICES_EVERY_S, Look, Looker, Member, document
+from provisioning.cli.rollout.words import succeeded
+from provisioning.cli.summary import plain_summary
 from provisioning.cli.terminal import Terminal, state_word
 from provisioning.cli.views import Fetcher, LinesView, SilentView, View
 
@@ -31,8 +32,15 @@ def watch_devices(
             look = fetch()
             view.update(look)
             if look.ended:
-                return 1 if look.members.missed_total else 0
+                return 0 if _good(look) else 1
             wait(DEVICES_EVERY_S)
+
+
+def _good(look: Look) -> bool:
+    """Whether what was followed ended with every device provisioned."""
+    if look.rollout is not None:
+        return succeeded(look.rollout)
+    return look.run is None or plain_summary(look.run).as_expected
 
 
 class JsonDevicesView(SilentView[Look]):
@@ -78,4 +86,4 @@ def plain_line(one: Member) -> str:
         parts.append(percentage(one.progress))
     if (one.attempt or 0) > 1:
         parts.append(f"attempt {one.attempt}")
-    return one_line("  ".join(parts) + (f"  {one.error}" if one.error else ""))
+    return "  ".join(parts) + (f"  {one.error}" if one.error else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from provisioning.packages import mask_sas
+from provisioning.masking import mask_sas
 
 # A signature's name may be escaped in JSON within JSON, or encoded in another URL's query.
 _SIGNATURE: Final = re.compile(

@@ -265,6 +265,12 @@ class FakeRollout:
             "firmware_version": "1",
             "ended_at": START if state in FINAL else None,
             "device_s": 1.5 if state in FINAL else None,
+            "steps_s": {
+                "packaging": 0.5 if state in FINAL else None,
+                "notifying": None,
+                "downloading": 0.75 if state == "provisioned" else None,
+                "activating": None,
+            },
         }
 
     def page(self, query: dict[str, list[str]]) -> Json:

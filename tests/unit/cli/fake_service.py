@@ -166,6 +166,8 @@ class FakeService:
                 return 200, {"runs": list(self.runs.values())}
             case "GET", ["runs", run_id]:
                 return 200, self._run(run_id)
+            case "GET", ["runs", run_id, "devices"]:
+                return 200, self._run_devices(run_id)
             case "GET", ["devices"]:
                 return 200, self._devices(query)
             case "GET", ["devices", device_id]:
@@ -339,6 +341,14 @@ class FakeService:
                 },
             },
         }
+
+    def _run_devices(self, run_id: str) -> Json:
+        found = [
+            device | {"attempts": device["attempt"], "ended_at": START, "device_s": 2.0, "steps_s": {}}
+            for device in self.devices.values()
+            if device["run_id"] == run_id
+        ]
+        return {"devices": found, "next": None, "total": len(found)}
 
     def _devices(self, query: dict[str, str]) -> Json:
         found = [
