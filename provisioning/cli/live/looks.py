@@ -7,6 +7,7 @@ more than that the first of those in flight and of those that failed.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -25,6 +26,8 @@ ROWS_FETCHED: Final = 200
 """Of those in flight, and of those that failed, where there are more than MAP_DEVICES."""
 DEVICES_EVERY_S: Final = 1.0
 FLEETS_EVERY_S: Final = 2.0
+RECENT_S: Final = 30.0
+MEANINGFUL_S: Final = 3.0
 MISSED: Final = (DeviceState.FAILED, DeviceState.TIMED_OUT, DeviceState.REJECTED)
 
 
@@ -66,6 +69,8 @@ class Look:
     fleet: Fleet | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
     failures: Sequence[Failure] = ()
+    recent_per_s: float | None = None
+    """Devices that ended per second, lately; None before there is anything to tell it from."""
     ended: bool = False
     """Whether what is followed has ended."""
 
@@ -88,6 +93,7 @@ class Looker:
         self._members = Members()
         self._failures: Sequence[Failure] = ()
         self._fleets: Sequence[Fleet] = ()
+        self._ends: deque[tuple[float, int]] = deque()
 
     def look(self, client: ServiceClient, page: Page) -> Look:
         """Return what is now, by at most a dozen requests."""
@@ -114,8 +120,20 @@ class Looker:
             fleet=fleet,
             rates=rates,
             failures=self._failures if run is None else run.get("failures", []),
+            recent_per_s=self._recent(now, rollout, run),
             ended=ended or gone,
         )
+
+    def _recent(self, now: float, rollout: Rollout | None, run: Run | None) -> float | None:
+        """The rate of the last RECENT_S: that since the start counts what was waited at gates too."""
+        counts = run["counts"] if run is not None else rollout["counts"] if rollout is not None else None
+        if counts is None:
+            return None
+        self._ends.append((now, sum(counts.get(state, 0) for state in FINAL)))
+        while len(self._ends) > 2 and self._ends[1][0] <= now - RECENT_S:
+            self._ends.popleft()
+        (then, before), (_, ended) = self._ends[0], self._ends[-1]
+        return (ended - before) / (now - then) if now - then >= MEANINGFUL_S else None
 
     def _look_at_devices(self, client: ServiceClient, rollout: Rollout | None, run: Run | None) -> Members:
         if rollout is not None:

@@ -72,11 +72,14 @@ class Facts:
 def facts_of(look: Look, now: datetime.datetime) -> Facts | None:
     """Return the facts of a look; None where no rollout or run is followed."""
     if look.rollout is not None:
-        return _of_rollout(look.rollout, now)
+        return _of_rollout(look.rollout, now, look.recent_per_s)
     return None if look.run is None else _of_run(look.run, now)
 
 
-def _of_rollout(rollout: Rollout, now: datetime.datetime) -> Facts:
+def _of_rollout(rollout: Rollout, now: datetime.datetime, recent_per_s: float | None) -> Facts:
+    if recent_per_s and rollout.get("eta_s") is not None:
+        left = rollout["devices"] - ended_devices(rollout["counts"])
+        rollout = {**rollout, "devices_per_s": recent_per_s, "eta_s": left / recent_per_s}
     return Facts(
         title=headline(rollout),
         state=rollout["state"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ _BAR: Final = (
     ("todo", "to start"),
 )
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
+_COMMAND: Final = re.compile(r"`([^`]+)`")
 _GOOD: Final = frozenset({"completed"})
 _WRONG: Final = frozenset({"failed", "cancelled", "terminated"})
 
@@ -49,6 +51,11 @@ class Report:
 def safe(text: object) -> str:
     """Return a text for HTML: escaped, masked, control characters made visible."""
     return html.escape(masked(printable(str(text))), quote=True)
+
+
+def _with_commands(text: str) -> str:
+    """A text for HTML, in which the commands between backquotes are set as code."""
+    return _COMMAND.sub(r"<code>\1</code>", safe(text))
 
 
 def moment(timestamp: str | None) -> str:
@@ -99,7 +106,7 @@ def _head(report: Report) -> str:
         + "</p>",
     ]
     if subject.state_line != state_word(subject.state):
-        lines.append(f"<p>{safe(subject.state_line)}</p>")
+        lines.append(f"<p>{_with_commands(subject.state_line)}</p>")
     if not subject.ended:
         lines.append(
             f'<p class="notice">This {subject.kind} is under way: the figures are those of'
@@ -197,7 +204,7 @@ def _throughput(subject: Subject, figures: Figures) -> str:
     best = max(one.count + one.missed for one in buckets) / width
     total = sum(one.count + one.missed for one in buckets)
     caption = (
-        f"{total:,} devices that ended, by the second of their end (UTC), in steps of {duration(width)};"
+        f"{total:,} devices that ended, by the second of their end (UTC), in steps of {width:g} s;"
         f" at most {best:,.1f}/s."
     )
     legend = _legend([("ok", "provisioned"), ("bad", "ended otherwise")])
@@ -272,7 +279,7 @@ def _failures(figures: Figures) -> str:
 def _slowest(figures: Figures) -> str:
     rows = [
         [
-            f'<td class="id">{safe(one.device_id)}</td>',
+            f'<td class="id w">{safe(one.device_id)}</td>',
             f'<td class="w">{safe(state_word(one.state))}</td>',
             _n(one.attempts),
             _n(duration(one.device_s)),
@@ -336,7 +343,7 @@ def _log(subject: Subject) -> str:
             f'<td class="w">{moment(entry["at"])}</td>',
             f"<td>{safe(entry['actor'])}</td>",
             f'<td class="w">{safe(state_word(entry["what"]))}</td>',
-            f'<td class="long">{safe(detail_of(entry))}</td>',
+            f'<td class="long">{_with_commands(detail_of(entry))}</td>',
         ]
         for entry in subject.log[-MAX_LOG:]
     ]

@@ -140,7 +140,8 @@ def _targets(targets: Mapping[str, Any]) -> str:
         parts.append(f"{targets.get('devices_named', len(devices)):,} by name ({_some(devices)})")
     for key, what in (("models", "model"), ("firmware_versions", "firmware"), ("states", "state")):
         if targets.get(key):
-            parts.append(f"{what} {' or '.join(map(str, targets[key]))}")
+            named = [state_word(str(one)) if key == "states" else str(one) for one in targets[key]]
+            parts.append(f"{what} {' or '.join(named)}")
     if targets.get("tags"):
         parts.append(", ".join(f"{name}={value}" for name, value in targets["tags"].items()))
     told = ", ".join(parts) or "all new ones"

@@ -246,6 +246,27 @@ def test_a_look_at_a_hundred_thousand_devices_asks_for_a_page_of_them(service: F
     assert len(service.requests) == 5, "devices and fleets are looked at less often"
 
 
+def test_the_expected_end_goes_by_what_ended_lately_and_not_by_what_was_waited(service: FakeService) -> None:
+    service.rollouts.device_ids = [f"d{number:02d}" for number in range(20)]
+    service.rollouts.per_look = 2
+    service.rollouts.route("POST", [], {"plan": {}, "actor": "ada"})
+    now = [0.0]
+    looker = Looker(Followed(kind="rollout", id="rollout-1"), now=lambda: now[0])
+    client = ServiceClient(service.url)
+    looker.look(client, "progress")
+    now[0] = 4.0
+    look = looker.look(client, "progress")
+    assert look.recent_per_s == 0.5
+    recent = a_look(a_rollout(elapsed_s=10_000.0, devices_per_s=2.5, eta_s=30_000.0), recent_per_s=250.0)
+    text = "\n".join(drawn(recent, (80, 30)))
+    assert "250.0 devices/s" in text
+    assert ", in 5:00" in text
+    for _ in range(100):
+        now[0] += 1.0
+        look = looker.look(client, "fleet")
+    assert look.recent_per_s == 0.0, "nothing has ended for a while"
+
+
 def test_few_devices_are_looked_at_one_by_one(service: FakeService) -> None:
     service.rollouts.device_ids = ["a", "b", "c"]
     service.rollouts.outcomes = {"a": "failed"}
