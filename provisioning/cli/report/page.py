@@ -20,7 +20,7 @@ from provisioning.http.masking import masked
 from provisioning.states import FINAL, WORKING, DeviceState
 
 BUCKETS: Final = 60
-LATENCY_BUCKETS: Final = 40
+LATENCY_BUCKETS: Final = 60
 MAX_LOG: Final = 300
 MAX_MODELS: Final = 10
 DAY_S: Final = 86_400

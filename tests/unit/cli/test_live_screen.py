@@ -212,7 +212,7 @@ def test_keys_lead_to_devices_and_the_fleet(
     assert command.end() == 0
 
 
-def test_nothing_is_written_where_nothing_has_changed(
+def test_an_error_at_the_start_leaves_the_screen_alone(
     rollout: FakeService, on_terminal: Callable[..., OnTerminal]
 ) -> None:
     command = on_terminal("watch", "fleet-x", "--devices")
