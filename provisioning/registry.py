@@ -629,10 +629,6 @@ class Registry:
         """Up to `limit` devices of a run, as the statement has them: how each ended in it, or where it is."""
         return await self._ask("run_devices", run_id, after, limit)
 
-    async def count_run_devices(self, run_id: str) -> int:
-        """How many devices a run has or had."""
-        return int((await self._ask("count_run_devices", run_id))[0][0])
-
     async def count_devices(self, *, state: DeviceState | None = None, run_id: str | None = None) -> int:
         """How many devices there are."""
         return int((await self._ask("count_devices", state, run_id))[0][0])

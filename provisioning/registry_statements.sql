@@ -263,13 +263,16 @@ SELECT
 FROM (
     SELECT device_id FROM (
         SELECT device_id FROM outcomes
-        WHERE run_id = ?1 AND (?2 IS NULL OR device_id > ?2)
+        WHERE run_id = ?1 AND device_id > coalesce(?2, '')
         ORDER BY device_id LIMIT ?3
     )
     UNION
     SELECT device_id FROM (
         SELECT device_id FROM devices
-        WHERE run_id = ?1 AND (?2 IS NULL OR device_id > ?2)
+        WHERE
+            run_id = ?1
+            AND state IN ('queued', 'packaging', 'notified', 'downloading', 'downloaded', 'activating')
+            AND (?2 IS NULL OR device_id > ?2)
         ORDER BY device_id LIMIT ?3
     )
 ) AS members
@@ -277,13 +280,6 @@ JOIN devices ON devices.device_id = members.device_id
 LEFT JOIN outcomes ON outcomes.run_id = ?1 AND outcomes.device_id = members.device_id
 ORDER BY members.device_id
 LIMIT ?3;
-
--- name: count_run_devices
-SELECT count(*) FROM (
-    SELECT device_id FROM outcomes WHERE run_id = ?1
-    UNION
-    SELECT device_id FROM devices WHERE run_id = ?1
-);
 
 -- name: count_devices
 SELECT count(*) FROM devices WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR run_id = ?2);

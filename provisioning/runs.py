@@ -200,13 +200,14 @@ class Runs:
 
         Raises UnknownRunError.
         """
-        if await self._registry.run(run_id) is None:
+        run = await self._registry.run(run_id)
+        if run is None:
             raise UnknownRunError(run_id)
         rows = await self._registry.run_devices(run_id, after=after, limit=limit + 1)
         return {
             "devices": [_device(row) for row in rows[:limit]],
             "next": rows[limit - 1][0] if len(rows) > limit else None,
-            "total": await self._registry.count_run_devices(run_id),
+            "total": run.devices,
         }
 
     async def view(self, run_id: str) -> Json:
