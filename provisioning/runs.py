@@ -226,6 +226,21 @@ class Runs:
             for run in await self._registry.runs(limit=MAX_RUNS_LISTED)
         ]
 
+    async def devices(self, run_id: str, *, limit: int, after: str | None) -> Json:
+        """A page of a run's devices in order of id, as those of a rollout are shown.
+
+        Raises UnknownRunError.
+        """
+        run = await self._registry.run(run_id)
+        if run is None:
+            raise UnknownRunError(run_id)
+        rows = await self._registry.run_devices(run_id, after=after, limit=limit + 1)
+        return {
+            "devices": [_device(row) for row in rows[:limit]],
+            "next": rows[limit - 1][0] if len(rows) > limit else None,
+            "total": run.devices,
+        }
+
     async def view(self, run_id: str) -> Json:
         """One run with its counts, rates, last failures and percentiles."""
         run = await self._registry.run(run_id)
@@ -284,6 +299,23 @@ def _pace(run: RunRecord, ended: int) -> Json:
         "elapsed_s": round(elapsed_s, 3),
         "devices_per_s": round(devices_per_s, 3),
         "eta_s": round(left / devices_per_s, 1) if devices_per_s > 0 and run.ended_at is None else None,
+    }
+
+
+def _device(row: tuple[Any, ...]) -> Json:
+    ended_at, device_s, *steps_s = row[8:]
+    return {
+        "device_id": row[0],
+        "state": row[1],
+        "attempts": row[2],
+        "progress": row[3],
+        "error": row[4],
+        "online": bool(row[5]),
+        "model": row[6],
+        "firmware_version": row[7],
+        "ended_at": None if ended_at is None else iso(ended_at),
+        "device_s": device_s,
+        "steps_s": dict(zip(STEPS, steps_s, strict=True)),
     }
 
 

@@ -194,6 +194,13 @@ class ServiceClient:
     def run(self, run_id: str) -> Run:
         return cast(Run, self._request("GET", f"/api/runs/{_part(run_id)}"))
 
+    def run_devices_page(
+        self, run_id: str, *, after: str | None = None, limit: int = PAGE_LIMIT
+    ) -> RolloutDevicePage:
+        query = {"limit": str(limit)} | ({} if after is None else {"after": after})
+        path = f"/api/runs/{quote(run_id, safe='')}/devices?{urlencode(query)}"
+        return cast(RolloutDevicePage, self._request("GET", path))
+
     def add_release(self, upload: Upload) -> tuple[bool, Release]:
         """Add a release; whether it is new, and the release."""
         headers = {"Content-Type": upload.content_type, "Content-Length": str(upload.length)}

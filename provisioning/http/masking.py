@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from provisioning.packages import mask_sas
+from provisioning.masking import mask_sas
 
 # What it says may be escaped in JSON within JSON, or encoded in another URL's query, and that again.
 _EQUALS: Final = r"(?:=|%(?:25)*3d|\\+u003d)"

@@ -268,6 +268,12 @@ class FakeRollout:
             "firmware_version": "1",
             "ended_at": START if state in FINAL else None,
             "device_s": 1.5 if state in FINAL else None,
+            "steps_s": {
+                "packaging": 0.5 if state in FINAL else None,
+                "notifying": None,
+                "downloading": 0.75 if state == "provisioned" else None,
+                "activating": None,
+            },
         }
 
     def page(self, query: dict[str, list[str]]) -> Json:
@@ -284,6 +290,19 @@ class FakeRollout:
             "devices": [self.device(name) for name in page],
             "next": page[-1] if len(left) > len(page) else None,
             "total": len(found),
+        }
+
+    def run(self) -> Json:
+        """The run that it is on record as."""
+        return {
+            "run_id": self.rollout_id,
+            "status": "completed" if self.state in ENDED else "running",
+            "devices": len(self.devices),
+            "failures": [
+                {"device_id": name, "state": state, "reason": self.rollouts.reasons.get(state), "at": START}
+                for name, state in self.devices.items()
+                if state in FINAL and state != "provisioned"
+            ],
         }
 
     def view(self) -> Json:

@@ -210,6 +210,7 @@ def test_a_pipe_gets_no_escape_codes(service: FakeService, muster: Muster) -> No
         ("devices",),
         ("device",),
         ("watch",),
+        ("report",),
     ],
 )
 def test_each_command_has_help_with_examples(muster: Muster, argv: tuple[str, ...]) -> None:
