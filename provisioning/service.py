@@ -388,6 +388,10 @@ class Service:
         # In a thread: what is expected of a hundred thousand devices takes seconds to say.
         return await asyncio.to_thread(check_fleet, fleet_id, devices, standings)
 
+    async def behaviours(self, max_attempts: int) -> Json:
+        """How devices of a fleet may behave."""
+        return {"behaviours": self._fleets().behaviours(max_attempts=max_attempts)}
+
     async def metrics(self, fleet_id: str | None) -> str:
         """The statistics of one fleet, or all, for Prometheus; nothing without a launcher."""
         return "" if self._launcher is None else await self._launcher.metrics(fleet_id)
