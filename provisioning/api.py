@@ -12,7 +12,7 @@
 | POST /api/provision | start a run: 202 with its id and how many devices it claimed |
 | GET /api/runs, GET /api/runs/{run_id} | runs, the latest first; one run with counts, times, failures |
 | GET /api/devices, GET /api/devices/{device_id} | devices by state or run, in pages; one with its steps |
-| /api/releases, /api/rollouts | see `releases.api` and `rollouts.api` |
+| /api/releases, /api/rollouts, /api/events | see `releases.api`, `rollouts.api`, `events.api` |
 | GET /api/statistics | counters of every part |
 | GET /metrics | the fleets' statistics for Prometheus |
 | GET /, GET /page/… | the page for people |
@@ -28,6 +28,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from . import __version__
+from .events.api import Events, event_routes
 from .fleets import FleetRecord, FleetRequest
 from .http.documentation import DESCRIPTION, add_documentation
 from .http.guard import AnswersAtTheEnd, Guard
@@ -57,6 +58,8 @@ class Backend(Protocol):
     def releases(self) -> Releases: ...
     @property
     def rollouts(self) -> Rollouts: ...
+    @property
+    def events(self) -> Events: ...
     @property
     def instances(self) -> Instances: ...
     async def health(self) -> Json: ...
@@ -166,6 +169,7 @@ def create_api(backend: Backend) -> FastAPI:
 
     app.include_router(release_routes(lambda: backend.releases))
     app.include_router(rollout_routes(lambda: backend.rollouts))
+    app.include_router(event_routes(lambda: backend.events))
     app.include_router(management_routes(lambda: backend))
     app.include_router(page_routes())
     add_documentation(app)

@@ -34,6 +34,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from . import changes
 from .errors import ProvisioningError, SettingsError
 from .settings import RunOptions
 from .states import WORKING, DeviceState, transition_rows
@@ -206,6 +207,7 @@ class Registry:
         self._wake = asyncio.Event()
         self._full = asyncio.Event()
         self._closing = False
+        self._loop: asyncio.AbstractEventLoop
         self._write_db: sqlite3.Connection | None = None
         self._read_db: sqlite3.Connection | None = None
         # One thread: transactions of batches, claims and ends never overlap.
@@ -217,6 +219,7 @@ class Registry:
         self._percentiles: dict[str, tuple[float, float, dict[str, dict[int, float]]]] = {}
         self.on_registered: Callable[[Collection[str]], None] = lambda device_ids: None
         """Called with devices that have registered, when that is on disk."""
+        self._watcher: changes.Watcher | None = None
         self._commits = 0
         self._rows_written = 0
         self._rows_merged = 0
@@ -227,7 +230,7 @@ class Registry:
 
     async def __aenter__(self) -> Self:
         """Open or create the file; RegistryFormatError and RegistryOpenError name what is wrong with it."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         self._broken = loop.create_future()
         try:
             self._write_db = await loop.run_in_executor(self._writer, self._open_for_writing)
@@ -289,6 +292,8 @@ class Registry:
                 )
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")
+            # Temporary tables are small, and no full disk is to fail a write by them.
+            database.execute("PRAGMA temp_store = MEMORY")
             for number, schema in enumerate(_SCHEMAS[version:], start=version + 1):
                 text = files(__package__).joinpath(schema).read_text(encoding="utf-8")
                 database.executescript(
@@ -477,12 +482,36 @@ class Registry:
         database.execute("BEGIN IMMEDIATE")
         try:
             result = work(database)
+            changed = None if self._watcher is None else changes.take(database)
             database.execute("COMMIT")
         except BaseException:
             if database.in_transaction:
                 database.execute("ROLLBACK")
             raise
+        if changed is not None:
+            self._tell(changed)
         return result
+
+    def _tell(self, changed: changes.Changes) -> None:
+        def tell() -> None:
+            if self._watcher is not None:
+                self._watcher(changed)
+
+        with contextlib.suppress(RuntimeError):  # the loop is gone: nobody is there to hear it
+            self._loop.call_soon_threadsafe(tell)
+
+    async def watch(self, watcher: changes.Watcher | None) -> None:
+        """From now on tell ``watcher`` on the loop what each transaction has changed, when it is on disk.
+
+        None: nobody any more. There is one at most.
+        """
+
+        def work() -> None:
+            if self._write_db is not None:
+                (changes.end if watcher is None else changes.begin)(self._write_db)
+                self._watcher = watcher
+
+        await self._write_now(work)
 
     async def wait_broken(self) -> BaseException:
         """Return if the registry can write no more and never will: a damaged file, a defect."""
@@ -665,7 +694,13 @@ class Registry:
         """The runs that have not ended, the oldest first."""
         return [row[0] for row in await self._ask("open_runs")]
 
-    async def run_statistics(self, run_id: str, *, max_failures: int = 5) -> RunStatistics:
+    async def shown_runs(self, *, ended: int) -> list[str]:
+        """All runs that have not ended and the latest few that have, the latest first; no rollouts."""
+        return [row[0] for row in await self._ask("shown_runs", ended)]
+
+    async def run_statistics(
+        self, run_id: str, *, max_failures: int = 5, with_percentiles: bool = True
+    ) -> RunStatistics:
         """Counts, last failures and times of a run."""
         counts: dict[DeviceState, int] = {state: 0 for state in DeviceState if state is not DeviceState.NEW}
         for state, count in await self._ask("run_counts", run_id):
@@ -674,9 +709,8 @@ class Registry:
             Failure(device_id=device_id, state=DeviceState(state), error=error, at=at)
             for device_id, state, error, at in await self._ask("run_failures", run_id, max_failures)
         )
-        return RunStatistics(
-            counts=counts, failures=failures, percentiles=await self._run_percentiles(run_id, counts)
-        )
+        percentiles = await self._run_percentiles(run_id, counts) if with_percentiles else {}
+        return RunStatistics(counts=counts, failures=failures, percentiles=percentiles)
 
     async def _run_percentiles(
         self, run_id: str, counts: Mapping[DeviceState, int]

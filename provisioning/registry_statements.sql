@@ -176,6 +176,21 @@ ORDER BY started_at DESC, run_id DESC LIMIT ?;
 -- name: open_runs
 SELECT run_id FROM runs WHERE ended_at IS NULL ORDER BY started_at;
 
+-- name: shown_runs
+-- Runs that are no rollouts: those that have not ended, and the latest few (?) that have.
+SELECT run_id
+FROM (
+    SELECT run_id, started_at FROM runs
+    WHERE ended_at IS NULL AND run_id NOT IN (SELECT rollout_id FROM rollouts)
+    UNION
+    SELECT run_id, started_at FROM (
+        SELECT run_id, started_at FROM runs
+        WHERE ended_at IS NOT NULL AND run_id NOT IN (SELECT rollout_id FROM rollouts)
+        ORDER BY started_at DESC, run_id DESC LIMIT ?
+    )
+)
+ORDER BY started_at DESC, run_id DESC;
+
 -- name: run_counts
 -- Ended ones by their outcome in this run; those under way by the device itself.
 SELECT state, count(*) FROM outcomes WHERE run_id = ?1 GROUP BY state

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,7 +28,7 @@ from .errors import (
     UnknownRunError,
 )
 from .orchestrations import ProvisionNewDevices
-from .registry import STEPS, Registry, RunRecord
+from .registry import STEPS, Registry, RunRecord, RunStatistics
 from .releases.store import Releases
 from .settings import RunOptions
 from .state_directory import iso
@@ -202,28 +202,47 @@ class Runs:
             raise UnknownRunError(run_id)
         statistics = await self._registry.run_statistics(run_id)
         return {
-            "run_id": run.run_id,
-            "status": run.status,
-            "devices": run.devices,
-            "release": run.release,
-            "counts": {state.value: count for state, count in statistics.counts.items()},
-            "started_at": iso(run.started_at),
-            "ended_at": None if run.ended_at is None else iso(run.ended_at),
-            **_pace(run, sum(statistics.counts[state] for state in FINAL)),
-            "failures": [
-                {
-                    "device_id": failure.device_id,
-                    "state": failure.state.value,
-                    "reason": failure.error,
-                    "at": iso(failure.at),
-                }
-                for failure in statistics.failures
-            ],
+            **_brief(run, statistics),
             "percentiles": {
                 "device": _percentiles(statistics.percentiles.get("device")),
                 "steps": {step: _percentiles(statistics.percentiles.get(step)) for step in STEPS},
             },
         }
+
+    async def briefs(self, run_ids: Collection[str]) -> dict[str, Json]:
+        """Those of the ids that are runs, as `view` has them, but without percentiles."""
+        found = {}
+        for run_id in run_ids:
+            if (run := await self._registry.run(run_id)) is not None:
+                statistics = await self._registry.run_statistics(run_id, with_percentiles=False)
+                found[run_id] = _brief(run, statistics)
+        return found
+
+    async def overview(self, *, ended: int) -> Sequence[Json]:
+        """All that have not ended and the latest few that have, as `briefs` has them; no rollouts."""
+        return list((await self.briefs(await self._registry.shown_runs(ended=ended))).values())
+
+
+def _brief(run: RunRecord, statistics: RunStatistics) -> Json:
+    return {
+        "run_id": run.run_id,
+        "status": run.status,
+        "devices": run.devices,
+        "release": run.release,
+        "counts": {state.value: count for state, count in statistics.counts.items()},
+        "started_at": iso(run.started_at),
+        "ended_at": None if run.ended_at is None else iso(run.ended_at),
+        **_pace(run, sum(statistics.counts[state] for state in FINAL)),
+        "failures": [
+            {
+                "device_id": failure.device_id,
+                "state": failure.state.value,
+                "reason": failure.error,
+                "at": iso(failure.at),
+            }
+            for failure in statistics.failures
+        ],
+    }
 
 
 def _pace(run: RunRecord, ended: int) -> Json:

@@ -21,8 +21,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import uvicorn
-
 from broker.connection import BrokerConnection, ConnectionOptions
 
 from . import __version__
@@ -41,9 +39,13 @@ from .errors import (
     UnknownDeviceError,
     UnknownRunError,
 )
+from .events.api import Events
+from .events.feed import Feed
+from .events.hub import Hub
 from .fleet_check import check_fleet
 from .fleets import FleetLauncher, FleetRecord, FleetRequest, page_of
 from .http.instances import Instances
+from .http.serving import Server
 from .orchestrations import DeviceProvisioningOrchestration, ProvisionNewDevices
 from .packages import PackageStore, Release, SigningKey, blob_name_of, mask_sas
 from .registry import DeviceRecord, Registry, RegistryError, RegistryFormatError
@@ -98,7 +100,8 @@ class Service:
         self._releases: Releases
         self._rollouts: Rollouts
         self._rollout_store: RolloutStore
-        self._server: _Server
+        self._server: Server
+        self._events: Events
         self._server_task: asyncio.Task[None]
 
     # -- life ----------------------------------------------------------------------------------------
@@ -184,6 +187,7 @@ class Service:
         await self._runs.open(but=unfinished)
         prober = asyncio.create_task(self._keep_probing(), name="blob-probe")
         stack.push_async_callback(_cancel, prober)
+        self._open_events()
         await self._serve(listener)
         write_atomically(state_dir / SERVICE_RECORD, self._record())
         stack.callback((state_dir / SERVICE_RECORD).unlink, missing_ok=True)
@@ -283,17 +287,21 @@ class Service:
             self._engine.add_named_activity(name, activity)
         await self._stack.enter_async_context(self._engine)
 
-    async def _serve(self, listener: socket.socket) -> None:
-        self._server = _Server(
-            uvicorn.Config(
-                create_api(self),
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                ws="none",
-                timeout_graceful_shutdown=_LAST_CALLS_S,
-            )
+    def _open_events(self) -> None:
+        hub = Hub(secrets.token_hex(4), version=__version__)
+        feed = Feed(
+            hub,
+            registry=self._registry,
+            rollouts=self._rollouts.briefs,
+            runs=self._runs.briefs,
+            fleets=self.list_fleets,
         )
+        self._events = Events(hub, feed, check_rollout=self._rollouts.check)
+        self._events.start()
+        self._stack.push_async_callback(self._events.close)
+
+    async def _serve(self, listener: socket.socket) -> None:
+        self._server = Server(create_api(self), last_calls_s=_LAST_CALLS_S)
         self._server_task = asyncio.create_task(self._server.serve(sockets=[listener]), name="api")
         self._stack.push_async_callback(self._stop_serving)
         async with asyncio.timeout(_SERVER_START_TIMEOUT_S):
@@ -305,6 +313,7 @@ class Service:
                 await asyncio.sleep(0.005)
 
     async def _stop_serving(self) -> None:
+        await self._events.close()  # else the server would wait for them
         self._server.should_exit = True
         await asyncio.wait([self._server_task])
 
@@ -418,6 +427,11 @@ class Service:
         return self._rollouts
 
     @property
+    def events(self) -> Events:
+        """What changes, for the API."""
+        return self._events
+
+    @property
     def instances(self) -> Instances:
         """The orchestrations' instances, for the management API."""
         return Instances(client=self._client, orchestrators=self._engine.orchestrators)
@@ -490,14 +504,6 @@ async def run_service(settings: ServiceSettings, fleet_launcher: FleetLauncher |
     async with Service(settings, fleet_launcher) as service:
         _LOG.info("the service listens at %s", service.url)
         await service.wait_closed()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, with the signals left to whoever runs the service."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -128,6 +128,18 @@ class Rollouts:
     async def latest(self) -> Sequence[Json]:
         """The latest rollouts, in short."""
         return await self._views.latest()
+
+    async def check(self, rollout_id: str) -> None:
+        """Raises UnknownRolloutError."""
+        await self._views.check(rollout_id)
+
+    async def briefs(self, rollout_ids: Collection[str]) -> dict[str, Json]:
+        """Those of the ids that are rollouts, with waves and pace, as they are on disk."""
+        return await self._views.briefs(rollout_ids, now=self._clock())
+
+    async def overview(self, *, ended: int) -> list[Json]:
+        """All that have not ended and the latest few that have, as `briefs` has them, the latest first."""
+        return list((await self.briefs(await self._views.shown(ended=ended))).values())
 
     async def view(self, rollout_id: str) -> Json:
         """One rollout with its waves, counts and reasons."""

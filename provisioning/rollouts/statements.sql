@@ -97,6 +97,23 @@ SELECT
     skipped_to, forgiven, cancel, cancelled, taken, next_at, plan_version, continuous, lanes
 FROM rollouts ORDER BY created_at DESC, rollout_id DESC LIMIT ?;
 
+-- name: known
+-- Those of [run_id, …] that are rollouts.
+SELECT rollout_id FROM rollouts WHERE rollout_id IN (SELECT value FROM json_each(?));
+
+-- name: shown
+-- Those that have not ended, and the latest few (?) that have.
+SELECT rollout_id
+FROM (
+    SELECT rollout_id, created_at FROM rollouts WHERE state NOT IN ('completed', 'cancelled', 'failed')
+    UNION
+    SELECT rollout_id, created_at FROM (
+        SELECT rollout_id, created_at FROM rollouts WHERE state IN ('completed', 'cancelled', 'failed')
+        ORDER BY created_at DESC, rollout_id DESC LIMIT ?
+    )
+)
+ORDER BY created_at DESC, rollout_id DESC;
+
 -- name: update
 UPDATE rollouts SET
     started_at = ?2, state = ?3, reason = ?4, wave = ?5, generation = ?6, paused = ?7, approved = ?8,

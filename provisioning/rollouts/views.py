@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, TypeVar
 
 from provisioning.registry import STEPS, Registry
@@ -49,6 +49,27 @@ class RolloutViews:
         """One rollout, whole; raises UnknownRolloutError."""
         await self._registry.flush()
         return await self._ask(lambda tables: _whole(tables, tables.rollout(rollout_id), now))
+
+    async def check(self, rollout_id: str) -> None:
+        """Raises UnknownRolloutError."""
+        await self._ask(lambda tables: tables.rollout(rollout_id))
+
+    async def briefs(self, rollout_ids: Collection[str], *, now: float) -> dict[str, Json]:
+        """Those of the ids that are rollouts, in short but with their waves and pace, as they are on disk."""
+
+        def work(tables: Tables) -> dict[str, Json]:
+            known = set(tables.column("known", json.dumps(list(rollout_ids))))
+            return {
+                rollout_id: _brief(tables, tables.rollout(rollout_id), now)
+                for rollout_id in rollout_ids
+                if rollout_id in known
+            }
+
+        return await self._ask(work)
+
+    async def shown(self, *, ended: int) -> list[str]:
+        """The ids of all that have not ended and of the latest few that have, the latest first."""
+        return await self._ask(lambda tables: tables.column("shown", ended))
 
     async def log(self, rollout_id: str) -> Sequence[Json]:
         """What was done to it, and what became of it; raises UnknownRolloutError."""
@@ -125,7 +146,7 @@ def _short(tables: Tables, rollout: Rollout, waves: Sequence[Counts]) -> Json:
     }
 
 
-def _whole(tables: Tables, rollout: Rollout, now: float) -> Json:
+def _brief(tables: Tables, rollout: Rollout, now: float) -> Json:
     waves = tables.wave_counts(rollout)
     short = _short(tables, rollout, waves)
     counts: Counts = short["counts"]
@@ -135,7 +156,6 @@ def _whole(tables: Tables, rollout: Rollout, now: float) -> Json:
     elapsed_s = None if began is None else max((ended_at if ended_at is not None else now) - began, 0.0)
     devices_per_s = ended / elapsed_s if elapsed_s else 0.0
     running = rollout.state in ("running", "cancelling")
-    reasons = tables.execute("reasons", (rollout.rollout_id, MAX_REASONS))
     return {
         **short,
         "waves": [_wave(rollout, number, of_wave) for number, of_wave in enumerate(waves, start=1)],
@@ -143,6 +163,14 @@ def _whole(tables: Tables, rollout: Rollout, now: float) -> Json:
         "elapsed_s": None if elapsed_s is None else round(elapsed_s, 3),
         "devices_per_s": round(devices_per_s, 3),
         "eta_s": round((short["devices"] - ended) / devices_per_s, 1) if running and devices_per_s else None,
+    }
+
+
+def _whole(tables: Tables, rollout: Rollout, now: float) -> Json:
+    began = rollout.started_at
+    reasons = tables.execute("reasons", (rollout.rollout_id, MAX_REASONS))
+    return {
+        **_brief(tables, rollout, now),
         "reasons": [
             {"state": state, "reason": reason, "count": count, "example": example}
             for state, reason, count, example in reasons
