@@ -4,7 +4,11 @@ import { duration, number } from "./format.js";
 import { colour } from "./states.js";
 import { html, useEffect, useLayoutEffect, useRef } from "./ui.js";
 
-const HEIGHT = 170;
+const HEIGHT = 150;
+
+function clock(at) {
+  return new Date(at * 1000).toLocaleTimeString("en-GB");
+}
 
 /**
  * `series`: [{ name, values, colour: "--state-…", fill, dash }]; `times` in seconds since the epoch. `format` writes a
@@ -35,11 +39,11 @@ export function Chart({ title, times, series, format, summary }) {
           cursor: { y: false, points: { size: 6 } },
           scales: { y: { range: (_, low, high) => [0, Math.max(high ?? 0, 0.001) * 1.08] } },
           axes: [
-            { ...axis, space: 70, values: [[60, "{HH}:{mm}"], [1, "{HH}:{mm}:{ss}"], [0.001, "{HH}:{mm}:{ss}"]].map(([step, text]) => [step, text, null, null, null, null, null, null, 1]) },
+            { ...axis, space: 70, size: 26, values: (_, splits) => splits.map(clock) },
             { ...axis, size: 54, values: (_, splits) => splits.map(format) },
           ],
           series: [
-            { label: "at", value: (_, at) => (at == null ? "–" : new Date(at * 1000).toLocaleTimeString("en-GB")) },
+            { label: "at", value: (_, at) => (at == null ? "–" : clock(at)) },
             ...series.map((one) => ({
               label: one.name,
               stroke: colour(one.colour),

@@ -128,11 +128,18 @@ export function Empty({ title, children, command }) {
   </div>`;
 }
 
+/** A message of the service's, whose commands are in backticks. */
+export function Prose({ text }) {
+  return String(text)
+    .split("`")
+    .map((part, i) => (i % 2 === 1 ? html`<code key=${i}>${part}</code>` : part));
+}
+
 /** What went wrong, and what to do. */
 export function ErrorNote({ error, retry }) {
   if (!error) return null;
   return html`<div class="note" data-kind="bad" role="alert">
-    <p><strong>${error.title ?? "That did not work"}.</strong> ${error.message}</p>
+    <p><strong>${error.title ?? "That did not work"}.</strong> <${Prose} text=${error.message} /></p>
     ${retry && html`<p><button type="button" class="quiet" onClick=${retry}>Try again</button></p>`}
   </div>`;
 }

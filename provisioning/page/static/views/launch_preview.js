@@ -1,6 +1,6 @@
 // A plan as it will run: its waves with their sizes and gates, what bounds its pace, what is in its way.
 import { duration, number, plural } from "../format.js";
-import { html } from "../ui.js";
+import { Prose, html } from "../ui.js";
 import { gateOf } from "./rollout_parts.js";
 
 export function Preview({ preview, pending, busy, asked }) {
@@ -9,7 +9,7 @@ export function Preview({ preview, pending, busy, asked }) {
   const can = answer && !error && (devices > 0 || asked.targets?.continuous);
   return html`<h2 id="plan-title">The plan as it will run</h2>
     <div class="preview" data-pending=${pending ? "yes" : undefined}>
-      ${error && html`<div class="note" data-kind="bad"><p><strong>${error.key ?? error.title}</strong> ${error.key ? error.message.slice(error.message.indexOf(": ") + 2) : error.message}</p></div>`}
+      ${error && html`<div class="note" data-kind="bad"><p><strong>${error.key ?? error.title}</strong> <${Prose} text=${error.key ? error.message.slice(error.message.indexOf(": ") + 2) : error.message} /></p></div>`}
       ${answer && !error && html`<${Waves} answer=${answer} />`}
       ${!answer && !error && html`<p class="faint">One moment…</p>`}
       <p class="visually-hidden" role="status">${pending ? "" : error ? error.message : answer ? `${plural(devices, "device")} in ${plural(answer.waves.length, "wave")}` : ""}</p>

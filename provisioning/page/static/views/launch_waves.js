@@ -23,10 +23,10 @@ export function Waves({ waves, setWaves, at }) {
           ? html`<span class="wave-size">all the rest</span>`
           : html`<span class="wave-size"><input class="short" type="number" min="0" step="any" value=${wave.size} aria-label=${`Size of wave ${i + 1}`} aria-invalid=${wrong("percent") ?? wrong("count")} aria-describedby=${described} onInput=${(event) => change(i, { size: event.target.value })} />
               <select aria-label=${`Unit of wave ${i + 1}`} onChange=${(event) => change(i, { by: event.target.value })}><option value="percent" selected=${wave.by === "percent"}>% reached</option><option value="count" selected=${wave.by === "count"}>devices</option></select></span>`}
-        <label class="inline">from <input class="short" type="number" min="0" max="100" step="any" value=${wave.threshold} placeholder="any" aria-invalid=${wrong("success_threshold_percent")} aria-describedby=${described} onInput=${(event) => change(i, { threshold: event.target.value })} /> % successes</label>
+        <label class="inline">needs <input class="short" type="number" min="0" max="100" step="any" value=${wave.threshold} placeholder="any" aria-invalid=${wrong("success_threshold_percent")} aria-describedby=${described} onInput=${(event) => change(i, { threshold: event.target.value })} /> % successes</label>
         ${!last && html`<span class="wave-gate"><select aria-label=${`After wave ${i + 1}`} onChange=${(event) => change(i, { gate: event.target.value })}>${GATES.map(([value, text]) => html`<option key=${value} value=${value} selected=${wave.gate === value}>${text}</option>`)}</select>
           ${wave.gate === "pause" && html`<label class="inline">for <input class="short" type="number" min="0" step="any" value=${wave.pause_s} aria-invalid=${wrong("pause_s")} aria-describedby=${described} onInput=${(event) => change(i, { pause_s: event.target.value })} /> s</label>`}</span>
-          <button type="button" class="quiet" aria-label=${`Remove wave ${i + 1}`} onClick=${() => setWaves(waves.filter((_, j) => j !== i))}>Remove</button>`}
+          <button type="button" class="quiet" aria-label=${`Remove wave ${i + 1}`} title="Remove" onClick=${() => setWaves(waves.filter((_, j) => j !== i))}>✕</button>`}
         ${said && html`<p class="field-error" id=${`wave-${i}-error`}>${said}</p>`}
       </li>`;
     })}</ol>
@@ -47,7 +47,7 @@ export function Criteria({ criteria, setCriteria, at }) {
         <label class="inline">from <input class="short" type="number" min="0" max="100" step="any" value=${one.threshold} aria-invalid=${at(`abort[${i}].threshold_percent`) ? "true" : undefined} aria-describedby=${described} onInput=${(event) => change(i, { threshold: event.target.value })} /> %</label>
         <label class="inline">of at least <input class="short" type="number" min="1" value=${one.sample} aria-invalid=${at(`abort[${i}].min_sample`) ? "true" : undefined} aria-describedby=${described} onInput=${(event) => change(i, { sample: event.target.value })} /> ended</label>
         <select aria-label=${`What criterion ${i + 1} does`} onChange=${(event) => change(i, { action: event.target.value })}>${[["pause", "pause"], ["cancel", "cancel"]].map(([value, text]) => html`<option key=${value} value=${value} selected=${one.action === value}>${text}</option>`)}</select>
-        <button type="button" class="quiet" aria-label=${`Remove criterion ${i + 1}`} onClick=${() => setCriteria(criteria.filter((_, j) => j !== i))}>Remove</button>
+        <button type="button" class="quiet" aria-label=${`Remove criterion ${i + 1}`} title="Remove" onClick=${() => setCriteria(criteria.filter((_, j) => j !== i))}>✕</button>
         ${said && html`<p class="field-error" id=${`abort-${i}-error`}>${said}</p>`}
       </li>`;
     })}</ol>

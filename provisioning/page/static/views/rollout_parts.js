@@ -15,7 +15,7 @@ export function Waves({ rollout }) {
   const waves = rollout.plan?.waves ?? [];
   return html`<section aria-labelledby="waves">
     <h2 id="waves">Waves</h2>
-    <table class="rows">
+    <div class="scroll" tabindex="0" role="region" aria-label="Waves"><table class="rows">
       <caption class="visually-hidden">Waves with their progress</caption>
       <thead><tr><th scope="col">Wave</th><th scope="col">State</th><th scope="col" class="wide">Progress</th>
         <th scope="col" class="num">Devices</th><th scope="col" class="num">Successes</th></tr></thead>
@@ -30,7 +30,7 @@ export function Waves({ rollout }) {
           <td class="num">${wave.success_percent == null ? "–" : percent(wave.success_percent)}</td>
         </tr>`;
       })}</tbody>
-    </table>
+    </table></div>
   </section>`;
 }
 
