@@ -1,7 +1,7 @@
 """A service that is only staged: the page's API with as many devices as wanted, and events at will.
 
-For what a real fleet can't be made to do on purpose: ten thousand devices at once, hostile names, a stream that
-is cut. The tests of the page and `benchmarks.page` use it.
+For what a real fleet can't be made to do on purpose: ten thousand devices at once, hostile names, a stream
+that is cut. The tests of the page and `benchmarks.page` use it.
 """
 
 from __future__ import annotations
@@ -245,7 +245,8 @@ def _add_launching(app: FastAPI, stage: Stage) -> None:
     @app.get("/api/behaviours")
     async def behaviours() -> Json:
         names = ("healthy", "slow", "offline", "corrupt")
-        return {
+        known = [{"name": name, "summary": stage.error, "expected": "failed"} for name in names]
+        return {"behaviours": known}
             "behaviours": [{"name": name, "summary": stage.error, "expected": "failed"} for name in names]
         }
 

@@ -11,10 +11,9 @@
 | GET /api/behaviours | how devices of a fleet may behave |
 | POST /api/provision | start a run: 202 with its id and how many devices it claimed |
 | GET /api/runs, GET /api/runs/{run_id} | runs, the latest first; one run with counts, times, failures |
-| GET /api/devices, GET /api/devices/{device_id} | devices by state or run, in pages; one with its steps |
+| /api/overview, /api/devices, /api/cells, /api/ready, /metrics, series, children | see `inspection.api` |
 | /api/releases, /api/rollouts, /api/events | see `releases.api`, `rollouts.api`, `events.api` |
 | GET /api/statistics | counters of every part |
-| GET /metrics | the fleets' statistics for Prometheus |
 | GET /, GET /page/… | the page for people |
 """
 
@@ -24,27 +23,26 @@ from http import HTTPStatus
 from typing import Annotated, Any, Protocol
 
 from fastapi import FastAPI, Query
-from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from . import __version__
 from .events.api import Events, event_routes
 from .fleets import FleetRecord, FleetRequest
+from .http.counting import Counting, HttpCounts
 from .http.documentation import DESCRIPTION, add_documentation
 from .http.guard import AnswersAtTheEnd, Guard
 from .http.instances import Instances
 from .http.limits import BodyLimits
 from .http.management import AsLenient, management_routes
 from .http.problems import add_error_handlers
+from .inspection.api import inspection_routes
+from .inspection.overview import Inspection
 from .page import page_routes
 from .releases.api import release_routes
 from .releases.store import Releases
 from .rollouts.api import rollout_routes
 from .rollouts.operations import Rollouts
 from .settings import MAX_PAGE, MAX_RUN_DEVICES, RunOptions
-from .states import DeviceState
-
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Json = dict[str, Any]
 
@@ -60,6 +58,8 @@ class Backend(Protocol):
     def rollouts(self) -> Rollouts: ...
     @property
     def events(self) -> Events: ...
+    @property
+    def inspection(self) -> Inspection: ...
     @property
     def instances(self) -> Instances: ...
     async def health(self) -> Json: ...
@@ -80,14 +80,9 @@ class Backend(Protocol):
     ) -> Json: ...
     async def check_fleet(self, fleet_id: str) -> Json: ...
     async def behaviours(self, max_attempts: int) -> Json: ...
-    async def metrics(self, fleet_id: str | None) -> str: ...
     async def provision(self, device_ids: list[str] | None, options: Json, release: str | None) -> Json: ...
     async def list_runs(self) -> list[Json]: ...
     async def run(self, run_id: str) -> Json: ...
-    async def devices(
-        self, *, state: DeviceState | None, run_id: str | None, limit: int, after: str | None
-    ) -> Json: ...
-    async def device(self, device_id: str) -> Json: ...
     async def statistics(self) -> Json: ...
 
 
@@ -104,6 +99,7 @@ class ProvisionRequest(BaseModel):
 
 def create_api(backend: Backend) -> FastAPI:
     """The application for one service; it starts nothing by itself."""
+    http = HttpCounts()
     app = FastAPI(title="Muster", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
 
     @app.get("/api/health")
@@ -138,36 +134,13 @@ def create_api(backend: Backend) -> FastAPI:
         """One run with its counts, times and last failures."""
         return await backend.run(run_id)
 
-    @app.get("/api/devices")
-    async def devices(
-        state: DeviceState | None = None,
-        run_id: str | None = None,
-        limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
-        after: str | None = None,
-    ) -> Json:
-        """A page of the devices of a state or a run; `next` is the `after` of the page that follows."""
-        return await backend.devices(state=state, run_id=run_id, limit=limit, after=after)
-
-    @app.get("/api/devices/{device_id}")
-    async def device(device_id: str) -> Json:
-        """One device with the steps of its latest run."""
-        return await backend.device(device_id)
-
     @app.get("/api/statistics")
     async def statistics() -> Json:
         """Counters of every part of the service."""
         return await backend.statistics()
 
-    @app.get(
-        "/metrics",
-        response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
-    )
-    async def metrics(fleet_id: str | None = None) -> Response:
-        """The statistics of one fleet, or all, in Prometheus' text format."""
-        return Response(await backend.metrics(fleet_id), media_type=METRICS_TYPE)
-
     app.include_router(release_routes(lambda: backend.releases))
+    app.include_router(inspection_routes(lambda: backend.inspection, http))
     app.include_router(rollout_routes(lambda: backend.rollouts))
     app.include_router(event_routes(lambda: backend.events))
     app.include_router(management_routes(lambda: backend))
@@ -176,6 +149,7 @@ def create_api(backend: Backend) -> FastAPI:
     add_error_handlers(app)
     for middleware in (AsLenient, BodyLimits, Guard, AnswersAtTheEnd):  # the last is the first to be asked
         app.add_middleware(middleware)
+    app.add_middleware(Counting, counts=http)
     return app
 
 

@@ -32,7 +32,11 @@ from durabletask.client import (
     Page,
     PurgeInstancesResult,
 )
-from durabletask.history import HistoryEvent
+from durabletask.history import (
+    ExecutionStartedEvent,
+    HistoryEvent,
+    SubOrchestrationInstanceCreatedEvent,
+)
 from durabletask.task import ActivityContext, Orchestrator
 
 from .durable_task_sdk import connect, query_page
@@ -47,6 +51,8 @@ from .packages import mask_sas
 from .settings import EngineSettings
 
 _LOG = logging.getLogger(__name__)
+
+_MAX_HISTORY_EVENTS = 1_000_000
 
 UNSUPPORTED = (
     "idempotency keys: an event that is delivered twice is taken twice, which the orchestrations allow for",
@@ -253,6 +259,20 @@ class DurableTaskClient:
         """The backend streams the whole history all the same."""
         call = self._client.get_orchestration_history(instance_id)
         return (await self._ask(instance_id, call, "histories to be read"))[:max_events]
+
+    async def get_children(
+        self, instance_id: str, *, after: int, limit: int
+    ) -> tuple[list[tuple[int, str]], str | None]:
+        """From the history, which the backend streams whole."""
+        events = await self.get_orchestration_history(instance_id, max_events=_MAX_HISTORY_EVENTS)
+        begun = [
+            event.instance_id for event in events if isinstance(event, SubOrchestrationInstanceCreatedEvent)
+        ]
+        started = next((event for event in events if isinstance(event, ExecutionStartedEvent)), None)
+        parent = None if started is None else started.parent_instance
+        link = None if parent is None else parent.orchestration_instance
+        children = list(enumerate(begun, start=1))[after : after + limit]
+        return children, None if link is None else link.instance_id
 
     async def terminate_orchestration(self, instance_id: str, *, output: Any | None = None) -> None:
         call = self._client.terminate_orchestration(instance_id, output=output)

@@ -131,6 +131,14 @@ class ManagementClient(EngineClient, Protocol):
         """The first events of the latest execution."""
         ...
 
+    async def get_children(
+        self, instance_id: str, *, after: int, limit: int
+    ) -> tuple[list[tuple[int, str]], str | None]:
+        """Of its latest execution the next sub-orchestrations that were begun after a place, each with its
+        own place and id (one that is tried again comes more than once); and the id of its parent.
+        """
+        ...
+
     async def terminate_orchestration(self, instance_id: str, *, output: Any | None = None) -> None: ...
 
     async def suspend_orchestration(self, instance_id: str, *, reason: str | None = None) -> None: ...
@@ -252,7 +260,12 @@ class _EmbeddedEngine:
 
 
 class _EmbeddedClient(AsyncTaskHubClient):
-    """The engine's own client, and the one thing that the SDK has no public type for."""
+    """The engine's own client, and what the SDK has no method for."""
+
+    async def get_children(
+        self, instance_id: str, *, after: int, limit: int
+    ) -> tuple[list[tuple[int, str]], str | None]:
+        return self._engine.children(instance_id, after=after, limit=limit)
 
     async def start_orchestration(
         self, name: str, *, input: Any | None, instance_id: str, version: str | None

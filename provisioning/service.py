@@ -27,7 +27,6 @@ from . import __version__
 from .activities import Activities
 from .api import create_api
 from .bridge import SUBSCRIPTIONS, Bridge
-from .device_views import steps_of
 from .engines import ENGINE_FILE, ManagementClient, OrchestrationEngine, create_engine
 from .errors import (
     PortBusyError,
@@ -36,8 +35,6 @@ from .errors import (
     StateError,
     StateVersionError,
     UnavailableError,
-    UnknownDeviceError,
-    UnknownRunError,
 )
 from .events.api import Events
 from .events.feed import Feed
@@ -46,9 +43,11 @@ from .fleet_check import check_fleet
 from .fleets import FleetLauncher, FleetRecord, FleetRequest, page_of
 from .http.instances import Instances
 from .http.serving import Server
+from .inspection.devices import Devices
+from .inspection.overview import Inspection
 from .orchestrations import DeviceProvisioningOrchestration, ProvisionNewDevices
-from .packages import PackageStore, Release, SigningKey, blob_name_of, mask_sas
-from .registry import DeviceRecord, Registry, RegistryError, RegistryFormatError
+from .packages import PackageStore, Release, SigningKey
+from .registry import Registry, RegistryError, RegistryFormatError
 from .releases.store import Releases
 from .rollouts.activities import RolloutActivities
 from .rollouts.operations import Rollouts
@@ -57,7 +56,6 @@ from .rollouts.store import RolloutStore
 from .runs import Runs
 from .settings import DEFAULT_API_PORT, RunOptions, ServiceSettings
 from .state_directory import SERVICE_RECORD, iso, owned, prepare_state_directory, readable, write_atomically
-from .states import DeviceState
 
 __all__ = ["Service", "prepare_state_directory", "run_service"]
 
@@ -100,6 +98,8 @@ class Service:
         self._releases: Releases
         self._rollouts: Rollouts
         self._rollout_store: RolloutStore
+        self.inspection: Inspection
+        """What people look at, for the API."""
         self._server: Server
         self._events: Events
         self._server_task: asyncio.Task[None]
@@ -187,7 +187,7 @@ class Service:
         await self._runs.open(but=unfinished)
         prober = asyncio.create_task(self._keep_probing(), name="blob-probe")
         stack.push_async_callback(_cancel, prober)
-        self._open_events()
+        self._open_inspection()
         await self._serve(listener)
         write_atomically(state_dir / SERVICE_RECORD, self._record())
         stack.callback((state_dir / SERVICE_RECORD).unlink, missing_ok=True)
@@ -197,7 +197,8 @@ class Service:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         wanted = self.settings.api_port
         for port in (DEFAULT_API_PORT, 0) if wanted is None else (wanted,):
-            listener = socket.socket(family, socket.SOCK_STREAM)
+            # By the protocol's name: else asyncio sets no TCP_NODELAY, and each answer waits 40 ms for an ACK.
+            listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listener.bind((host, port))
@@ -287,7 +288,7 @@ class Service:
             self._engine.add_named_activity(name, activity)
         await self._stack.enter_async_context(self._engine)
 
-    def _open_events(self) -> None:
+    def _open_inspection(self) -> None:
         hub = Hub(secrets.token_hex(4), version=__version__)
         feed = Feed(
             hub,
@@ -299,6 +300,19 @@ class Service:
         self._events = Events(hub, feed, check_rollout=self._rollouts.check)
         self._events.start()
         self._stack.push_async_callback(self._events.close)
+        self.inspection = Inspection(
+            registry=self._registry,
+            client=self._client,
+            devices=Devices(registry=self._registry, client=self._client, url_of_blob=self._store.url_of),
+            rollouts=self._rollouts,
+            runs=self._runs,
+            events=self._events,
+            fleets=self.list_fleets,
+            health=self.health,
+            statistics=self.statistics,
+            metrics_of_fleets=self._metrics_of_fleets,
+            started_at=self._started_at,
+        )
 
     async def _serve(self, listener: socket.socket) -> None:
         self._server = Server(create_api(self), last_calls_s=_LAST_CALLS_S)
@@ -401,8 +415,7 @@ class Service:
         """How devices of a fleet may behave."""
         return {"behaviours": self._fleets().behaviours(max_attempts=max_attempts)}
 
-    async def metrics(self, fleet_id: str | None) -> str:
-        """The statistics of one fleet, or all, for Prometheus; nothing without a launcher."""
+    async def _metrics_of_fleets(self, fleet_id: str | None) -> str:
         return "" if self._launcher is None else await self._launcher.metrics(fleet_id)
 
     def _fleets(self) -> FleetLauncher:
@@ -444,48 +457,6 @@ class Service:
         """One run with its counts, rates, last failures and percentiles."""
         return await self._runs.view(run_id)
 
-    async def devices(
-        self, *, state: DeviceState | None, run_id: str | None, limit: int, after: str | None
-    ) -> Json:
-        """One page of devices."""
-        if run_id is not None and await self._registry.run(run_id) is None:
-            raise UnknownRunError(run_id)
-        # One more than asked for tells whether there is a next page.
-        found = await self._registry.devices(state=state, run_id=run_id, after=after, limit=limit + 1)
-        page = found[:limit]
-        return {
-            "devices": [_device(device) for device in page],
-            "next": page[-1].device_id if len(found) > limit else None,
-            "total": await self._registry.count_devices(state=state, run_id=run_id),
-        }
-
-    async def device(self, device_id: str) -> Json:
-        """One device with the steps of its latest run."""
-        device = await self._registry.device(device_id)
-        if device is None:
-            raise UnknownDeviceError([device_id])
-        instance_id = None if device.run_id is None else f"{device.run_id}:{device_id}"
-        steps = await steps_of(self._client, instance_id)
-        package = steps["package"]
-        return {
-            **_device(device),
-            "tags": device.tags,
-            "registered_at": iso(device.registered_at),
-            "instance_id": instance_id,
-            **steps,
-            "package": None if package is None else self._package(device_id, package),
-        }
-
-    def _package(self, device_id: str, package: Json) -> Json:
-        blob = self._store.url_of(blob_name_of(package["release"], device_id))
-        return {
-            "id": package["package_id"],
-            "release": package["release"],
-            "size_bytes": package["size_bytes"],
-            "sha256": package["sha256"],
-            "url": mask_sas(f"{blob}?sig=secret"),
-        }
-
     async def statistics(self) -> Json:
         """Counters of every part."""
         states = await self._registry.states()
@@ -521,18 +492,3 @@ def _opening(path: Path) -> Generator[None, None, None]:
 async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
-
-
-def _device(device: DeviceRecord) -> Json:
-    return {
-        "device_id": device.device_id,
-        "model": device.model,
-        "firmware_version": device.firmware_version,
-        "state": device.state.value,
-        "online": device.online,
-        "run_id": device.run_id,
-        "attempt": device.attempt,
-        "progress": device.progress,
-        "updated_at": iso(device.updated_at),
-        "error": device.error,
-    }

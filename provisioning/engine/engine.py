@@ -423,6 +423,17 @@ class Engine(Registration):
         last = self._store.last_event(row.key)
         return row._replace(updated_at=max(row.updated_at, last[1])) if last else row
 
+    def children(
+        self, instance_id: str, *, after: int, limit: int
+    ) -> tuple[list[tuple[int, str]], str | None]:
+        """Of its latest execution the next sub-orchestrations after a place, each with its own place and id,
+        and the id of its parent; none where there is no such instance.
+        """
+        row = self.read(instance_id)
+        if row is None:
+            return [], None
+        return self._store.children(row.key, max(after, row.first_seq - 1), limit), row.parent_id
+
     def history(
         self, instance_id: str, limit: int | None = None
     ) -> tuple[InstanceRow, list[HistoryEvent]] | None:

@@ -17,9 +17,11 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Header, Query
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from provisioning.http.conditions import MAX_CONDITION_CHARS, as_etag, wanted
 from provisioning.settings import MAX_RUN_DEVICES
 
 from .operations import RETRIED_STATES, Rollouts
@@ -47,6 +49,12 @@ State = Literal[
 MAX_DEVICES_LISTED: Final = 1_000
 _UNKNOWN: Final = "api"
 _Actor = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+IfMatch = Annotated[str | None, Header(alias="If-Match", max_length=MAX_CONDITION_CHARS)]
+_VERSIONED: Final[dict[int | str, Json]] = {
+    200: {"headers": {"ETag": {"schema": {"type": "string"}, "description": "Its version, for If-Match."}}}
+}
 
 
 class PlanRequest(BaseModel):
@@ -103,22 +111,29 @@ def rollout_routes(rollouts: Callable[[], Rollouts]) -> APIRouter:
         """All rollouts, the latest first."""
         return {"rollouts": await rollouts().latest()}
 
-    @router.get("/{rollout_id}")
-    async def show(rollout_id: str) -> Json:
+    @router.get("/{rollout_id}", responses=_VERSIONED)
+    async def show(rollout_id: str, response: Response) -> Json:
         """One rollout with its waves."""
-        return await rollouts().view(rollout_id)
+        view = await rollouts().view(rollout_id)
+        response.headers["ETag"] = as_etag(view["version"])
+        return view
 
-    @router.post("/{rollout_id}/actions")
-    async def act(rollout_id: str, request: ActionRequest) -> Json:
-        """Pause, resume, approve, cancel or change a rollout."""
-        return await rollouts().act(
+    @router.post("/{rollout_id}/actions", responses=_VERSIONED)
+    async def act(
+        rollout_id: str, request: ActionRequest, response: Response, if_match: IfMatch = None
+    ) -> Json:
+        """Pause, resume, approve, cancel or change a rollout; with If-Match only if it is as it was."""
+        done = await rollouts().act(
             rollout_id,
             request.action,
             actor=request.actor,
             reason=request.reason,
             devices=request.devices,
             pace=request.pace,
+            versions=wanted(if_match),
         )
+        response.headers["ETag"] = as_etag(done["view"]["version"])
+        return done
 
     @router.post("/{rollout_id}/retry", status_code=HTTPStatus.CREATED)
     async def retry(rollout_id: str, request: RetryRequest) -> Json:

@@ -181,8 +181,12 @@ class Rollouts:
         reason: str | None = None,
         devices: Sequence[str] = (),
         pace: Mapping[str, Any] | None = None,
+        versions: Collection[str] | None = None,
     ) -> Json:
-        """Do what an operator asks; on disk when this returns. ``changed``: whether anything was to do."""
+        """Do what an operator asks; on disk when this returns. ``changed``: whether anything was to do.
+
+        ``versions``: it is done to a rollout of one of these alone.
+        """
         changed = await self._actions.act(
             rollout_id,
             action,
@@ -191,6 +195,7 @@ class Rollouts:
             reason=reason,
             devices=devices,
             pace=pace,
+            versions=versions,
         )
         # Told though nothing has changed: who asks again may do so since the first time was cut off.
         try:

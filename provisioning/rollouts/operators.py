@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from provisioning.errors import UnknownDeviceError, name_some
@@ -16,7 +16,7 @@ from provisioning.registry import Registry
 from provisioning.states import DeviceState
 
 from .plan import RolloutPlan
-from .records import How, Rollout, RolloutRefusedError
+from .records import How, Rollout, RolloutChangedError, RolloutRefusedError
 from .tables import Tables
 from .targets import let_join, settle
 
@@ -37,15 +37,19 @@ class RolloutActions:
         reason: str | None = None,
         devices: Sequence[str] = (),
         pace: Mapping[str, Any] | None = None,
+        versions: Collection[str] | None = None,
     ) -> bool:
         """Do what an operator asks; False where it changes nothing. On record, with time and actor.
 
-        Raises UnknownRolloutError, and RolloutRefusedError for what can't be as the rollout is.
+        Raises UnknownRolloutError, RolloutRefusedError for what can't be as the rollout is, and
+        RolloutChangedError where its version is none of ``versions``.
         """
         await self._registry.flush()
 
         def work(tables: Tables) -> bool:
             rollout = tables.rollout(rollout_id)
+            if versions is not None and tables.version(rollout) not in versions:
+                raise RolloutChangedError(rollout_id, rollout.state)
             if rollout.ended:
                 raise RolloutRefusedError(
                     f"{rollout_id} has ended ({rollout.state}): `muster rollout retry` makes another of "

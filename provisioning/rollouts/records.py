@@ -46,6 +46,18 @@ class RolloutRefusedError(RequestError):
     title = "Rollout refused"
 
 
+class RolloutChangedError(RequestError):
+    """It is no more as it was when somebody decided what to do."""
+
+    status = 412
+    title = "Rollout changed"
+
+    def __init__(self, rollout_id: str, state: str) -> None:
+        super().__init__(
+            f"{rollout_id} has changed since ({state} now), and nothing was done: look at it, and ask again."
+        )
+
+
 @dataclass(kw_only=True, slots=True)
 class Rollout:
     """One row of the table `rollouts`; changed within a transaction only."""

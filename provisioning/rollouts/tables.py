@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -114,6 +115,14 @@ class Tables:
                 rollout.lanes,
             ),
         )
+
+    def version(self, rollout: Rollout) -> str:
+        """Another one whenever its course has changed: its state, its plan, what operators did. Not with each
+        device that ends, or an operator could never act on what he has seen.
+        """
+        last = self.execute("last_log", (rollout.rollout_id,)).fetchone()
+        course = (rollout.state, rollout.wave, rollout.generation, rollout.plan_version, last and last[0])
+        return hashlib.blake2b(json.dumps(course).encode(), digest_size=8).hexdigest()
 
     def log(self, rollout_id: str, now: float, actor: str, what: str, detail: str | None) -> None:
         """Add a line to the rollout's log."""

@@ -171,6 +171,7 @@ def _whole(tables: Tables, rollout: Rollout, now: float) -> Json:
     reasons = tables.execute("reasons", (rollout.rollout_id, MAX_REASONS))
     return {
         **_brief(tables, rollout, now),
+        "version": tables.version(rollout),
         "reasons": [
             {"state": state, "reason": reason, "count": count, "example": example}
             for state, reason, count, example in reasons

@@ -8,7 +8,7 @@ export function Preview({ preview, pending, busy, asked }) {
   const devices = answer?.devices ?? 0;
   const can = answer && !error && (devices > 0 || asked.targets?.continuous);
   return html`<h2 id="plan-title">The plan as it will run</h2>
-    <div class="preview" data-pending=${pending ? "yes" : undefined}>
+    <div class="preview" aria-busy=${pending}>
       ${error && html`<div class="note" data-kind="bad"><p><strong>${error.key ?? error.title}</strong> <${Prose} text=${error.key ? error.message.slice(error.message.indexOf(": ") + 2) : error.message} /></p></div>`}
       ${answer && !error && html`<${Waves} answer=${answer} />`}
       ${!answer && !error && html`<p class="faint">One moment…</p>`}
