@@ -247,8 +247,6 @@ def _add_launching(app: FastAPI, stage: Stage) -> None:
         names = ("healthy", "slow", "offline", "corrupt")
         known = [{"name": name, "summary": stage.error, "expected": "failed"} for name in names]
         return {"behaviours": known}
-            "behaviours": [{"name": name, "summary": stage.error, "expected": "failed"} for name in names]
-        }
 
     @app.get("/api/releases")
     async def releases() -> Json:

@@ -11,7 +11,7 @@ function clock(at) {
 }
 
 /**
- * `series`: [{ name, values, colour: "--state-…", fill, dash }]; `times` in seconds since the epoch. `format` writes a
+ * `series`: [{ name, values, colour: "--state-…", fill, dash, points }]; `times` in seconds since the epoch. `format` writes a
  * value, `summary` says in a sentence what the chart shows.
  */
 export function Chart({ title, times, series, format, summary }) {
@@ -50,8 +50,7 @@ export function Chart({ title, times, series, format, summary }) {
               fill: one.fill ? `${colour(one.colour)}22` : undefined,
               width: 1.6,
               dash: one.dash,
-              spanGaps: true,
-              points: { show: false },
+              points: one.points ? {} : { show: false },
               value: (_, value) => (value == null ? "–" : format(value)),
             })),
           ],
@@ -114,8 +113,8 @@ export function SeriesCharts({ series }) {
       title="Time per device"
       times=${times}
       series=${[
-        { name: "half of them", values: series.device_s.p50, colour: "--accent", fill: true },
-        { name: "95 %", values: series.device_s.p95, colour: "--state-timed-out", dash: [5, 3] },
+        { name: "half of them", values: series.device_s.p50, colour: "--accent", points: true },
+        { name: "95 %", values: series.device_s.p95, colour: "--state-timed-out", dash: [5, 3], points: true },
       ]}
       format=${duration}
       summary=${p95 == null ? "none has ended" : `95 % within ${duration(p95)} of late`}

@@ -4,7 +4,7 @@ import { Dialog, Field } from "../dialog.js";
 import { between, duration } from "../format.js";
 import { useQuery } from "../live.js";
 import { go, link } from "../router.js";
-import { Figure, Heading, Loaded, Status, Time, announce, html, useState } from "../ui.js";
+import { Figure, Heading, Loaded, Status, Time, announce, html, useEffect, useState } from "../ui.js";
 import { History, InputOutput, RaiseEvent, addressOf, useInstance } from "./instance_parts.js";
 
 const OPEN = ["Running", "Pending", "Suspended", "ContinuedAsNew"];
@@ -23,6 +23,9 @@ export function Instance({ id }) {
   const instance = useInstance(id);
   const [verb, setVerb] = useState(null);
   const it = instance.data;
+  useEffect(() => {
+    if (it) document.title = `${it.runtimeStatus} · ${id} · Muster`;
+  }, [it?.runtimeStatus]);
   const may = it ? Object.keys(VERBS).filter((name) => VERBS[name].in.includes(it.runtimeStatus)) : [];
   const verbs = html`<div class="verbs" role="group" aria-label="What may be done">${may.map(
     (name) => html`<button type="button" key=${name} class=${VERBS[name].danger ? "danger-quiet" : ""} onClick=${() => setVerb(name)}>${VERBS[name].name}</button>`,

@@ -82,7 +82,7 @@ function Behaviours({ known, chosen, setChosen, count, error }) {
   const about = new Map(known.map((one) => [one.name, one]));
   const left = known.filter(({ name }) => !chosen.some(([taken]) => taken === name));
   const change = (i, weight) => setChosen(chosen.map(([name, old], j) => [name, i === j ? weight : old]));
-  return html`<table class="rows compact-rows">
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="Behaviours"><table class="rows compact-rows">
       <caption class="visually-hidden">Behaviours with their weights</caption>
       <thead><tr><th scope="col">Behaviour</th><th scope="col">Weight</th><th scope="col" class="num">Devices</th><th scope="col">Should end</th><th scope="col"><span class="visually-hidden">Remove</span></th></tr></thead>
       <tbody>${chosen.map(([name, weight], i) => {
@@ -95,7 +95,7 @@ function Behaviours({ known, chosen, setChosen, count, error }) {
           <td class="end"><button type="button" class="quiet" disabled=${chosen.length === 1} aria-label=${`Remove ${name}`} onClick=${() => setChosen(chosen.filter((_, j) => j !== i))}>Remove</button></td>
         </tr>`;
       })}</tbody>
-    </table>
+    </table></div>
     ${error && html`<p class="field-error" role="alert">${error}</p>`}
     <div class="row-actions">
       <label class="inline">Add <select value="" onChange=${(event) => {

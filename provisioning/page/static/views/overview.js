@@ -6,7 +6,7 @@ import { useEvent, useQuery } from "../live.js";
 import { link } from "../router.js";
 import { IN_WORK, label } from "../states.js";
 import {
-  Counts, Empty, Figure, Heading, Loaded, Pace, Sign, Stack, Status, Time, html, useEffect, useState,
+  Counts, Empty, Figure, Heading, Loaded, Pace, Prose, Sign, Stack, Status, Time, html, useEffect, useState,
 } from "../ui.js";
 
 export function Overview() {
@@ -99,7 +99,7 @@ export function Card({ of: one, address, id, status }) {
         ${plural(one.devices, "device")}
       </span>
     </div>
-    ${one.reason && html`<p class="faint">${one.reason}</p>`}
+    ${one.reason && html`<p class="faint"><${Prose} text=${one.reason} /></p>`}
   </article>`;
 }
 

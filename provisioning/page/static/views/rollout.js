@@ -7,7 +7,7 @@ import { duration, number, percent } from "../format.js";
 import { useEvent, useQuery } from "../live.js";
 import { go, link } from "../router.js";
 import {
-  Counts, Figure, Heading, Loaded, Pace, Skeleton, Stack, Status, Time, announce, html, useEffect, useRef, useState,
+  Counts, Figure, Heading, Loaded, Pace, Prose, Skeleton, Stack, Status, Time, announce, html, useEffect, useRef, useState,
 } from "../ui.js";
 import { Verbs } from "./rollout_verbs.js";
 import { Log, Members, Reasons, Waves, ended } from "./rollout_parts.js";
@@ -43,7 +43,7 @@ export function Rollout({ id }) {
             <span class="big">${percent(share)}</span>
             <${Status} status=${rollout.state} />
             <${Pace} of=${rollout} />
-            ${rollout.reason && html`<span class="faint">${rollout.reason}</span>`}
+            ${rollout.reason && html`<span class="faint"><${Prose} text=${rollout.reason} /></span>`}
           </div>
           <${Stack} counts=${rollout.counts} total=${rollout.devices} name="Progress of the rollout" />
           <${Counts} counts=${rollout.counts} />

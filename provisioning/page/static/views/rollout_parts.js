@@ -4,7 +4,7 @@ import { duration, number, percent } from "../format.js";
 import { useQuery } from "../live.js";
 import { link } from "../router.js";
 import { STATES, label } from "../states.js";
-import { Loaded, Sign, Stack, State, Status, Time, html, useState } from "../ui.js";
+import { Loaded, Prose, Sign, Stack, State, Status, Time, html, useState } from "../ui.js";
 
 /** How many of the counts have ended. */
 export function ended(counts) {
@@ -76,7 +76,7 @@ export function Log({ log }) {
 }
 
 function detail(value) {
-  return typeof value === "string" ? value : JSON.stringify(value);
+  return html`<${Prose} text=${typeof value === "string" ? value : JSON.stringify(value)} />`;
 }
 
 const SHOWN = ["failed", "timed_out", "rejected", "provisioned", "cancelled", "pending"];
