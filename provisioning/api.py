@@ -34,6 +34,7 @@ from .http.guard import AnswersAtTheEnd, Guard
 from .http.instances import Instances
 from .http.limits import BodyLimits
 from .http.management import AsLenient, management_routes
+from .http.payloads import MaskedJson
 from .http.problems import add_error_handlers
 from .inspection.api import inspection_routes
 from .inspection.overview import Inspection
@@ -100,7 +101,14 @@ class ProvisionRequest(BaseModel):
 def create_api(backend: Backend) -> FastAPI:
     """The application for one service; it starts nothing by itself."""
     http = HttpCounts()
-    app = FastAPI(title="Muster", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Muster",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        default_response_class=MaskedJson,
+    )
 
     @app.get("/api/health")
     async def health() -> Json:

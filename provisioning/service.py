@@ -197,7 +197,7 @@ class Service:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         wanted = self.settings.api_port
         for port in (DEFAULT_API_PORT, 0) if wanted is None else (wanted,):
-            # By the protocol's name: else asyncio sets no TCP_NODELAY, and each answer waits 40 ms for an ACK.
+            # With the protocol: else asyncio sets no TCP_NODELAY, and an answer waits 40 ms for an ACK.
             listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

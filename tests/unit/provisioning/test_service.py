@@ -240,7 +240,7 @@ async def test_without_a_launcher_there_are_no_fleets(tmp_path: Path) -> None:
     ):
         assert (await api.get("/api/fleets")).json() == {"fleets": []}
         assert (await api.post("/api/fleets", json={"spec": SPEC})).status_code == 503
-        assert (await api.get("/metrics")).text == ""
+        assert "muster_fleet" not in (await api.get("/metrics")).text
 
 
 async def test_a_second_service_on_the_state_is_refused_by_the_first_ones_process(tmp_path: Path) -> None:
@@ -452,3 +452,12 @@ async def test_a_device_whose_package_can_not_be_stored_ends_by_its_deadline(
     device = (await api.get("/api/devices/d1")).json()
     assert (device["state"], device["retrying_at"]) == ("timed_out", None)
     assert device["error"] == error
+
+
+async def test_answers_on_a_connection_that_is_kept_wait_for_no_acknowledgement(service: Service) -> None:
+    """Without TCP_NODELAY each answer, which is two packets, takes 40 ms more."""
+    async with httpx.AsyncClient(base_url=service.url) as client:
+        await client.get("/api/health")
+        (connection,) = service._server.server_state.connections
+        found = connection.transport.get_extra_info("socket")
+        assert found.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
