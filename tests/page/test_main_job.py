@@ -25,7 +25,7 @@ async def launch_a_fleet(page: Page, *, count: int, weights: dict[str, str]) -> 
     await page.get_by_role("button", name="Healthy alone").click()
     for name, weight in weights.items():
         if name != "healthy":
-            await page.get_by_label("Add", exact=True).select_option(name)
+            await page.get_by_label("Add a behaviour").select_option(name)
         await page.get_by_label(f"Weight of {name}").fill(weight)
     await page.get_by_role("button", name=f"Launch {count} devices").click()
     await expect(page.get_by_role("heading", level=1, name="Devices")).to_be_visible()
@@ -54,7 +54,7 @@ async def test_a_fleet_is_rolled_out_to_and_a_device_that_failed_is_retried(
 
     await expect(page.get_by_role("heading", level=1, name="Trial")).to_be_visible()
     panel = page.get_by_role("region", name="Progress", exact=True)
-    await expect(panel.get_by_text("completed")).to_be_visible()
+    await expect(panel.get_by_text("completed", exact=True)).to_be_visible()
     await expect(panel.get_by_text("18 provisioned")).to_be_visible()
     await expect(panel.get_by_text("2 failed")).to_be_visible()
     await expect(page).to_have_title("100 % · Trial · Muster")
@@ -92,12 +92,12 @@ async def test_what_an_operator_does_is_asked_first_and_then_done(sandbox: Sandb
     await page.keyboard.press("Escape")
     await expect(page.get_by_role("dialog")).to_have_count(0)
     await expect(page.get_by_role("button", name="Pause")).to_be_focused()
-    await expect(panel.get_by_text("running")).to_be_visible()
+    await expect(panel.get_by_text("running", exact=True)).to_be_visible()
 
     await page.get_by_role("button", name="Pause").click()
     await page.get_by_label("Reason").fill("a look at it")
     await page.get_by_role("dialog").get_by_role("button", name="Pause").click()
-    await expect(panel.get_by_text("paused")).to_be_visible()
+    await expect(panel.get_by_text("paused", exact=True)).to_be_visible()
     await expect(page.get_by_role("region", name="Log").get_by_text("a look at it")).to_be_visible()
 
     await page.get_by_role("button", name="Cancel").click()

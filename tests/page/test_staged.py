@@ -10,8 +10,9 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page, expect
 
+from benchmarks import page as page_benchmark
 from benchmarks.staged_service import ROLLOUT, Stage, staged
-from tests.page.conftest import Open, Watched
+from tests.page.conftest import Open, Watched, chromium
 
 AXE = Path(__file__).parent / "axe" / "axe.min.js"
 HOSTILE = '<img src=x onerror="window.broken=1"><script>window.broken=1</script>\'"&amp;'
@@ -208,3 +209,10 @@ async def test_cells_are_compared_with_the_services_after_events_were_missed(
         stage.states[device] = "rejected"
     stage.tell("reset", {"why": "too old"})
     await expect(page.get_by_role("button", name="rejected 60")).to_be_visible()
+
+
+async def test_the_measurement_of_frames_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    await page_benchmark.measure(devices=50, changes=5, seconds=0.5, chromium=chromium())
+    said = capsys.readouterr().out
+    assert "50 cells" in said
+    assert "script" in said

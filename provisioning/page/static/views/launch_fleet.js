@@ -98,7 +98,7 @@ function Behaviours({ known, chosen, setChosen, count, error }) {
     </table></div>
     ${error && html`<p class="field-error" role="alert">${error}</p>`}
     <div class="row-actions">
-      <label class="inline">Add <select value="" onChange=${(event) => {
+      <label class="inline">Add <select aria-label="Add a behaviour" value="" onChange=${(event) => {
         if (event.target.value) setChosen([...chosen, [event.target.value, "0.1"]]);
         event.target.value = "";
       }}><option value="">a behaviour…</option>${left.map(({ name, summary }) => html`<option key=${name} value=${name}>${name}: ${summary}</option>`)}</select></label>
