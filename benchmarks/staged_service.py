@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from provisioning.http.problems import add_error_handlers
 from provisioning.page import page_routes
 from provisioning.rollouts.plan import RolloutPlan, wave_sizes
 from provisioning.states import FINAL, DeviceState
@@ -144,6 +145,7 @@ def create_stage(stage: Stage) -> FastAPI:
     """The application: what the page asks for."""
     app = FastAPI()
     app.include_router(page_routes())
+    add_error_handlers(app)
     _add_lists(app, stage)
     _add_launching(app, stage)
 

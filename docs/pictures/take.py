@@ -31,7 +31,7 @@ ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--f
 MAX_BYTES = 200_000
 MUSTER = [sys.executable, "-m", "provisioning.cli"]
 PHONE = {"width": 390, "height": 844}
-DESK = {"width": 1280, "height": 800}
+DESK = {"width": 1280, "height": 960}
 
 
 def muster(*argv: str) -> dict[str, object]:

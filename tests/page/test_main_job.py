@@ -46,7 +46,7 @@ async def test_a_fleet_is_rolled_out_to_and_a_device_that_failed_is_retried(
     await page.get_by_role("link", name="A rollout").click()
     await page.get_by_label("Name").fill("Trial")
     await page.get_by_label("Size of wave 1").fill("50")
-    await page.get_by_label("needs").first.fill("")
+    await page.get_by_label("successes that wave 1 needs").fill("")
     await page.get_by_role("button", name="Remove criterion 1").click()
     plan = page.get_by_role("complementary")
     await expect(plan.get_by_text("Wave 1")).to_be_visible()
@@ -98,10 +98,12 @@ async def test_what_an_operator_does_is_asked_first_and_then_done(sandbox: Sandb
     await page.get_by_label("Reason").fill("a look at it")
     await page.get_by_role("dialog").get_by_role("button", name="Pause").click()
     await expect(panel.get_by_text("paused", exact=True)).to_be_visible()
-    await expect(page.get_by_role("region", name="Log").get_by_text("a look at it")).to_be_visible()
+    await expect(
+        page.get_by_role("region", name="Log").get_by_text("a look at it", exact=True)
+    ).to_be_visible()
 
-    await page.get_by_role("button", name="Cancel").click()
-    await page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    await page.get_by_role("button", name="Cancel", exact=True).click()
+    await page.get_by_role("dialog").get_by_role("button", name="Cancel", exact=True).click()
     await expect(panel.get_by_text("cancelled", exact=True).first).to_be_visible()
 
 

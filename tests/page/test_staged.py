@@ -211,6 +211,15 @@ async def test_cells_are_compared_with_the_services_after_events_were_missed(
     await expect(page.get_by_role("button", name="rejected 60")).to_be_visible()
 
 
+async def test_a_device_that_comes_later_gets_its_cell(url: str, stage: Stage, open_page: Open) -> None:
+    page = await open_page(url, f"#/rollouts/{ROLLOUT}")
+    await settled(page)
+    stage.ids.append("dev-99999")
+    stage.states["dev-99999"] = "cancelled"
+    stage.tell("devices", {"at": "", "devices": [stage.row("dev-99999")]})
+    await expect(page.get_by_role("button", name="cancelled 1")).to_be_visible()
+
+
 async def test_the_measurement_of_frames_runs(capsys: pytest.CaptureFixture[str]) -> None:
     await page_benchmark.measure(devices=50, changes=5, seconds=0.5, chromium=chromium())
     said = capsys.readouterr().out

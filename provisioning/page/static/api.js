@@ -38,7 +38,12 @@ async function call(method, path, { json, body, signal, headers = {} } = {}) {
   }
   if (!response.ok) {
     const detail = data?.detail ?? `${method} ${path} was answered with ${response.status}.`;
-    throw new ApiError(data?.title ?? "That did not work", detail, response.status, KEY.exec(detail)?.[1] ?? null);
+    throw new ApiError(
+      data?.title ?? "That did not work",
+      detail,
+      response.status,
+      KEY.exec(detail)?.[1] ?? null,
+    );
   }
   return { status: response.status, headers: response.headers, data };
 }

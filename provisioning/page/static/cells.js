@@ -1,7 +1,17 @@
 // A cell per device on a canvas: ten thousand of them are one element, and only what has changed is drawn again.
 import { STATES, colour, label } from "./states.js";
 import { number } from "./format.js";
-import { Sign, announce, html, useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./ui.js";
+import {
+  Sign,
+  announce,
+  html,
+  useCallback,
+  useEffect,
+  useLayoutEffect,
+  useMemo,
+  useRef,
+  useState,
+} from "./ui.js";
 
 const LARGEST = 22;
 const SMALLEST = 6;
@@ -277,7 +287,6 @@ function Tip({ cells, tip, width }) {
   </div>`;
 }
 
-
 /** Which states there are, how many of each, and which are shown. */
 function Legend({ cells, filter, setFilter }) {
   const order = useMemo(
@@ -303,6 +312,7 @@ function Legend({ cells, filter, setFilter }) {
         <${Sign} state=${state} />${label(state)} <b>${number(n)}</b>
       </button>`;
     })}
-    <button type="button" class="quiet" disabled=${filter === null} onClick=${() => setFilter(null)}>All</button>
+    <button type="button" class="quiet" disabled=${filter === null}
+      onClick=${() => setFilter(null)}>All</button>
   </div>`;
 }

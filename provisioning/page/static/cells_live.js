@@ -6,6 +6,7 @@ import { useEffect, useRef, useState } from "./ui.js";
 
 const COMPARE_MS = 10000;
 const POLL_MS = 2000;
+const SOON_MS = 500;
 
 /** The cells at `address`; of the devices of a run, or of all where there is none. */
 export function useCells(address, runId = null) {
@@ -13,12 +14,15 @@ export function useCells(address, runId = null) {
   const [shown, setShown] = useState({ cells: null, version: 0, error: null });
   const cells = useRef(null);
   const etag = useRef(null);
+  const compareSoon = useRef(() => undefined);
 
   useEffect(() => {
     let gone = false;
     let timer = null;
+    let soon = false;
     const load = async () => {
       clearTimeout(timer);
+      soon = false;
       try {
         // The ids of ten thousand devices are asked for once, their states again and again.
         const known = cells.current !== null;
@@ -43,6 +47,12 @@ export function useCells(address, runId = null) {
       }
       if (!gone) timer = setTimeout(load, status === "live" ? COMPARE_MS : POLL_MS);
     };
+    compareSoon.current = () => {
+      if (soon) return;
+      soon = true;
+      clearTimeout(timer);
+      timer = setTimeout(load, SOON_MS);
+    };
     load();
     return () => {
       gone = true;
@@ -53,9 +63,14 @@ export function useCells(address, runId = null) {
   useEvent("devices", ({ devices }) => {
     if (cells.current === null) return;
     let any = false;
+    let unknown = false;
     for (const [id, state, run] of devices) {
-      if (runId === null || run === runId) any = cells.current.set(id, state) || any;
+      if (runId !== null && run !== runId) continue;
+      if (cells.current.set(id, state)) any = true;
+      else unknown = true;
     }
+    // A device that has just registered, or joined: it has a place among the others that only the service knows.
+    if (unknown) compareSoon.current();
     if (any) setShown(({ version }) => ({ cells: cells.current, version: version + 1, error: null }));
   });
   return shown;

@@ -91,7 +91,11 @@ const ENDS = ["provisioned", "failed", "timed_out", "rejected", "cancelled"];
 /** Throughput, latency and what is in flight, from the service's series. */
 export function SeriesCharts({ series }) {
   const begin = new Date(series.from).getTime() / 1000;
-  const length = Math.max(0, ...Object.values(series.ended).map((values) => values.length), series.device_s.p50.length);
+  const length = Math.max(
+    0,
+    ...Object.values(series.ended).map((values) => values.length),
+    series.device_s.p50.length,
+  );
   const times = Array.from({ length }, (_, i) => begin + i * series.step_s);
   const rates = ENDS.filter((state) => series.ended[state]?.some((n) => n > 0)).map((state) => ({
     name: state.replace("_", " "),
@@ -114,18 +118,26 @@ export function SeriesCharts({ series }) {
       times=${times}
       series=${[
         { name: "half of them", values: series.device_s.p50, colour: "--accent", points: true },
-        { name: "95 %", values: series.device_s.p95, colour: "--state-timed-out", dash: [5, 3], points: true },
+        {
+          name: "95 %",
+          values: series.device_s.p95,
+          colour: "--state-timed-out",
+          dash: [5, 3],
+          points: true,
+        },
       ]}
       format=${duration}
       summary=${p95 == null ? "none has ended" : `95 % within ${duration(p95)} of late`}
     />
-    ${series.in_flight &&
-    html`<${Chart}
+    ${
+      series.in_flight &&
+      html`<${Chart}
       title="In flight"
       times=${times}
       series=${[{ name: "devices", values: series.in_flight, colour: "--state-downloading", fill: true }]}
       format=${(value) => number(value)}
       summary=${`at most ${number(Math.max(0, ...series.in_flight.map((n) => n ?? 0)))} at once`}
-    />`}
+    />`
+    }
   </div>`;
 }

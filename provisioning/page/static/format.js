@@ -3,7 +3,9 @@ const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
 export function number(value, digits = 0) {
   if (digits === 0) return whole.format(value);
-  return new Intl.NumberFormat("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
+  return new Intl.NumberFormat("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(
+    value,
+  );
 }
 
 /** Of a share: 100 % is only what is whole. */

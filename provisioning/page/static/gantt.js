@@ -3,7 +3,9 @@ import { between, duration, percent, when } from "./format.js";
 import { label } from "./states.js";
 import { html, useEffect, useState } from "./ui.js";
 
-const TICKS_S = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400];
+const TICKS_S = [
+  0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400,
+];
 
 /** The seconds at which there is a mark, about five of them. */
 export function ticks(span_s) {
@@ -26,11 +28,13 @@ export function Gantt({ steps, progress, ended }) {
   const begin = new Date(steps[0].started_at).getTime();
   const last = Math.max(...steps.map((step) => (step.ended_at ? new Date(step.ended_at).getTime() : now)));
   const span_s = Math.max((last - begin) / 1000, 0.001);
-  const share = (at) => Math.min(100, Math.max(0, (100 * (new Date(at ?? now).getTime() - begin)) / 1000 / span_s));
+  const share = (at) =>
+    Math.min(100, Math.max(0, (100 * (new Date(at ?? now).getTime() - begin)) / 1000 / span_s));
   const marks = ticks(span_s);
   return html`<div class="scroll" tabindex="0" role="region" aria-label="Time line of the steps">
     <table class="gantt">
-      <caption class="visually-hidden">Steps of the device with attempt, begin, duration and what went wrong</caption>
+      <caption
+        class="visually-hidden">Steps of the device with attempt, begin, duration and what went wrong</caption>
       <thead>
         <tr>
           <th scope="col">Step</th>
@@ -40,7 +44,9 @@ export function Gantt({ steps, progress, ended }) {
             <span class="visually-hidden">When</span>
             <span class="axis" aria-hidden="true">
               ${marks.map(
-                (at) => html`<span key=${at} style=${{ left: `${(100 * at) / span_s}%` }}>${at === 0 ? "0" : duration(at)}</span>`,
+                (at) =>
+                  html`<span key=${at} style=${{ left: `${(100 * at) / span_s}%` }}>
+                    ${at === 0 ? "0" : duration(at)}</span>`,
               )}
             </span>
           </th>
@@ -59,9 +65,11 @@ export function Gantt({ steps, progress, ended }) {
             <td class="lane">
               <svg viewBox="0 0 1000 20" preserveAspectRatio="none" role="img"
                 aria-label=${`from ${when(step.started_at)}${step.ended_at ? ` to ${when(step.ended_at)}` : ", goes on"}`}>
-                ${marks.map((at) => html`<line key=${at} class="mark" x1=${(1000 * at) / span_s} x2=${(1000 * at) / span_s} y1="0" y2="20" />`)}
+                ${marks.map((at) => html`<line key=${at} class="mark" x1=${(1000 * at) / span_s}
+                  x2=${(1000 * at) / span_s} y1="0" y2="20" />`)}
                 <rect class="bar" x=${from * 10} width=${Math.max((to - from) * 10, 3)} y="4" height="12" />
-                ${done !== null && html`<rect class="bar done" x=${from * 10} width=${((to - from) * 10 * done) / 100} y="4" height="12" />`}
+                ${done !== null && html`<rect class="bar done" x=${from * 10}
+                  width=${((to - from) * 10 * done) / 100} y="4" height="12" />`}
               </svg>
               ${done !== null && html`<span class="bar-note">${percent(done)} downloaded</span>`}
               ${step.retrying_after && html`<span class="bar-note">after ${label(step.retrying_after)}</span>`}

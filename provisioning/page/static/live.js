@@ -164,7 +164,10 @@ export function useQuery(path, { on = {}, minimumMs = 1000, fetcher = get } = {}
   useEffect(() => {
     ask();
     const off = EVENTS.map((name) =>
-      live.on(name, (data) => relevant.current[name] !== undefined && relevant.current[name](data) && askSoon()),
+      live.on(
+        name,
+        (data) => relevant.current[name] !== undefined && relevant.current[name](data) && askSoon(),
+      ),
     );
     return () => {
       off.forEach((stop) => stop());

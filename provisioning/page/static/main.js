@@ -27,7 +27,8 @@ function view({ parts, search }) {
   if (area === "") return html`<${Overview} />`;
   if (area === "rollouts") return id ? html`<${Rollout} key=${id} id=${id} />` : html`<${Rollouts} />`;
   if (area === "runs" && id) return html`<${Run} key=${id} id=${id} />`;
-  if (area === "devices") return id ? html`<${Device} key=${id} id=${id} />` : html`<${Devices} search=${search} />`;
+  if (area === "devices")
+    return id ? html`<${Device} key=${id} id=${id} />` : html`<${Devices} search=${search} />`;
   if (area === "orchestrations") {
     return id ? html`<${Instance} key=${id} id=${id} />` : html`<${Orchestrations} search=${search} />`;
   }
@@ -103,11 +104,15 @@ function ThemeButton() {
     title=${`Theme: ${theme}`}
   >
     <svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">
-      ${theme === "light"
-        ? html`<path d="M8 4.5A3.5 3.5 0 1 0 8 11.5 3.5 3.5 0 1 0 8 4.5ZM7.4 1h1.2v2H7.4ZM7.4 13h1.2v2H7.4ZM1 7.4h2v1.2H1ZM13 7.4h2v1.2h-2Z" />`
-        : theme === "dark"
-          ? html`<path d="M6.2 1.6A6.6 6.6 0 1 0 14.4 9.8 5.6 5.6 0 0 1 6.2 1.6Z" />`
-          : html`<path fill-rule="evenodd" d="M8 1.5A6.5 6.5 0 1 0 8 14.5 6.5 6.5 0 1 0 8 1.5ZM8 3V13A5 5 0 0 1 8 3Z" />`}
+      ${
+        theme === "light"
+          ? html`<path
+            d="M8 4.5A3.5 3.5 0 1 0 8 11.5 3.5 3.5 0 1 0 8 4.5ZM7.4 1h1.2v2H7.4ZM7.4 13h1.2v2H7.4ZM1 7.4h2v1.2H1ZM13 7.4h2v1.2h-2Z" />`
+          : theme === "dark"
+            ? html`<path d="M6.2 1.6A6.6 6.6 0 1 0 14.4 9.8 5.6 5.6 0 0 1 6.2 1.6Z" />`
+            : html`<path fill-rule="evenodd"
+              d="M8 1.5A6.5 6.5 0 1 0 8 14.5 6.5 6.5 0 1 0 8 1.5ZM8 3V13A5 5 0 0 1 8 3Z" />`
+      }
     </svg>
   </button>`;
 }

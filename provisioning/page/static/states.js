@@ -11,7 +11,11 @@ export const STATES = {
     path: "M2.2 1 5 3.8 7.8 1 9 2.2 6.2 5 9 7.8 7.8 9 5 6.2 2.2 9 1 7.8 3.8 5 1 2.2Z",
   },
   timed_out: { place: 2, final: true, path: "M1.5 1H8.5V2.4L5.9 5 8.5 7.6V9H1.5V7.6L4.1 5 1.5 2.4Z" },
-  rejected: { place: 3, final: true, path: "M3.1 .8H6.9L9.2 3.1V6.9L6.9 9.2H3.1L.8 6.9V3.1ZM2.6 4.2V5.8H7.4V4.2Z" },
+  rejected: {
+    place: 3,
+    final: true,
+    path: "M3.1 .8H6.9L9.2 3.1V6.9L6.9 9.2H3.1L.8 6.9V3.1ZM2.6 4.2V5.8H7.4V4.2Z",
+  },
   cancelled: { place: 4, final: true, path: "M1 4H9V6H1Z" },
   activating: { place: 5, path: STEP(8) },
   downloaded: { place: 6, path: STEP(6.5) },

@@ -78,7 +78,8 @@ export function Stack({ counts, total, name, thin }) {
       .sort((a, b) => STATES[a].place - STATES[b].place)
       .map(
         (state) =>
-          html`<span key=${state} data-state=${state} style=${{ width: `${(100 * counts[state]) / total}%` }} />`,
+          html`<span key=${state} data-state=${state}
+            style=${{ width: `${(100 * counts[state]) / total}%` }} />`,
       )}
   </div>`;
 }

@@ -49,13 +49,19 @@ export function History({ events }) {
       <span class="history-name">${name}${event.OrchestrationStatus && ` as ${event.OrchestrationStatus}`}
         ${event.FireAt && html`<span class="faint">for <${Time} at=${event.FireAt} /></span>`}
         ${failure && html` <span class="bad-text">${failure}</span>`}</span>
-      <span class="history-time" title=${event.Timestamp}>${took !== null && html`<b>${duration(took)}</b> · `}+${duration(between(begin, event.Timestamp))}</span>`;
+      <span class="history-time" title=${event.Timestamp}>${took !== null && html`<b>${duration(took)}
+        </b> · `}+${duration(between(begin, event.Timestamp))}</span>`;
     return html`<li key=${i}>
-      ${more.length === 0
-        ? html`<div class="history-line">${line}</div>`
-        : html`<details><summary class="history-line">${line}</summary>
-            <dl class="io">${more.map((key) => html`<div key=${key}><dt>${key === "Details" ? "Where" : key}</dt><dd><${Json} value=${event[key]} name=${key} /></dd></div>`)}
-              ${event.InstanceId && html`<div><dt>Instance</dt><dd><a href=${link("orchestrations", event.InstanceId)}>${event.InstanceId}</a></dd></div>`}</dl></details>`}
+      ${
+        more.length === 0
+          ? html`<div class="history-line">${line}</div>`
+          : html`<details><summary class="history-line">${line}</summary>
+            <dl class="io">${more.map((key) => html`<div key=${key}><dt>${key === "Details" ? "Where" : key}
+              </dt><dd><${Json} value=${event[key]} name=${key} /></dd></div>`)}
+              ${event.InstanceId && html`<div><dt>Instance</dt><dd>
+                <a href=${link("orchestrations", event.InstanceId)}>${event.InstanceId}</a></dd></div>`}</dl>
+                </details>`
+      }
     </li>`;
   })}</ol>`;
 }
@@ -69,7 +75,8 @@ export function HistoryOf({ id, version }) {
     else instance.reload();
   }, [version]);
   return html`<section aria-labelledby="history">
-    <div class="section-head"><h2 id="history">Its orchestration</h2><a href=${link("orchestrations", id)} class="id">${id}</a></div>
+    <div class="section-head"><h2 id="history">Its orchestration</h2>
+      <a href=${link("orchestrations", id)} class="id">${id}</a></div>
     <${Loaded} query=${instance} lines=${6}>
       ${(it) => html`<${History} events=${it.historyEvents ?? []} />
         <details class="io-all"><summary>Input and output</summary><${InputOutput} of=${it} /></details>`}
@@ -93,16 +100,23 @@ export function RaiseEvent({ id, names = [], onClose, after }) {
       try {
         json = JSON.parse(payload);
       } catch (error) {
-        throw Object.assign(new Error(`${error.message}. Write texts in quotation marks.`), { title: "The payload is no JSON" });
+        throw Object.assign(new Error(`${error.message}. Write texts in quotation marks.`), {
+          title: "The payload is no JSON",
+        });
       }
     }
     return post(path`/runtime/webhooks/durabletask/instances/${id}/raiseEvent/${name}`, json);
   };
   return html`<${Dialog} title="Raise an event" verb="Raise it" action=${action} onClose=${onClose}
-    after=${() => { announce("The event was raised."); after?.(); }}>
+    after=${() => {
+      announce("The event was raised.");
+      after?.();
+    }}>
     <p class="faint id">${id}</p>
-    <${Field} name="name" title="Event" wide>${(a) => html`<input ...${a} name="name" list="event-names" required autocomplete="off" />`}<//>
+    <${Field} name="name" title="Event" wide>${(a) => html`<input ...${a} name="name"
+      list="event-names" required autocomplete="off" />`}<//>
     <datalist id="event-names">${names.map((name) => html`<option key=${name} value=${name} />`)}</datalist>
-    <${Field} name="payload" title="Payload" hint="JSON; empty is null." wide>${(a) => html`<textarea ...${a} name="payload" rows="5" spellcheck="false"></textarea>`}<//>
+    <${Field} name="payload" title="Payload" hint="JSON; empty is null." wide>
+      ${(a) => html`<textarea ...${a} name="payload" rows="5" spellcheck=${false}></textarea>`}<//>
   <//>`;
 }

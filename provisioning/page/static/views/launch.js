@@ -10,7 +10,9 @@ export function Launch({ what, search }) {
   const kind = KINDS[what] ? what : "fleet";
   return html`<${Heading}>Launch<//>
     <nav class="tabs" aria-label="What to launch">${Object.entries(KINDS).map(
-      ([key, text]) => html`<a key=${key} href=${`#/launch/${key}`} aria-current=${key === kind ? "page" : undefined}>${text}</a>`,
+      ([key, text]) =>
+        html`<a key=${key} href=${`#/launch/${key}`} aria-current=${key === kind ? "page" : undefined}>${text}
+          </a>`,
     )}</nav>
     ${kind === "fleet" && html`<${LaunchFleet} />`}
     ${kind === "release" && html`<${LaunchRelease} />`}

@@ -6,7 +6,12 @@ import { html } from "../ui.js";
 export function errorAt(error, key, ...others) {
   if (!error?.key) return null;
   const keys = [key, ...others];
-  if (!keys.some((one) => error.key === one || error.key.startsWith(`${one}.`) || error.key.startsWith(`${one}[`))) return null;
+  if (
+    !keys.some(
+      (one) => error.key === one || error.key.startsWith(`${one}.`) || error.key.startsWith(`${one}[`),
+    )
+  )
+    return null;
   return error.message.slice(error.message.indexOf(": ") + 2);
 }
 
@@ -21,7 +26,9 @@ export function compact(value) {
   const kept = Object.entries(value)
     .map(([key, inner]) => [key, compact(inner)])
     .filter(([, inner]) => inner !== null && inner !== "" && !(Array.isArray(inner) && inner.length === 0))
-    .filter(([, inner]) => typeof inner !== "object" || Array.isArray(inner) || Object.keys(inner).length > 0);
+    .filter(
+      ([, inner]) => typeof inner !== "object" || Array.isArray(inner) || Object.keys(inner).length > 0,
+    );
   return Object.fromEntries(kept);
 }
 
@@ -38,7 +45,9 @@ export function quoted(text) {
 export function Input({ form, name, title, hint, error, type = "text", wide, ...more }) {
   const [values, set] = form;
   return html`<${Field} name=${name} title=${title} hint=${hint} error=${error} wide=${wide}>
-    ${(a) => html`<input ...${a} ...${more} type=${type} value=${values[name]} autocomplete="off" spellcheck="false"
+    ${(
+      a,
+    ) => html`<input ...${a} ...${more} type=${type} value=${values[name]} autocomplete="off" spellcheck=${false}
       onInput=${(event) => set({ ...values, [name]: event.target.value })} />`}
   <//>`;
 }
@@ -46,13 +55,18 @@ export function Input({ form, name, title, hint, error, type = "text", wide, ...
 export function Select({ form, name, title, hint, error, options, wide }) {
   const [values, set] = form;
   return html`<${Field} name=${name} title=${title} hint=${hint} error=${error} wide=${wide}>
-    ${(a) => html`<select ...${a} value=${values[name]} onChange=${(event) => set({ ...values, [name]: event.target.value })}>
-      ${options.map(([value, text]) => html`<option key=${value} value=${value} selected=${value === values[name]}>${text}</option>`)}
+    ${(
+      a,
+    ) => html`<select ...${a} value=${values[name]}
+      onChange=${(event) => set({ ...values, [name]: event.target.value })}>
+      ${options.map(([value, text]) => html`<option key=${value} value=${value}
+        selected=${value === values[name]}>${text}</option>`)}
     </select>`}
   <//>`;
 }
 
 /** The same by the command line, to learn it or to keep it. */
 export function Command({ text }) {
-  return html`<div class="command"><span class="faint">The same on the command line</span><pre tabindex="0" aria-label="Command"><code>${text}</code></pre></div>`;
+  return html`<div class="command"><span class="faint">The same on the command line</span>
+    <pre tabindex="0" aria-label="Command"><code>${text}</code></pre></div>`;
 }

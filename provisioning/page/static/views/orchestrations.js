@@ -8,7 +8,10 @@ const STATUSES = ["Running", "Completed", "Failed", "Terminated", "Suspended", "
 const TOKEN = "x-ms-continuation-token";
 
 export function Orchestrations({ search }) {
-  const [filter, setFilter] = useState({ prefix: search.get("prefix") ?? "", status: search.get("status") ?? "" });
+  const [filter, setFilter] = useState({
+    prefix: search.get("prefix") ?? "",
+    status: search.get("status") ?? "",
+  });
   const [asked, setAsked] = useState(filter);
   const [tokens, setTokens] = useState([null]);
   useEffect(() => {
@@ -36,27 +39,37 @@ export function Orchestrations({ search }) {
   };
   return html`<${Heading}>Orchestrations<//>
     <div class="filters">
-      <label>Id begins with <input name="prefix" value=${filter.prefix} onInput=${change} autocomplete="off" spellcheck="false" /></label>
-      <label>Status <select name="status" value=${filter.status} onChange=${change}><option value="">any</option>${STATUSES.map((one) => html`<option key=${one} value=${one}>${one}</option>`)}</select></label>
-      <form class="inline-form" onSubmit=${open}><label>Open by id <input name="id" autocomplete="off" spellcheck="false" /></label><button type="submit">Open</button></form>
+      <label>Id begins with <input name="prefix" value=${filter.prefix} onInput=${change} autocomplete="off"
+        spellcheck=${false} /></label>
+      <label>Status <select name="status" value=${filter.status} onChange=${change}>
+        <option value="">any</option>${STATUSES.map((one) => html`<option key=${one} value=${one}>${one}
+        </option>`)}</select></label>
+      <form class="inline-form" onSubmit=${open}><label>Open by id <input name="id" autocomplete="off"
+        spellcheck=${false} /></label><button type="submit">Open</button></form>
     </div>
     <${Loaded} query=${list} lines=${10}>
       ${({ instances, next }) =>
         instances.length === 0
-          ? html`<${Empty} title="There is no such orchestration">They come with runs and rollouts: <a href="#/launch/rollout">start one</a>.<//>`
+          ? html`<${Empty} title="There is no such orchestration">They come with runs and rollouts: <a
+            href="#/launch/rollout">start one</a>.<//>`
           : html`<div class="scroll" tabindex="0" role="region" aria-label="Orchestrations"><table class="rows">
               <caption class="visually-hidden">Orchestration instances</caption>
-              <thead><tr><th scope="col">Instance</th><th scope="col">Orchestrator</th><th scope="col">Status</th><th scope="col">Created</th><th scope="col">Last changed</th></tr></thead>
+              <thead><tr><th scope="col">Instance</th><th scope="col">Orchestrator</th>
+                <th scope="col">Status</th><th scope="col">Created</th><th scope="col">Last changed</th></tr>
+                </thead>
               <tbody>${instances.map(
                 (one) => html`<tr key=${one.instanceId}>
-                  <th scope="row"><a href=${link("orchestrations", one.instanceId)} class="id">${one.instanceId}</a></th>
+                  <th scope="row"><a href=${link("orchestrations", one.instanceId)} class="id">
+                    ${one.instanceId}</a></th>
                   <td>${one.name}</td><td><${Status} status=${one.runtimeStatus} /></td>
                   <td><${Time} at=${one.createdTime} /></td><td><${Time} at=${one.lastUpdatedTime} /></td>
                 </tr>`,
               )}</tbody></table></div>
             <div class="pager">
-              <button type="button" disabled=${tokens.length === 1} onClick=${() => setTokens(tokens.slice(0, -1))}>Back</button>
-              <button type="button" disabled=${!next} onClick=${() => setTokens([...tokens, next])}>Next</button>
+              <button type="button" disabled=${tokens.length === 1}
+                onClick=${() => setTokens(tokens.slice(0, -1))}>Back</button>
+              <button type="button" disabled=${!next}
+                onClick=${() => setTokens([...tokens, next])}>Next</button>
             </div>`}
     <//>`;
 }

@@ -6,7 +6,20 @@ import { useEvent, useQuery } from "../live.js";
 import { link } from "../router.js";
 import { IN_WORK, label } from "../states.js";
 import {
-  Counts, Empty, Figure, Heading, Loaded, Pace, Prose, Sign, Stack, Status, Time, html, useEffect, useState,
+  Counts,
+  Empty,
+  Figure,
+  Heading,
+  Loaded,
+  Pace,
+  Prose,
+  Sign,
+  Stack,
+  Status,
+  Time,
+  html,
+  useEffect,
+  useState,
 } from "../ui.js";
 
 export function Overview() {
@@ -26,7 +39,8 @@ export function Overview() {
         <${Numbers} data=${data} />
         <div class="columns">
           <div>
-            <${Rollouts} rollouts=${data.rollouts.map((one) => fresh[one.rollout_id] ?? one)} runs=${data.runs} fleets=${data.fleets} />
+            <${Rollouts} rollouts=${data.rollouts.map((one) => fresh[one.rollout_id] ?? one)}
+              runs=${data.runs} fleets=${data.fleets} />
           </div>
           <div>
             <${Fleets} fleets=${data.fleets} reload=${overview.reload} />
@@ -45,9 +59,11 @@ function Numbers({ data }) {
   return html`<section class="panel" aria-label="All devices">
     <dl class="figures">
       <${Figure} name="Devices" value=${number(data.devices)} />
-      <${Figure} name="Online" value=${number(data.online)} unit=${data.devices > 0 ? percent((100 * data.online) / data.devices) : null} />
+      <${Figure} name="Online" value=${number(data.online)}
+        unit=${data.devices > 0 ? percent((100 * data.online) / data.devices) : null} />
       <${Figure} name="In work" value=${number(work)} />
-      <${Figure} name="Provisioned" value=${number(states.provisioned ?? 0)} unit=${data.devices > 0 ? percent((100 * (states.provisioned ?? 0)) / data.devices) : null} />
+      <${Figure} name="Provisioned" value=${number(states.provisioned ?? 0)}
+        unit=${data.devices > 0 ? percent((100 * (states.provisioned ?? 0)) / data.devices) : null} />
       <${Figure} name="Failed" value=${number(bad)} hint="failed, timed out or rejected" />
       <${Figure} name="New" value=${number(states.new ?? 0)} />
     </dl>
@@ -62,25 +78,41 @@ function Rollouts({ rollouts, runs, fleets }) {
   const endedRuns = runs.filter((one) => one.ended_at);
   return html`<section aria-labelledby="running">
       <h2 id="running">Running</h2>
-      ${open.length + openRuns.length === 0 &&
-      html`<${Empty} title="No rollout is running"
+      ${
+        open.length + openRuns.length === 0 &&
+        html`<${Empty} title="No rollout is running"
         command=${fleets.length === 0 ? "muster fleet launch --count 200" : "muster rollout create --waves 5%,100%"}>
-        ${fleets.length === 0
-          ? html`First <a href="#/launch/fleet">launch a fleet</a>, then <a href="#/launch/rollout">roll something out</a> to it.`
-          : html`<a href="#/launch/rollout">Start a rollout</a>: its plan is shown as it will run, before anything starts.`}
-      <//>`}
-      ${open.map((one) => html`<${Card} key=${one.rollout_id} of=${one} address=${link("rollouts", one.rollout_id)} id=${one.rollout_id} status=${one.state} />`)}
-      ${openRuns.map((one) => html`<${Card} key=${one.run_id} of=${one} address=${link("runs", one.run_id)} id=${one.run_id} status=${one.status} />`)}
+        ${
+          fleets.length === 0
+            ? html`First <a href="#/launch/fleet">launch a fleet</a>, then <a
+              href="#/launch/rollout">roll something out</a> to it.`
+            : html`<a
+              href="#/launch/rollout">Start a rollout</a>: its plan is shown as it will run, before anything starts.`
+        }
+      <//>`
+      }
+      ${open.map((one) => html`<${Card} key=${one.rollout_id} of=${one}
+        address=${link("rollouts", one.rollout_id)} id=${one.rollout_id} status=${one.state} />`)}
+      ${openRuns.map((one) => html`<${Card} key=${one.run_id} of=${one} address=${link("runs", one.run_id)}
+        id=${one.run_id} status=${one.status} />`)}
     </section>
-    ${ended.length + endedRuns.length > 0 &&
-    html`<section aria-labelledby="ended">
+    ${
+      ended.length + endedRuns.length > 0 &&
+      html`<section aria-labelledby="ended">
       <h2 id="ended">Ended lately</h2>
-      ${[...ended.map((one) => [one, "rollouts", one.rollout_id, one.state]), ...endedRuns.map((one) => [one, "runs", one.run_id, one.status])]
+      ${[
+        ...ended.map((one) => [one, "rollouts", one.rollout_id, one.state]),
+        ...endedRuns.map((one) => [one, "runs", one.run_id, one.status]),
+      ]
         .sort((a, b) => (a[0].ended_at < b[0].ended_at ? 1 : -1))
         .slice(0, 6)
-        .map(([one, area, id, status]) => html`<${Card} key=${id} of=${one} address=${link(area, id)} id=${id} status=${status} />`)}
+        .map(
+          ([one, area, id, status]) =>
+            html`<${Card} key=${id} of=${one} address=${link(area, id)} id=${id} status=${status} />`,
+        )}
       <p><a href="#/rollouts">All rollouts and runs</a></p>
-    </section>`}`;
+    </section>`
+    }`;
 }
 
 export function Card({ of: one, address, id, status }) {
@@ -107,13 +139,16 @@ function Fleets({ fleets, reload }) {
   const [stopping, setStopping] = useState(null);
   return html`<section aria-labelledby="fleets">
     <h2 id="fleets">Fleets</h2>
-    ${fleets.length === 0
-      ? html`<${Empty} title="No fleet runs" command="muster fleet launch --count 200">
+    ${
+      fleets.length === 0
+        ? html`<${Empty} title="No fleet runs" command="muster fleet launch --count 200">
           <a href="#/launch/fleet">Launch one</a>: devices that connect, download, and misbehave as real ones do.
         <//>`
-      : html`<table class="rows">
+        : html`<table class="rows">
           <caption class="visually-hidden">Fleets with their devices</caption>
-          <thead><tr><th scope="col">Fleet</th><th scope="col" class="num">Connected</th><th scope="col">State</th><th scope="col"><span class="visually-hidden">Actions</span></th></tr></thead>
+          <thead><tr><th scope="col">Fleet</th><th scope="col" class="num">Connected</th>
+            <th scope="col">State</th><th scope="col"><span class="visually-hidden">Actions</span></th></tr>
+            </thead>
           <tbody>
             ${fleets.map(
               (fleet) => html`<tr key=${fleet.fleet_id}>
@@ -130,35 +165,43 @@ function Fleets({ fleets, reload }) {
               </tr>`,
             )}
           </tbody>
-        </table>`}
-    ${stopping &&
-    html`<${Dialog} title=${`Stop ${stopping.fleet_id}?`} verb="Stop the fleet" danger
-      action=${() => remove(path`/api/fleets/${stopping.fleet_id}`)} after=${reload} onClose=${() => setStopping(null)}>
+        </table>`
+    }
+    ${
+      stopping &&
+      html`<${Dialog} title=${`Stop ${stopping.fleet_id}?`} verb="Stop the fleet" danger
+      action=${() => remove(path`/api/fleets/${stopping.fleet_id}`)} after=${reload}
+        onClose=${() => setStopping(null)}>
       <p>Its ${plural(stopping.devices, "device")} disconnect and are switched off. What is on record of them stays.</p>
-    <//>`}
+    <//>`
+    }
   </section>`;
 }
 
 function Failures({ failures }) {
   return html`<section aria-labelledby="failures">
     <h2 id="failures">Latest failures</h2>
-    ${failures.length === 0
-      ? html`<p class="faint">None.</p>`
-      : html`<table class="rows reasons">
+    ${
+      failures.length === 0
+        ? html`<p class="faint">None.</p>`
+        : html`<table class="rows reasons">
           <caption class="visually-hidden">Reasons of failures, the latest first</caption>
           <thead><tr><th scope="col">Reason</th><th scope="col" class="num">Devices</th></tr></thead>
           <tbody>
             ${failures.map(
               (one) => html`<tr key=${`${one.state} ${one.reason} ${one.run_id}`}>
                 <td>
-                  <span class="reason"><${Sign} state=${one.state} /><span><span class="visually-hidden">${label(one.state)}: </span>${one.reason ?? label(one.state)}</span></span>
-                  <span class="faint">such as <a href=${link("devices", one.example)}>${one.example}</a>, <${Time} at=${one.last_at} /></span>
+                  <span class="reason"><${Sign} state=${one.state} /><span><span class="visually-hidden">
+                    ${label(one.state)}: </span>${one.reason ?? label(one.state)}</span></span>
+                  <span class="faint">such as <a href=${link("devices", one.example)}>${one.example}
+                    </a>, <${Time} at=${one.last_at} /></span>
                 </td>
                 <td class="num">${number(one.count)}</td>
               </tr>`,
             )}
           </tbody>
-        </table>`}
+        </table>`
+    }
   </section>`;
 }
 
@@ -172,11 +215,13 @@ function Health({ health }) {
     <ul class="health" role="list">
       ${parts.map(
         ([name, well, where]) => html`<li key=${name}>
-          <${Sign} state=${well ? "provisioned" : "failed"} /><span>${name} <b>${well ? "is there" : "does not answer"}</b></span>
+          <${Sign} state=${well ? "provisioned" : "failed"} /><span>${name} <b>
+            ${well ? "is there" : "does not answer"}</b></span>
           <span class="faint id">${where}</span>
         </li>`,
       )}
-      <li><${Sign} state="provisioned" /><span>Muster ${health.version} since <${Time} at=${health.started_at} /></span></li>
+      <li><${Sign} state="provisioned" /><span>Muster ${health.version} since <${Time}
+        at=${health.started_at} /></span></li>
     </ul>
   </section>`;
 }

@@ -7,7 +7,21 @@ import { duration, number, percent } from "../format.js";
 import { useEvent, useQuery } from "../live.js";
 import { go, link } from "../router.js";
 import {
-  Counts, Figure, Heading, Loaded, Pace, Prose, Skeleton, Stack, Status, Time, announce, html, useEffect, useRef, useState,
+  Counts,
+  Figure,
+  Heading,
+  Loaded,
+  Pace,
+  Prose,
+  Skeleton,
+  Stack,
+  Status,
+  Time,
+  announce,
+  html,
+  useEffect,
+  useRef,
+  useState,
 } from "../ui.js";
 import { Verbs } from "./rollout_verbs.js";
 import { Log, Members, Reasons, Waves, ended } from "./rollout_parts.js";
@@ -29,12 +43,19 @@ export function Rollout({ id }) {
     if (rollout) document.title = `${percent(share)} · ${rollout.name ?? id} · Muster`;
   }, [rollout && percent(share)]);
   useEffect(() => {
-    if (before.current && state && before.current !== state) announce(`The rollout is ${state.replace("_", " ")} now.`);
+    if (before.current && state && before.current !== state)
+      announce(`The rollout is ${state.replace("_", " ")} now.`);
     before.current = state;
   }, [state]);
   return html`<${Heading}
       kicker=${html`<a href="#/rollouts">Rollout</a>${rollout?.name && html` · <span class="id">${id}</span>`}`}
-      aside=${rollout && html`<${Verbs} rollout=${rollout} changed=${() => { whole.reload(); log.reload(); }} />`}
+      aside=${
+        rollout &&
+        html`<${Verbs} rollout=${rollout} changed=${() => {
+          whole.reload();
+          log.reload();
+        }} />`
+      }
     >${rollout?.name ?? id}<//>
     <${Loaded} query=${whole} lines=${8}>
       ${() => html`
@@ -50,8 +71,10 @@ export function Rollout({ id }) {
           <${Waits} rollout=${rollout} />
         </section>
         <${Facts} rollout=${rollout} />
-        <section aria-labelledby="cells"><h2 id="cells">A cell per device</h2><${DeviceMap} id=${id} /></section>
-        ${series.data ? html`<${SeriesCharts} series=${series.data} />` : !series.error && html`<${Skeleton} tall />`}
+        <section aria-labelledby="cells"><h2 id="cells">A cell per device</h2><${DeviceMap} id=${id} />
+          </section>
+        ${series.data ? html`<${SeriesCharts}
+          series=${series.data} />` : !series.error && html`<${Skeleton} tall />`}
         <div class="columns">
           <div><${Waves} rollout=${rollout} /><${Members} rollout=${rollout} /></div>
           <div><${Reasons} rollout=${rollout} /><${Log} log=${log} /></div>
@@ -64,13 +87,17 @@ function Facts({ rollout }) {
   const pace = rollout.plan.pace;
   return html`<dl class="figures">
     <${Figure} name="Devices" value=${number(rollout.devices)} />
-    <${Figure} name="In flight" value=${number(rollout.in_flight ?? 0)} unit=${`of ${number(pace.in_flight)}`} />
+    <${Figure} name="In flight" value=${number(rollout.in_flight ?? 0)}
+      unit=${`of ${number(pace.in_flight)}`} />
     <${Figure} name="Rate" value=${number(rollout.devices_per_s ?? 0, 1)} unit="/s" />
     <${Figure} name=${rollout.ended_at ? "Took" : "Runs for"} value=${duration(rollout.elapsed_s)} />
-    <${Figure} name="Release" value=${rollout.release ?? "own"} hint=${rollout.release ? undefined : "the release that comes with the service"} />
+    <${Figure} name="Release" value=${rollout.release ?? "own"}
+      hint=${rollout.release ? undefined : "the release that comes with the service"} />
     <${Figure} name="Created" value=${html`<${Time} at=${rollout.created_at} />`} />
-    ${rollout.retry_of && html`<${Figure} name="Retry of" value=${html`<a href=${link("rollouts", rollout.retry_of)}>${rollout.retry_of}</a>`} />`}
-    <${Figure} name="Orchestration" value=${html`<a href=${link("orchestrations", rollout.rollout_id)}>open</a>`} />
+    ${rollout.retry_of && html`<${Figure} name="Retry of" value=${html`<a
+      href=${link("rollouts", rollout.retry_of)}>${rollout.retry_of}</a>`} />`}
+    <${Figure} name="Orchestration" value=${html`<a
+      href=${link("orchestrations", rollout.rollout_id)}>open</a>`} />
   </dl>`;
 }
 
@@ -78,12 +105,18 @@ function Waits({ rollout }) {
   const held = rollout.held ?? [];
   if (held.length === 0) return null;
   return html`<ul class="held">${held.map(
-    (one) => html`<li key=${one.run_id + one.how}>${number(one.devices)} ${one.how === "join" ? "share the outcome of" : "wait for"} ${one.run_id}</li>`,
+    (one) =>
+      html`<li key=${one.run_id + one.how}>
+        ${number(one.devices)} ${one.how === "join" ? "share the outcome of" : "wait for"} ${one.run_id}</li>`,
   )}</ul>`;
 }
 
 function DeviceMap({ id }) {
   const { cells, version, error } = useCells(path`/api/rollouts/${id}/cells`, id);
-  if (!cells) return error ? html`<p class="faint">The cells can't be had: ${error.message}</p>` : html`<${Skeleton} tall />`;
-  return html`<${CellMap} cells=${cells} version=${version} name="Devices of the rollout" open=${(device) => go(link("devices", device))} />`;
+  if (!cells)
+    return error
+      ? html`<p class="faint">The cells can't be had: ${error.message}</p>`
+      : html`<${Skeleton} tall />`;
+  return html`<${CellMap} cells=${cells} version=${version} name="Devices of the rollout"
+    open=${(device) => go(link("devices", device))} />`;
 }
