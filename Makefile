@@ -26,7 +26,7 @@ TEST_WORKERS ?= 2
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check simulate format clean
+.PHONY: help setup demo test check simulate pictures format clean
 
 help:
 	@echo "make demo      provision a fleet of DEVICES=$(DEVICES) simulated devices, start to end"
@@ -34,6 +34,7 @@ help:
 	@echo "make test      run all tests"
 	@echo "make check     run ruff, mypy, lint-imports and all tests"
 	@echo "make simulate  run SEEDS=$(SEEDS) seeds of the engine's simulation, from FIRST=$(FIRST) on, on all cores"
+	@echo "make pictures  take the README's pictures of the page, from a real fleet (needs Chromium)"
 	@echo "make format    let ruff format the code and fix what it can"
 	@echo "make setup     make the virtual environment $(VENV) from requirements.lock (the others do it too)"
 	@echo "make clean     remove $(VENV), caches and the state directory $(STATE)"
@@ -80,6 +81,9 @@ check: setup
 
 simulate: setup
 	@$(VENV)/bin/python -m tests.simulation --seeds "$(SEEDS)" --first "$(FIRST)"
+
+pictures: setup
+	@$(VENV)/bin/python docs/pictures/take.py
 
 format: setup
 	$(VENV)/bin/ruff check --fix .

@@ -8,12 +8,14 @@
 | POST /api/fleets/{fleet_id}/changes | change devices of it while it runs |
 | GET /api/fleets/{fleet_id}/devices | its devices as they are to be, in pages |
 | GET /api/fleets/{fleet_id}/check | whether each of them ended as it should |
+| GET /api/behaviours | how devices of a fleet may behave |
 | POST /api/provision | start a run: 202 with its id and how many devices it claimed |
 | GET /api/runs, GET /api/runs/{run_id} | runs, the latest first; one run with counts, times, failures |
 | GET /api/runs/{run_id}/devices | a run's devices in pages, what became of each in it |
 | /api/overview, /api/devices, /api/cells, /api/ready, /metrics, series, children | see `inspection.api` |
 | /api/releases, /api/rollouts, /api/events | see `releases.api`, `rollouts.api`, `events.api` |
 | GET /api/statistics | counters of every part |
+| GET /, GET /page/… | the page for people |
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from .http.payloads import MaskedJson
 from .http.problems import add_error_handlers
 from .inspection.api import inspection_routes
 from .inspection.overview import Inspection
+from .page import page_routes
 from .releases.api import release_routes
 from .releases.store import Releases
 from .rollouts.api import rollout_routes
@@ -79,6 +82,7 @@ class Backend(Protocol):
         max_attempts: int,
     ) -> Json: ...
     async def check_fleet(self, fleet_id: str) -> Json: ...
+    async def behaviours(self, max_attempts: int) -> Json: ...
     async def provision(self, device_ids: list[str] | None, options: Json, release: str | None) -> Json: ...
     async def list_runs(self) -> list[Json]: ...
     async def run(self, run_id: str) -> Json: ...
@@ -160,6 +164,7 @@ def create_api(backend: Backend) -> FastAPI:
     app.include_router(rollout_routes(lambda: backend.rollouts))
     app.include_router(event_routes(lambda: backend.events))
     app.include_router(management_routes(lambda: backend))
+    app.include_router(page_routes())
     add_documentation(app)
     add_error_handlers(app)
     for middleware in (AsLenient, BodyLimits, Guard, AnswersAtTheEnd):  # the last is the first to be asked
@@ -170,6 +175,13 @@ def create_api(backend: Backend) -> FastAPI:
 
 def _add_fleet_calls(app: FastAPI, backend: Backend) -> None:
     """What is asked of one fleet."""
+
+    @app.get("/api/behaviours")
+    async def behaviours(
+        max_attempts: Annotated[int, Query(ge=1, le=100)] = RunOptions.max_attempts,
+    ) -> Json:
+        """How devices of a fleet may behave, and the state that each should end in."""
+        return await backend.behaviours(max_attempts)
 
     @app.get("/api/fleets/{fleet_id}")
     async def fleet(fleet_id: str) -> FleetRecord:

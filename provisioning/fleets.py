@@ -140,6 +140,10 @@ class FleetLauncher(Protocol):
         """The devices of a fleet on this host, group after group."""
         ...
 
+    def behaviours(self, *, max_attempts: int) -> Sequence[Json]:
+        """The behaviours that devices may have: name, summary, parameters, and how each should end."""
+        ...
+
     async def metrics(self, fleet_id: str | None = None) -> str:
         """The statistics of one fleet, or all, in Prometheus' text format 0.0.4."""
         ...

@@ -411,6 +411,10 @@ class Service:
         # In a thread: what is expected of a hundred thousand devices takes seconds to say.
         return await asyncio.to_thread(check_fleet, fleet_id, devices, standings)
 
+    async def behaviours(self, max_attempts: int) -> Json:
+        """How devices of a fleet may behave."""
+        return {"behaviours": self._fleets().behaviours(max_attempts=max_attempts)}
+
     async def _metrics_of_fleets(self, fleet_id: str | None) -> str:
         return "" if self._launcher is None else await self._launcher.metrics(fleet_id)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.backend import Backend
 
 # These say where the tests get their parts from; every other setting of the user's must not reach a test.
-KEPT_VARIABLES = {"MUSTER_CACHE", "MUSTER_REQUIRE_ALL"}
+KEPT_VARIABLES = {"MUSTER_CACHE", "MUSTER_CHROMIUM", "MUSTER_REQUIRE_ALL"}
 
 
 def free_port() -> int:

@@ -28,6 +28,7 @@ from devices.errors import FleetSpecError
 from devices.errors import FleetStartError as TooLargeError
 from devices.roster import Change, Roster
 from devices.spec import FleetSpec
+from provisioning.cli.behaviour_list import behaviour_list
 from provisioning.cli.fleet_groups import completed
 from provisioning.cli.fleet_limits import check_machine, processes_for
 from provisioning.cli.fleet_metrics import prometheus
@@ -219,6 +220,10 @@ class ProcessFleetLauncher:
         """Return the last message of a fleet's processes, or an empty string."""
         # Without its time, level and logger.
         return self._book.last_words(fleet_id).rpartition(" devices.fleet: ")[2]
+
+    def behaviours(self, *, max_attempts: int) -> Sequence[Json]:
+        """Return the behaviours that devices may have."""
+        return behaviour_list(max_attempts=max_attempts)
 
     async def metrics(self, fleet_id: str | None = None) -> str:
         """Return the statistics of one fleet, or all, in Prometheus' text format."""

@@ -134,19 +134,10 @@ def run_plan(args: argparse.Namespace) -> int:
 
 
 def run_behaviours(args: argparse.Namespace) -> int:
-    from devices.behaviours import BUILT_IN, Catalogue, parameters_of
+    from provisioning.cli.behaviour_list import behaviour_list
 
     _check_attempts(args.attempts)
-    catalogue = Catalogue()
-    behaviours = [
-        {
-            "name": name,
-            "summary": definition.summary,
-            "parameters": {**parameters_of(definition.cls), **definition.parameters},
-            "expected": catalogue.expected_outcome(name, 0, max_attempts=args.attempts),
-        }
-        for name, definition in BUILT_IN.items()
-    ]
+    behaviours = behaviour_list(max_attempts=args.attempts)
     terminal = Terminal()
     if args.json:
         terminal.json({"behaviours": behaviours})

@@ -72,6 +72,9 @@ class Launcher:
         self._known(fleet_id)
         return [a_device(f"dev-{number}") for number in range(3)]
 
+    def behaviours(self, *, max_attempts: int) -> Sequence[dict[str, Any]]:
+        return [{"name": "healthy", "summary": "", "parameters": {}, "expected": "provisioned"}]
+
     async def metrics(self, fleet_id: str | None = None) -> str:
         return f"# {fleet_id}\n"
 
