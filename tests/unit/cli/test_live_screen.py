@@ -25,6 +25,11 @@ from tests.unit.cli.fake_service import FakeService
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
+def _as_a_shell_does() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever runs the tests may ignore it
+
+
 class OnTerminal:
     """A `muster` command with a pseudo-terminal as its controlling one."""
 
@@ -40,7 +45,7 @@ class OnTerminal:
             stdout=terminal,
             stderr=terminal,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_as_a_shell_does,
             env={**os.environ, "TERM": "xterm-256color", **environment},
         )
 
