@@ -59,7 +59,7 @@ class Rollouts:
         self._registry = registry
         self._default_release = default_release
         self._store = store
-        self._views = RolloutViews(registry)
+        self._views = RolloutViews(registry, store.rates)
         self._actions = RolloutActions(registry)
         self._client = client
         self._on_start = on_start

@@ -28,6 +28,7 @@ from .fitting import not_fitting
 from .judgement import should_abort
 from .pace import interval_s
 from .plan import RolloutPlan, ordered, wave_sizes
+from .rates import Rates
 from .records import How, Rollout, Take
 from .tables import Tables, instant
 from .targets import Targets, joiners_of, let_join, targets_of
@@ -65,6 +66,7 @@ class RolloutStore:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self.rates = Rates()
         self._asking: list[tuple[TakeRequest, asyncio.Future[Take]]] = []
         self._taking: asyncio.Task[None] | None = None
         # Lanes that wait for their turn by the pace, in order of their coming; not on disk.
@@ -390,6 +392,7 @@ class RolloutStore:
         if self._ends(rollout, request.now):
             return Take(stop="deadline")
         counts = tables.ended(request.rollout_id)
+        self.rates.note(request.rollout_id, request.now, sum(counts.values()))
         if should_abort(plan, counts, forgiven=rollout.forgiven) is not None:
             # One of the lanes tells: the others may be at their devices for long.
             first = tables.execute("lanes_stopped_by", (request.rollout_id, "abort")).fetchone()[0] == 0

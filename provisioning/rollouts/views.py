@@ -13,6 +13,7 @@ from provisioning.states import FINAL, WORKING
 
 from .facts import WaveFacts
 from .judgement import success_percent
+from .rates import Rates
 from .records import Rollout
 from .tables import Counts, Tables, no_counts
 
@@ -28,8 +29,9 @@ Json = dict[str, Any]
 class RolloutViews:
     """What is shown of the rollouts of one registry."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, rates: Rates | None = None) -> None:
         self._registry = registry
+        self._rates = rates or Rates()
 
     async def open(self) -> Sequence[str]:
         """The ids of those that have not ended, the oldest first."""
@@ -48,7 +50,7 @@ class RolloutViews:
     async def view(self, rollout_id: str, *, now: float) -> Json:
         """One rollout, whole; raises UnknownRolloutError."""
         await self._registry.flush()
-        return await self._ask(lambda tables: _whole(tables, tables.rollout(rollout_id), now))
+        return await self._ask(lambda tables: _whole(tables, tables.rollout(rollout_id), now, self._rates))
 
     async def check(self, rollout_id: str) -> None:
         """Raises UnknownRolloutError."""
@@ -60,7 +62,7 @@ class RolloutViews:
         def work(tables: Tables) -> dict[str, Json]:
             known = set(tables.column("known", json.dumps(list(rollout_ids))))
             return {
-                rollout_id: _brief(tables, tables.rollout(rollout_id), now)
+                rollout_id: _brief(tables, tables.rollout(rollout_id), now, self._rates)
                 for rollout_id in rollout_ids
                 if rollout_id in known
             }
@@ -146,7 +148,7 @@ def _short(tables: Tables, rollout: Rollout, waves: Sequence[Counts]) -> Json:
     }
 
 
-def _brief(tables: Tables, rollout: Rollout, now: float) -> Json:
+def _brief(tables: Tables, rollout: Rollout, now: float, rates: Rates) -> Json:
     waves = tables.wave_counts(rollout)
     short = _short(tables, rollout, waves)
     counts: Counts = short["counts"]
@@ -156,6 +158,10 @@ def _brief(tables: Tables, rollout: Rollout, now: float) -> Json:
     elapsed_s = None if began is None else max((ended_at if ended_at is not None else now) - began, 0.0)
     devices_per_s = ended / elapsed_s if elapsed_s else 0.0
     running = rollout.state in ("running", "cancelling")
+    if running:
+        rates.note(rollout.rollout_id, now, ended)
+        of_late = rates.of_late(rollout.rollout_id, now, ended)
+        devices_per_s = devices_per_s if of_late is None else of_late
     return {
         **short,
         "waves": [_wave(rollout, number, of_wave) for number, of_wave in enumerate(waves, start=1)],
@@ -166,11 +172,11 @@ def _brief(tables: Tables, rollout: Rollout, now: float) -> Json:
     }
 
 
-def _whole(tables: Tables, rollout: Rollout, now: float) -> Json:
+def _whole(tables: Tables, rollout: Rollout, now: float, rates: Rates) -> Json:
     began = rollout.started_at
     reasons = tables.execute("reasons", (rollout.rollout_id, MAX_REASONS))
     return {
-        **_brief(tables, rollout, now),
+        **_brief(tables, rollout, now, rates),
         "version": tables.version(rollout),
         "reasons": [
             {"state": state, "reason": reason, "count": count, "example": example}
