@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -143,8 +143,16 @@ async def poll(url: str, done: Any) -> Any:
             await asyncio.sleep(1.0)
 
 
-async def run_muster(devices: int, broker_url: str, blob: str, directory: Path) -> dict[str, float]:
-    """The same by ``muster up`` on the given broker and storage."""
+async def run_muster(
+    devices: int,
+    broker_url: str,
+    blob: str,
+    directory: Path,
+    beside: Callable[[str], contextlib.AbstractAsyncContextManager[None]] = lambda api: (
+        contextlib.nullcontext()
+    ),
+) -> dict[str, float]:
+    """The same by ``muster up`` on the given broker and storage; ``beside`` goes on at its API meanwhile."""
     service = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -165,10 +173,11 @@ async def run_muster(devices: int, broker_url: str, blob: str, directory: Path) 
         async with fleet(broker_url, health["trust"]["public_key"], devices):
             await poll(f"{api}/statistics", lambda s: s["states"].get("new", 0) == devices)
             process = psutil.Process(service.pid)
-            cpu = sum(process.cpu_times()[:2])
-            began = time.perf_counter()
-            run_id = (await asyncio.to_thread(call, f"{api}/provision", {}))["run_id"]
-            run = await poll(f"{api}/runs/{run_id}", lambda r: r["status"] != "running")
+            async with beside(api):
+                cpu = sum(process.cpu_times()[:2])
+                began = time.perf_counter()
+                run_id = (await asyncio.to_thread(call, f"{api}/provision", {}))["run_id"]
+                run = await poll(f"{api}/runs/{run_id}", lambda r: r["status"] != "running")
             # As the service has it: how often this process asks is no part of the job.
             seconds = min(run["elapsed_s"], time.perf_counter() - began)
             assert run["counts"].get("provisioned") == devices, run
