@@ -22,6 +22,7 @@ from broker import messages, topics
 
 from . import orchestrations
 from .errors import ProvisioningError
+from .masking import mask_sas
 from .packages import (
     InstallationPackage,
     PackageStore,
@@ -29,7 +30,6 @@ from .packages import (
     SigningKey,
     blob_name_of,
     build_package,
-    mask_sas,
 )
 from .registry import DeviceRecord, Outcome, Registry
 from .releases.records import ReleaseRecord

@@ -11,6 +11,7 @@
 | GET /api/behaviours | how devices of a fleet may behave |
 | POST /api/provision | start a run: 202 with its id and how many devices it claimed |
 | GET /api/runs, GET /api/runs/{run_id} | runs, the latest first; one run with counts, times, failures |
+| GET /api/runs/{run_id}/devices | a run's devices in pages, what became of each in it |
 | /api/overview, /api/devices, /api/cells, /api/ready, /metrics, series, children | see `inspection.api` |
 | /api/releases, /api/rollouts, /api/events | see `releases.api`, `rollouts.api`, `events.api` |
 | GET /api/statistics | counters of every part |
@@ -32,8 +33,9 @@ from .http.counting import Counting, HttpCounts
 from .http.documentation import DESCRIPTION, add_documentation
 from .http.guard import AnswersAtTheEnd, Guard
 from .http.instances import Instances
+from .http.lenient import AsLenient
 from .http.limits import BodyLimits
-from .http.management import AsLenient, management_routes
+from .http.management import management_routes
 from .http.payloads import MaskedJson
 from .http.problems import add_error_handlers
 from .inspection.api import inspection_routes
@@ -84,6 +86,7 @@ class Backend(Protocol):
     async def provision(self, device_ids: list[str] | None, options: Json, release: str | None) -> Json: ...
     async def list_runs(self) -> list[Json]: ...
     async def run(self, run_id: str) -> Json: ...
+    async def run_devices(self, run_id: str, *, limit: int, after: str | None) -> Json: ...
     async def statistics(self) -> Json: ...
 
 
@@ -141,6 +144,15 @@ def create_api(backend: Backend) -> FastAPI:
     async def run(run_id: str) -> Json:
         """One run with its counts, times and last failures."""
         return await backend.run(run_id)
+
+    @app.get("/api/runs/{run_id}/devices")
+    async def run_devices(
+        run_id: str,
+        limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
+        after: str | None = None,
+    ) -> Json:
+        """A page of a run's devices, with what became of each in it and how long its steps took."""
+        return await backend.run_devices(run_id, limit=limit, after=after)
 
     @app.get("/api/statistics")
     async def statistics() -> Json:

@@ -45,6 +45,10 @@ class DeadlineError(Exception):
         super().__init__(f"{DEADLINE}{which}")
 
 
+class CancelledError(Exception):
+    """Whoever has the device's rollout wants no more of it, while an activity runs; the message says why."""
+
+
 class DeviceSteps(DeviceProgress):
     """One device's way through its orchestration; lives as long as the generator.
 
@@ -53,12 +57,22 @@ class DeviceSteps(DeviceProgress):
     """
 
     def __init__(
-        self, ctx: OrchestrationContext, run_id: str, device_id: str, options: RunOptions, release: Json
+        self,
+        ctx: OrchestrationContext,
+        run_id: str,
+        device_id: str,
+        options: RunOptions,
+        release: Json,
+        *,
+        cancels_activities: bool = False,
     ) -> None:
-        """``release``: as it goes into the activity that makes the package."""
+        """``release``: as it goes into the activity that makes the package. ``cancels_activities``: a
+        cancellation is not kept until an activity that runs has ended.
+        """
         super().__init__(ctx, run_id, device_id)
         self._options = options
         self._release = release
+        self._cancels_activities = cancels_activities
         self._activations = 0
         self._lost_attempts = 0
         self._failures: dict[str, int] = {}
@@ -77,7 +91,9 @@ class DeviceSteps(DeviceProgress):
     # -- the steps -----------------------------------------------------------------------------------
 
     def provision(self) -> Flow:
-        """Raises DeadlineError, and TaskFailedError where an activity fails longer than is tolerated."""
+        """Raises DeadlineError, CancelledError, and TaskFailedError where an activity fails longer than is
+        tolerated.
+        """
         while True:
             self._attempt += 1
             package = yield from self._create_package()
@@ -304,7 +320,7 @@ class DeviceSteps(DeviceProgress):
 
     def _cancel(self, timer: task.TimerTask, event: Json) -> Came:
         timer.cancel()
-        self.end(DeviceState.CANCELLED, brief(str(event.get("reason") or "cancelled")))
+        self.end(DeviceState.CANCELLED, brief(_why(event)))
         return ENDED
 
     def _begin(
@@ -338,11 +354,7 @@ class DeviceSteps(DeviceProgress):
 
         Raises DeadlineError when the device's deadline passes first.
         """
-        waits = []
-        for name in names:
-            if name not in self._waits:
-                self._waits[name] = self._ctx.wait_for_external_event(name)
-            waits.append(self._waits[name])
+        waits = [self._wait_for(name) for name in names]
         yield task.when_any([*waits, timer, *self._deadline])
         for name, wait in zip(names, waits, strict=True):
             # What has come counts before a timer that fired in the same moment.
@@ -354,12 +366,18 @@ class DeviceSteps(DeviceProgress):
             raise self._out_of_time()
         return None, {}
 
-    def end_by(self, passed: DeadlineError) -> None:
-        """End the device, whose time is up, and what it was waited for."""
+    def _wait_for(self, name: str) -> task.CancellableTask[Any]:
+        if name not in self._waits:
+            self._waits[name] = self._ctx.wait_for_external_event(name)
+        return self._waits[name]
+
+    def end_by(self, passed: DeadlineError | CancelledError) -> None:
+        """End the device, whose time is up or which is cancelled, and what it was waited for."""
         # Not where an activity has failed for too long: recorded histories have the timer fire after that.
         if self._timer is not None:
             self._timer.cancel()
-        self.end(DeviceState.TIMED_OUT, brief(str(passed)))
+        cancelled = isinstance(passed, CancelledError)
+        self.end(DeviceState.CANCELLED if cancelled else DeviceState.TIMED_OUT, brief(str(passed)))
 
     def stop_waiting(self) -> None:
         """Leave no wait behind."""
@@ -382,13 +400,14 @@ class DeviceSteps(DeviceProgress):
             "attempt": self._attempt,
             **more,
         }
-        if timeout_s is not None or self._deadline:
+        if timeout_s is not None or self._deadline or self._cancels_activities:
             return self._call_in_time(activity, request, what, timeout_s)
         return call_patiently(self._ctx, activity, request, tolerance_s=self._options.outage_tolerance_s)
 
     def _call_in_time(self, activity: str, request: Json, what: str, timeout_s: float | None) -> Flow:
-        """The same, ended by the device's deadline, or after ``timeout_s``."""
+        """The same, ended by the device's deadline, after ``timeout_s``, or by a cancellation."""
         timers: list[task.TimerTask] = []
+        cancel = [self._wait_for(CANCEL_PROVISIONING)] if self._cancels_activities else []
         if timeout_s is not None:
             timers.append(self._ctx.create_timer(timedelta(seconds=timeout_s)))
         try:
@@ -397,12 +416,14 @@ class DeviceSteps(DeviceProgress):
                 activity,
                 request,
                 tolerance_s=self._options.outage_tolerance_s if timeout_s is None else timeout_s,
-                timers=[*timers, *self._deadline],
+                timers=[*timers, *self._deadline, *cancel],
             )
         except (TaskFailedError, OutOfTimeError) as error:
             for timer in timers:
                 timer.cancel()
             if isinstance(error, OutOfTimeError):
+                if any(wait.is_complete for wait in cancel):
+                    raise CancelledError(_why(self._waits.pop(CANCEL_PROVISIONING).get_result())) from None
                 if any(deadline.is_complete for deadline in self._deadline):
                     raise self._out_of_time() from None
                 failure = error.failure
@@ -415,6 +436,10 @@ class DeviceSteps(DeviceProgress):
         for timer in timers:
             timer.cancel()
         return result
+
+
+def _why(event: object) -> str:
+    return str((event.get("reason") if isinstance(event, Mapping) else None) or "cancelled")
 
 
 def _mismatch(ack: Mapping[str, Any], package: Mapping[str, Any]) -> str | None:

@@ -47,7 +47,7 @@ from .engine.errors import (
     OrchestrationStatusError,
 )
 from .errors import EngineAwayError, UnsupportedByEngineError
-from .packages import mask_sas
+from .masking import mask_sas
 from .settings import EngineSettings
 
 _LOG = logging.getLogger(__name__)

@@ -147,14 +147,15 @@ class UnknownFleetError(RequestError):
 
 
 class NothingToDoError(RequestError):
-    """No device waits to be provisioned."""
+    """No device waits to be provisioned; ``why`` says it where there is more to say."""
 
     status = 409
     title = "No new devices"
 
-    def __init__(self) -> None:
+    def __init__(self, why: str | None = None) -> None:
         super().__init__(
-            "No new device waits to be provisioned. Launch some with `muster fleet launch`, "
+            why
+            or "No new device waits to be provisioned. Launch some with `muster fleet launch`, "
             "or name devices to provision them again."
         )
 

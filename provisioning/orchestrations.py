@@ -18,10 +18,10 @@ from typing import Any
 from durabletask import task
 from durabletask.task import OrchestrationContext, TaskFailedError
 
-from broker.topics import check_device_id
+from broker.topics import check_device_id, check_run_id
 
 from .device_progress import MAX_ERROR_CHARS, brief
-from .device_steps import DeadlineError, DeviceSteps
+from .device_steps import CancelledError, DeadlineError, DeviceSteps
 from .names import (
     ACTIVATE_DEVICE,
     ACTIVATION_COMPLETED,
@@ -88,6 +88,11 @@ def _read_options(given: tuple[tuple[str, Any], ...]) -> RunOptions:
 _DEFAULT_OPTIONS = RunOptions()
 
 
+def _check_input(request: object) -> None:
+    if not isinstance(request, Mapping):
+        raise TypeError("the input is no object: '{}' at least")
+
+
 def of_release(request: Mapping[str, Any]) -> Json:
     """The release, as it goes on into an input: nothing where it is that of the service."""
     release = request.get("release")
@@ -101,9 +106,12 @@ def ProvisionNewDevices(ctx: OrchestrationContext, request: Json) -> Flow:  # no
     release that of the service. Output:
     `{"run_id", "devices", "counts": {state: n}, "failures": [{"device_id", "state", "error"} … first 20]}`.
     """
+    # Whoever starts one by hand hears at once of what no try would get through with, and no device is
+    # claimed for it: it would be busy for as long as an outage is tolerated.
+    _check_input(request)
+    check_run_id(ctx.instance_id)
     options = RunOptions.from_json(request.get("options"))
     options_json = options.to_json()
-    # Whoever starts one by hand hears at once of what no try would get through with.
     if not isinstance(request.get("device_ids"), list | None):
         raise TypeError("device_ids is neither a list nor null")
     release = of_release(request)
@@ -147,22 +155,30 @@ def ProvisionNewDevices(ctx: OrchestrationContext, request: Json) -> Flow:  # no
 def DeviceProvisioningOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa: N802
     """Provision one device.
 
-    Input: `{"device_id", "options": {...}, "release"?}`. Output, whatever became of the device:
+    Input: `{"device_id", "options": {...}, "release"?, "cancels_activities"?}`; the last is true for a
+    rollout's devices, but for those that began before there was such a thing. Output, whatever became of it:
     `{"device_id", "state", "attempts", "error", "firmware_version", "package", "steps", "started_at",
     "ended_at"}`, with `steps` as in the custom status:
     `[{"step", "attempt", "started_at", "ended_at", "error"} …]`; the step "waiting", for the next attempt,
     also has `retrying_at` and `retrying_after`, the kind of failure.
     """
+    _check_input(request)
     run_id, _, device_id = ctx.instance_id.rpartition(":")
+    if not run_id:
+        raise ValueError(f"the instance id {ctx.instance_id!r} is not '{{run_id}}:{{device_id}}'")
+    check_run_id(run_id)
     options = _options(request.get("options"))
     wanted = check_device_id(request.get("device_id", device_id))
-    device = DeviceSteps(ctx, run_id, wanted, options, of_release(request))
+    device = DeviceSteps(
+        *(ctx, run_id, wanted, options, of_release(request)),
+        cancels_activities=request.get("cancels_activities", False),
+    )
     try:
         yield from device.provision()
     except TaskFailedError as error:
         # An activity failed for longer than the run's options tolerate.
         device.end(DeviceState.FAILED, brief(error.details.message))
-    except DeadlineError as passed:
+    except (DeadlineError, CancelledError) as passed:
         device.end_by(passed)
     device.stop_waiting()
     outcome = device.outcome()

@@ -23,7 +23,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -46,6 +45,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from .errors import PackageError, SettingsError, StateError, StorageAwayError
+from .masking import mask_sas
 from .releases.archive import Entry, directory
 from .releases.firmware import FILE_NAME, Firmware, generated
 
@@ -62,12 +62,6 @@ _SLOW_UPLOAD_BYTES_PER_S = 1024 * 1024
 _SAS_START_SKEW = timedelta(minutes=5)
 _CONTENT = ContentSettings(content_type="application/zip")
 _CONTAINER_RETRY_INTERVAL_S = 1.0
-_SECRETS = re.compile(r"(?i)([?&;]sig=|\bAccountKey=|\bSharedAccessSignature=)[^&\s;\"'<>\\]+")
-
-
-def mask_sas(text: str) -> str:
-    """`text` with the signature of every SAS URL, and every account key, replaced by `***`."""
-    return _SECRETS.sub(r"\1***", text)
 
 
 @dataclass(frozen=True, kw_only=True)

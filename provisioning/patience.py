@@ -18,7 +18,10 @@ _MAX_RETRIES = 900
 
 
 class OutOfTimeError(Exception):
-    """One of the timers has fired that a call was raced with; ``failure`` is that of its last try, if any."""
+    """One of the timers (or other tasks) is there first that a call was raced with.
+
+    ``failure`` is that of the call's last try, if any.
+    """
 
     def __init__(self, failure: str | None) -> None:
         super().__init__(failure)

@@ -652,6 +652,12 @@ class Registry:
         """Up to `limit` devices in the order of their ids, from the one that follows `after`."""
         return [_device(row) for row in await self._ask("devices", state, run_id, after, limit)]
 
+    async def run_devices(
+        self, run_id: str, *, after: str | None = None, limit: int
+    ) -> list[tuple[Any, ...]]:
+        """Up to `limit` devices of a run, as the statement has them: how each ended in it, or where it is."""
+        return await self._ask("run_devices", run_id, after, limit)
+
     async def count_devices(self, *, state: DeviceState | None = None, run_id: str | None = None) -> int:
         """How many devices there are."""
         return int((await self._ask("count_devices", state, run_id))[0][0])
@@ -689,6 +695,13 @@ class Registry:
     async def runs(self, *, limit: int) -> list[RunRecord]:
         """The latest runs first."""
         return [_run(row) for row in await self._ask("runs", limit)]
+
+    async def unfinished(self, run_id: str) -> list[str]:
+        """The devices that a run is working on, or is to."""
+        await self.flush()
+        return await self.transact(
+            lambda database: [row[0] for row in database.execute(self._sql["left_over"], (run_id,))]
+        )
 
     async def open_runs(self) -> list[str]:
         """The runs that have not ended, the oldest first."""

@@ -255,6 +255,47 @@ WHERE
 ORDER BY device_id
 LIMIT ?4;
 
+-- name: run_devices
+-- ?1 the run, ?2 after this id or null, ?3 limit. Those that ended in it, wherever they are now, and those that it has.
+SELECT
+    members.device_id,
+    coalesce(outcomes.state, devices.state),
+    coalesce(outcomes.attempts, devices.attempt, 0),
+    CASE
+        WHEN outcomes.state = 'provisioned' THEN 1.0
+        WHEN outcomes.state IS NULL THEN devices.progress
+    END,
+    CASE WHEN outcomes.state IS NULL THEN devices.error ELSE outcomes.error END,
+    devices.online,
+    devices.model,
+    devices.firmware_version,
+    outcomes.ended_at,
+    outcomes.device_s,
+    outcomes.packaging_s,
+    outcomes.notifying_s,
+    outcomes.downloading_s,
+    outcomes.activating_s
+FROM (
+    SELECT device_id FROM (
+        SELECT device_id FROM outcomes
+        WHERE run_id = ?1 AND device_id > coalesce(?2, '')
+        ORDER BY device_id LIMIT ?3
+    )
+    UNION
+    SELECT device_id FROM (
+        SELECT device_id FROM devices
+        WHERE
+            run_id = ?1
+            AND state IN ('queued', 'packaging', 'notified', 'downloading', 'downloaded', 'activating')
+            AND (?2 IS NULL OR device_id > ?2)
+        ORDER BY device_id LIMIT ?3
+    )
+) AS members
+JOIN devices ON devices.device_id = members.device_id
+LEFT JOIN outcomes ON outcomes.run_id = ?1 AND outcomes.device_id = members.device_id
+ORDER BY members.device_id
+LIMIT ?3;
+
 -- name: count_devices
 SELECT count(*) FROM devices WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR run_id = ?2);
 

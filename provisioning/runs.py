@@ -16,9 +16,10 @@ from typing import Any
 
 from durabletask.client import OrchestrationState, OrchestrationStatus
 
+from broker import topics
 from broker.topics import check_device_id
 
-from .engines import EngineClient, EngineStoppedError
+from .engines import EngineStoppedError, ManagementClient, OrchestrationNotFoundError
 from .errors import (
     DeviceBusyError,
     EngineAwayError,
@@ -41,6 +42,7 @@ _CLAIM_TIMEOUT_S = 60.0
 # An answer may be lost on its way from an engine elsewhere: after this time it is asked again.
 _WATCH_INTERVAL_S = 60.0
 _AWAY_INTERVAL_S = 1.0
+_ENDED_AT_ONCE = 100
 
 Json = dict[str, Any]
 
@@ -54,7 +56,7 @@ _STATUS = {
 class Runs:
     """The runs of one service; `open()` and `close()` on a loop with a running engine."""
 
-    def __init__(self, *, registry: Registry, client: EngineClient, releases: Releases) -> None:
+    def __init__(self, *, registry: Registry, client: ManagementClient, releases: Releases) -> None:
         self._registry = registry
         self._releases = releases
         self._client = client
@@ -94,6 +96,11 @@ class Runs:
         except EngineStoppedError:
             return
         status = "failed" if state is None else _STATUS[state.runtime_status]
+        if status != "completed":
+            try:
+                await self._end_devices(run_id)
+            except EngineStoppedError:
+                return
         # A device whose orchestration broke has recorded no outcome: it must not look busy for ever.
         await self._registry.end_run(
             run_id,
@@ -105,6 +112,27 @@ class Runs:
         )
         _LOG.info("run %s %s", run_id, status)
 
+    async def _end_devices(self, run_id: str) -> None:
+        """End the devices' orchestrations that have outlived their run's: it was terminated alone, or broke.
+
+        Before the devices are free: the next run must not begin with one that this one still works on.
+        """
+        device_ids = await self._registry.unfinished(run_id)
+        while device_ids:
+            some, device_ids = device_ids[:_ENDED_AT_ONCE], device_ids[_ENDED_AT_ONCE:]
+            try:
+                await asyncio.gather(
+                    *(
+                        self._client.terminate_orchestration(topics.instance_id_of(run_id, device_id))
+                        for device_id in some
+                    )
+                )
+            except EngineAwayError:
+                device_ids = some + device_ids
+                await asyncio.sleep(_AWAY_INTERVAL_S)
+            except OrchestrationNotFoundError:
+                continue
+
     async def _final_state(self, run_id: str) -> OrchestrationState | None:
         """The orchestration as it ended; None where it is gone."""
         while True:
@@ -112,9 +140,12 @@ class Runs:
                 state = await self._client.get_orchestration_state(run_id, fetch_payloads=False)
                 if state is None or state.runtime_status in _STATUS:
                     return state
-                await self._client.wait_for_orchestration_completion(
+                ended = await self._client.wait_for_orchestration_completion(
                     run_id, fetch_payloads=False, timeout=_WATCH_INTERVAL_S
                 )
+                # Not asked again: it may have been purged by then, and would seem lost.
+                if ended is not None and ended.runtime_status in _STATUS:
+                    return ended
             except TimeoutError:
                 continue
             except EngineAwayError:
@@ -195,6 +226,21 @@ class Runs:
             for run in await self._registry.runs(limit=MAX_RUNS_LISTED)
         ]
 
+    async def devices(self, run_id: str, *, limit: int, after: str | None) -> Json:
+        """A page of a run's devices in order of id, as those of a rollout are shown.
+
+        Raises UnknownRunError.
+        """
+        run = await self._registry.run(run_id)
+        if run is None:
+            raise UnknownRunError(run_id)
+        rows = await self._registry.run_devices(run_id, after=after, limit=limit + 1)
+        return {
+            "devices": [_device(row) for row in rows[:limit]],
+            "next": rows[limit - 1][0] if len(rows) > limit else None,
+            "total": run.devices,
+        }
+
     async def view(self, run_id: str) -> Json:
         """One run with its counts, rates, last failures and percentiles."""
         run = await self._registry.run(run_id)
@@ -253,6 +299,23 @@ def _pace(run: RunRecord, ended: int) -> Json:
         "elapsed_s": round(elapsed_s, 3),
         "devices_per_s": round(devices_per_s, 3),
         "eta_s": round(left / devices_per_s, 1) if devices_per_s > 0 and run.ended_at is None else None,
+    }
+
+
+def _device(row: tuple[Any, ...]) -> Json:
+    ended_at, device_s, *steps_s = row[8:]
+    return {
+        "device_id": row[0],
+        "state": row[1],
+        "attempts": row[2],
+        "progress": row[3],
+        "error": row[4],
+        "online": bool(row[5]),
+        "model": row[6],
+        "firmware_version": row[7],
+        "ended_at": None if ended_at is None else iso(ended_at),
+        "device_s": device_s,
+        "steps_s": dict(zip(STEPS, steps_s, strict=True)),
     }
 
 

@@ -457,6 +457,10 @@ class Service:
         """One run with its counts, rates, last failures and percentiles."""
         return await self._runs.view(run_id)
 
+    async def run_devices(self, run_id: str, *, limit: int, after: str | None) -> Json:
+        """One page of the devices of a run, with what became of each in it."""
+        return await self._runs.devices(run_id, limit=limit, after=after)
+
     async def statistics(self) -> Json:
         """Counters of every part."""
         states = await self._registry.states()

@@ -21,11 +21,13 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
+from rich.text import Text
 
 from devices.fleet_file import EXAMPLE
 from provisioning.cli.client import ServiceClient
 from provisioning.cli.fleet.checks import show_check
-from provisioning.cli.fleet.watching import Rates, picture
+from provisioning.cli.live.fleet_page import block
+from provisioning.cli.rates import Rates
 from provisioning.cli.terminal import Terminal
 
 IMAGE = Path(__file__).absolute().with_name("fleet.svg")
@@ -59,7 +61,7 @@ def main() -> int:
                 fleet = client.fleet("fleet-1")
                 speed = rates.update(fleet["statistics"])
                 if frame is None and fleet["statistics"]["downloads_completed"] >= SHOWN_AFTER_DONE:
-                    frame = picture(fleet, speed)
+                    frame = Text("\n").join(block(fleet, speed, console.width))
                 time.sleep(1.0)
             console.print("$ muster fleet watch", style="bold")
             console.print(frame)

@@ -170,5 +170,11 @@ def tags_of(pairs: list[str]) -> dict[str, str]:
 
 
 def names_of(parts: list[str]) -> list[str]:
-    """Return the names in arguments that may be repeated and may hold several, joined by commas."""
+    """Return the names in arguments that may be repeated and may hold several, joined by commas.
+
+    One that names nothing, as an unset variable of a shell, is a UsageError: it must not stand for all.
+    """
+    for part in parts:
+        if not part.strip(" ,"):
+            raise UsageError(f"{part!r} names nothing: give a name, or leave the flag out")
     return [name.strip() for part in parts for name in part.split(",") if name.strip()]

@@ -192,7 +192,14 @@ class ServiceClient:
         return cast("list[Run]", self._request("GET", "/api/runs")["runs"])
 
     def run(self, run_id: str) -> Run:
-        return cast(Run, self._request("GET", f"/api/runs/{quote(run_id, safe='')}"))
+        return cast(Run, self._request("GET", f"/api/runs/{_part(run_id)}"))
+
+    def run_devices_page(
+        self, run_id: str, *, after: str | None = None, limit: int = PAGE_LIMIT
+    ) -> RolloutDevicePage:
+        query = {"limit": str(limit)} | ({} if after is None else {"after": after})
+        path = f"/api/runs/{quote(run_id, safe='')}/devices?{urlencode(query)}"
+        return cast(RolloutDevicePage, self._request("GET", path))
 
     def add_release(self, upload: Upload) -> tuple[bool, Release]:
         """Add a release; whether it is new, and the release."""
@@ -205,11 +212,11 @@ class ServiceClient:
         return cast("list[Release]", self._request("GET", "/api/releases")["releases"])
 
     def release(self, name: str) -> Release:
-        return cast(Release, self._request("GET", f"/api/releases/{quote(name, safe='')}"))
+        return cast(Release, self._request("GET", f"/api/releases/{_part(name)}"))
 
     def remove_release(self, name: str) -> Release:
         """Remove a release; returns what it was."""
-        return cast(Release, self._request("DELETE", f"/api/releases/{quote(name, safe='')}"))
+        return cast(Release, self._request("DELETE", f"/api/releases/{_part(name)}"))
 
     def create_rollout(self, plan: Mapping[str, Any], *, actor: str) -> Rollout:
         """Start a rollout by ``plan``."""
@@ -263,7 +270,7 @@ class ServiceClient:
         return cast(RolloutDevicePage, self._request("GET", path))
 
     def rollout_device(self, rollout_id: str, device_id: str) -> RolloutDevice:
-        path = f"{_rollout_path(rollout_id)}/devices/{quote(device_id, safe='')}"
+        path = f"{_rollout_path(rollout_id)}/devices/{_part(device_id)}"
         return cast(RolloutDevice, self._request("GET", path))
 
     def devices_page(
@@ -289,7 +296,7 @@ class ServiceClient:
                 return
 
     def device(self, device_id: str) -> Device:
-        return cast(Device, self._request("GET", f"/api/devices/{quote(device_id, safe='')}"))
+        return cast(Device, self._request("GET", f"/api/devices/{_part(device_id)}"))
 
     def _request(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
@@ -359,8 +366,15 @@ class ServiceClient:
 
 
 def _fleet_path(fleet_id: str) -> str:
-    return f"/api/fleets/{quote(fleet_id, safe='')}"
+    return f"/api/fleets/{_part(fleet_id)}"
 
 
 def _rollout_path(rollout_id: str) -> str:
-    return f"/api/rollouts/{quote(rollout_id, safe='')}"
+    return f"/api/rollouts/{_part(rollout_id)}"
+
+
+def _part(name: str) -> str:
+    """Return a name as a part of a path; an empty one would ask for something else."""
+    if not name:
+        raise UsageError("'' names nothing: give an id or a name")
+    return quote(name, safe="")

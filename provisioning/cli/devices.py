@@ -159,9 +159,8 @@ def _facts(device: Device) -> list[tuple[str, str]]:
         facts.append(("run", device["run_id"] or "-"))
     if device.get("attempt"):
         facts.append(("attempt", str(device["attempt"])))
-    if device.get("retrying_at"):
-        kind = device.get("retrying_after")
-        facts.append(("next attempt", f"retrying at {time_of_day(device['retrying_at'])}, after {kind}"))
+    if retrying_at := device.get("retrying_at"):
+        facts.append(("next attempt", next_attempt(retrying_at, device.get("retrying_after"))))
     if device.get("progress") is not None:
         facts.append(("progress", percentage(device["progress"])))
     if package := device.get("package"):
@@ -182,3 +181,8 @@ def _step_row(step: Step) -> list[str]:
         took,
         step.get("error") or "",
     ]
+
+
+def next_attempt(retrying_at: str, retrying_after: str | None) -> str:
+    """Return when a device that waits is tried again, and after what."""
+    return f"retrying at {time_of_day(retrying_at)}, after {retrying_after}"

@@ -185,7 +185,9 @@ class Held(TypedDict):
 
 
 class RolloutDevice(TypedDict, total=False):
-    """One of GET /api/rollouts/{rollout_id}/devices; with its steps where it is asked for alone."""
+    """One of GET /api/rollouts/{rollout_id}/devices, with its steps where it is asked for alone;
+    a run's have no wave.
+    """
 
     device_id: str
     wave: int
@@ -200,12 +202,15 @@ class RolloutDevice(TypedDict, total=False):
     firmware_version: str
     ended_at: str | None
     device_s: float | None
+    steps_s: dict[str, float | None]
     instance_id: str
     steps: list[Step]
+    retrying_at: str | None
+    retrying_after: str | None
 
 
 class RolloutDevicePage(TypedDict):
-    """GET /api/rollouts/{rollout_id}/devices."""
+    """GET /api/rollouts/{rollout_id}/devices, or /api/runs/{run_id}/devices."""
 
     devices: list[RolloutDevice]
     next: str | None

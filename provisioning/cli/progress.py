@@ -32,8 +32,13 @@ STAGES = (*WORKING, DeviceState.PROVISIONED)
 RunView: TypeAlias = "View[Run]"
 
 
+def plain_run_view(terminal: Terminal) -> RunView:
+    """Return the view that writes lines."""
+    return PlainView(terminal)
+
+
 def run_view(terminal: Terminal) -> RunView:
-    """Return the view that suits ``terminal``."""
+    """Return the view that suits ``terminal``, below whatever was written before it."""
     if not terminal.interactive:
         return PlainView(terminal)
     return LiveView[Run](terminal, lambda run, note: picture(run, note=note))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from http import HTTPStatus
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -36,7 +36,7 @@ class Guard:
                     f"This API answers to 127.0.0.1 and localhost only, not to {host!r}.",
                     scope=scope,
                 )
-            elif origin is not None and _host_of(origin) not in _LOOPBACK:
+            elif origin is not None and not _is_own(origin, host):
                 refusal = problem(
                     HTTPStatus.FORBIDDEN,
                     "Forbidden origin",
@@ -57,11 +57,17 @@ def base_url(scope: Scope, own_url: str) -> str:
     return own_url
 
 
-def _host_of(origin: str) -> str:
+def _is_own(origin: str, host: str) -> bool:
+    """Whether it is a page of this service: what is at another port of this machine is another's."""
     try:
-        return urlsplit(origin).hostname or ""
+        page, asked = urlsplit(origin), urlsplit(f"http://{host}")
+        return page.hostname in _LOOPBACK and _port_of(page) == _port_of(asked)
     except ValueError:
-        return ""
+        return False
+
+
+def _port_of(url: SplitResult) -> int:
+    return url.port or (443 if url.scheme == "https" else 80)
 
 
 class AnswersAtTheEnd:

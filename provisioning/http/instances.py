@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import json
 import unicodedata
 import uuid
 from collections.abc import Iterator, Sequence
@@ -189,11 +190,18 @@ class Instances:
         await self._client.rewind_orchestration(instance_id, reason=reason)
 
     async def restart(self, instance_id: str, *, new_id: bool) -> str:
-        """Begin an ended one again with its input; returns the id."""
-        state = await self.state(instance_id, payloads=False)
+        """Begin one again with its input; returns the id. Under its own id only one that has ended."""
+        state = await self.state(instance_id, payloads=new_id)
         if state.runtime_status not in ENDED:
-            raise StillRunsError(
-                f"Instance {instance_id!r} is {_word(state)}: only one that has ended can be restarted."
+            if not new_id:
+                raise StillRunsError(
+                    f"Instance {instance_id!r} is {_word(state)}: only one that has ended can be restarted "
+                    f"under its own id."
+                )
+            # Engines restart what has ended alone; this is what Durable Functions does too.
+            given = state.serialized_input
+            return await self.start(
+                state.name, instance_id=None, input=None if given is None else json.loads(given)
             )
         return await self._client.restart_orchestration(instance_id, restart_with_new_instance_id=new_id)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -17,7 +17,6 @@ from typing import Annotated, Any, Final, Protocol
 from durabletask.client import OrchestrationState, OrchestrationStatus
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from fastapi.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from provisioning.engines import ENDED
 
@@ -30,6 +29,7 @@ from .instances import (
     Instances,
     utc,
 )
+from .lenient import Moment
 from .payloads import (
     MANAGEMENT,
     InstanceStatus,
@@ -200,8 +200,8 @@ def _add_questions(router: APIRouter, managed: Callable[[], Managed]) -> None:
         responses={200: {"model": list[InstanceStatus], "description": "A page of them.", "headers": more}},
     )
     async def list_instances(
-        createdTimeFrom: datetime | None = None,
-        createdTimeTo: datetime | None = None,
+        createdTimeFrom: Moment | None = None,
+        createdTimeTo: Moment | None = None,
         runtimeStatus: Statuses = None,
         instanceIdPrefix: str | None = None,
         showInput: bool = True,
@@ -277,8 +277,8 @@ def _add_purges(router: APIRouter, managed: Callable[[], Managed]) -> None:
     @router.delete(f"{MANAGEMENT}/instances", response_class=MaskedJson, responses={200: purged, **nothing})
     async def purge_instances(
         request: Request,
-        createdTimeFrom: datetime,
-        createdTimeTo: datetime | None = None,
+        createdTimeFrom: Moment,
+        createdTimeTo: Moment | None = None,
         runtimeStatus: Statuses = None,
     ) -> Response:
         """Remove all instances of that time that have ended."""
@@ -358,7 +358,7 @@ def _add_changes(router: APIRouter, managed: Callable[[], Managed]) -> None:
             200: _STARTED[200],
             202: _STARTED[202],
             **_UNKNOWN,
-            409: _a_problem("It has not ended."),
+            409: _a_problem("It has not ended, and is to be restarted under its own id."),
             **_UNSUPPORTED,
         },
     )
@@ -428,7 +428,7 @@ async def _json_of(request: Request) -> Any:
     if not body.strip():
         return None
     try:
-        value = json.loads(body, parse_constant=_refuse)
+        value = json.loads(body, parse_constant=_refuse, parse_float=_finite)
         if _depth(value) > MAX_DEPTH:
             raise ValueError(f"it has more than {MAX_DEPTH} levels")
     except RecursionError:
@@ -444,6 +444,14 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no value of JSON's")
 
 
+def _finite(digits: str) -> float:
+    value = float(digits)
+    # What is written again would be no JSON.
+    if math.isinf(value):
+        raise ValueError(f"{digits[:20]} is too large a number")
+    return value
+
+
 def _depth(value: Any) -> int:
     """How many levels of arrays and objects it has."""
     level, depth = [value], 0
@@ -451,22 +459,3 @@ def _depth(value: Any) -> int:
         depth += 1
         level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
     return depth
-
-
-class AsLenient:
-    """Reads requests of the management API as leniently as Durable Functions does.
-
-    Paths may be in any case (its own documents have two), and a parameter without a value is none.
-    """
-
-    _PREFIX = re.compile(rf"{MANAGEMENT}(?=/)", re.IGNORECASE)
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._PREFIX.match(scope["path"]):
-            parts = [part for part in scope["query_string"].split(b"&") if part.partition(b"=")[2]]
-            path = MANAGEMENT + scope["path"][len(MANAGEMENT) :]
-            scope = {**scope, "path": path, "query_string": b"&".join(parts)}
-        await self._app(scope, receive, send)

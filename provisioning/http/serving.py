@@ -37,6 +37,8 @@ class Server(uvicorn.Server):
                 access_log=False,
                 lifespan="off",
                 ws="none",
+                # Nobody is to say for the caller where it is and by which scheme it came.
+                proxy_headers=False,
                 timeout_graceful_shutdown=last_calls_s,
             )
         )

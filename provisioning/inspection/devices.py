@@ -14,7 +14,8 @@ from broker.topics import instance_id_of
 from provisioning.device_views import steps_of
 from provisioning.engines import EngineClient
 from provisioning.errors import RequestError, UnknownDeviceError, UnknownRunError
-from provisioning.packages import blob_name_of, mask_sas
+from provisioning.masking import mask_sas
+from provisioning.packages import blob_name_of
 from provisioning.registry import DeviceRecord, Registry, statements
 from provisioning.state_directory import iso
 from provisioning.states import DeviceState

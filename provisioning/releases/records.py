@@ -33,6 +33,9 @@ MAX_LABEL_CHARS: Final = 200
 MAX_NOTES_CHARS: Final = 2_000
 MAX_CONFIGURATION_BYTES: Final = 16 * 1024
 
+OWN_ID: Final = "{device_id}"
+"""What the configuration's `device_id` is in any case."""
+
 NAME_PATTERN: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?"
 """Of ids of packages and names of blobs a part, where a dot at the end is not allowed."""
 NAME_IN_WORDS: Final = "1 to 64 letters, digits, '.', '_' or '-', with a letter or digit at both ends"
@@ -123,7 +126,11 @@ class ReleaseRecord:
     def differences(self, other: ReleaseRecord) -> list[str]:
         """In what another release of the same name is another release."""
         names = ("version", "models", "configuration", "notes")
-        different = [name for name in names if getattr(self, name) != getattr(other, name)]
+        # By their JSON: true, 1 and 1.0 are one to Python, and not to a device.
+        mine, others = (
+            {name: json.dumps(getattr(one, name), sort_keys=True) for name in names} for one in (self, other)
+        )
+        different = [name for name in names if mine[name] != others[name]]
         return [*different, "firmware"] if self.sha256 != other.sha256 else different
 
     def to_json(self) -> Json:
@@ -236,8 +243,8 @@ def _configuration(text: str | None) -> Json | None:
         )
     try:
         found = json.loads(text, parse_constant=_no_constant)
-        # As it is stored and signed: what has no such form (half a surrogate pair) is no text.
-        json.dumps(found, ensure_ascii=False).encode()
+        # As it is stored and signed: what has no such form (half a surrogate pair, 1e999) can't be.
+        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise ReleaseError(field, f"it is no JSON ({error})", remedy) from error
     if not isinstance(found, dict):
@@ -246,6 +253,10 @@ def _configuration(text: str | None) -> Json | None:
         template.check(found)
     except template.TemplateError as error:
         raise ReleaseError(error.key(field), error.problem, error.remedy) from error
+    if found.get("device_id", OWN_ID) != OWN_ID:
+        raise ReleaseError(
+            f"{field}.device_id", "each device's own id comes there", f'leave it out, or give "{OWN_ID}"'
+        )
     return found
 
 

@@ -249,12 +249,14 @@ def _ended(plan: RolloutPlan, facts: Facts) -> End:
     counts = facts.ended
     provisioned, all_of_them = counts[DeviceState.PROVISIONED], sum(counts.values())
     what = f"{provisioned:,} of {_devices(all_of_them)} provisioned."
-    retry = " `muster rollout retry` tries those that failed again."
+    # What was rejected is not tried again by itself.
+    failed = counts[DeviceState.FAILED] + counts[DeviceState.TIMED_OUT]
+    retry = " `muster rollout retry` tries those that failed again." if failed else ""
     number = next((n for n in range(len(facts.waves), 0, -1) if facts.waves[n - 1].devices), 1)
     wave, planned = facts.waves[number - 1], plan.waves[number - 1]
     if number not in facts.approved_waves and not meets(planned.success_threshold_percent, wave):
         return End(state="failed", reason=f"{_missed(number, planned, wave)} {what}{retry}")
-    return End(state="completed", reason=what + (retry if provisioned < all_of_them else ""))
+    return End(state="completed", reason=what + retry)
 
 
 def _joining(plan: RolloutPlan, facts: Facts) -> Wait:

@@ -106,6 +106,9 @@ class RolloutActions:
             self._approve(rollout)
         elif rollout.paused is not None:
             rollout.paused = None
+            # At once: asked again it must not be taken for what approves a wave.
+            rollout.state, rollout.reason = "running", None
+            rollout.generation += 1
             rollout.forgiven_json = json.dumps({str(state): count for state, count in ended.items() if count})
 
     def _approve(self, rollout: Rollout) -> None:

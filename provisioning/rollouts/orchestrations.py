@@ -3,8 +3,8 @@
 `RolloutOrchestration` asks what is to be done, does it and asks again; it decides nothing itself.
 `WaveOrchestration` runs lanes, as many as devices may be in flight at once; `LaneOrchestration` takes one
 device after the other and provisions it in a sub-orchestration. A lane that is told so stops, and when all
-have stopped the rollout asks what is next: so a pause, a gate or another pace needs no message to those in
-flight.
+have stopped the rollout asks what is next; earlier where something has changed or the time has come. Devices
+in flight need no message for that: lanes that begin meanwhile count them.
 
 No history grows with the number of devices: lanes, and the rollout itself, continue as new.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from durabletask import task
@@ -136,6 +136,8 @@ def LaneOrchestration(ctx: OrchestrationContext, request: Json) -> Flow:  # noqa
         elif taken["wait_s"] is not None:
             yield ctx.create_timer(timedelta(seconds=taken["wait_s"]))
         else:
+            if taken.get("tell"):
+                ctx.send_event(request["rollout_id"], ROLLOUT_CHANGED)
             return taken["stop"]
     ctx.continue_as_new({**request, "seq": seq})
     return None
@@ -147,7 +149,12 @@ def _provision(ctx: OrchestrationContext, request: Json, device_id: str) -> Flow
     try:
         yield ctx.call_sub_orchestrator(
             "DeviceProvisioningOrchestration",
-            input={"device_id": device_id, "options": request["options"], **of_release(request)},
+            input={
+                "device_id": device_id,
+                "options": request["options"],
+                "cancels_activities": True,
+                **of_release(request),
+            },
             instance_id=f"{rollout_id}:{device_id}",
         )
     except TaskFailedError as error:
@@ -197,9 +204,10 @@ class _Rollout:
         """Until all of its lanes have stopped, or this history is long enough.
 
         What operators do in the meantime the lanes find out by themselves, but for a cancellation by force:
-        those in flight have to be told. Devices that join may need more lanes than there are; and as they may
-        keep the lanes busy for ever, the next execution begins others where this history is long enough. The
-        earlier ones stop, each when its device has ended.
+        those in flight have to be told. So it is where the time alone changes something: the schedule's end,
+        a window. Devices that join may need more lanes than there are. Where lanes are to begin anew (another
+        wave, another pace, a resume) nobody waits for those of before, as one device may keep them busy for
+        long; nor where this history is long enough. The earlier ones stop, each when its device has ended.
         """
         under_way = {key: decision[key] for key in ("generation", "wave", "lanes")}
         lanes = [self._start_lanes(decision)]
@@ -217,6 +225,8 @@ class _Rollout:
             meanwhile: Json = yield from self.decide(under_way=under_way)
             if meanwhile["do"] == "stop":
                 yield from self.stop(force=meanwhile["force"])
+            elif meanwhile.get("anew"):
+                break
             elif meanwhile.get("lanes"):
                 lanes.append(self._start_lanes(meanwhile))
                 under_way["lanes"] += meanwhile["lanes"]
@@ -225,9 +235,14 @@ class _Rollout:
         _cancel(look)
 
     def _look_again(self, decision: Json) -> task.CancellableTask[Any] | None:
-        """Devices of earlier lanes make room for others as they end, and tell nobody."""
-        after_s = decision.get("look_again_s")
-        return None if after_s is None else self._ctx.create_timer(timedelta(seconds=after_s))
+        """Devices of earlier lanes make room for others as they end, and tell nobody; nor does the time."""
+        waits = []
+        if (after_s := decision.get("look_again_s")) is not None:
+            waits.append(timedelta(seconds=after_s))
+        if (at := decision.get("look_again_at")) is not None:
+            until = datetime.fromisoformat(at).astimezone(UTC).replace(tzinfo=None)
+            waits.append(max(until - self._ctx.current_utc_datetime, timedelta()))
+        return self._ctx.create_timer(min(waits)) if waits else None
 
     def _start_lanes(self, decision: Json) -> task.CompletableTask[Any]:
         return self._ctx.call_sub_orchestrator(

@@ -123,7 +123,10 @@ class Take:
     """Ask again after so many seconds."""
     stop: str | None = None
     """There is nothing more for this lane, and why."""
+    tell: bool = False
+    """The rollout is to hear at once that it stops."""
 
     def to_json(self) -> dict[str, Any]:
         """As an activity's result."""
-        return {"device_id": self.device_id, "wait_s": self.wait_s, "stop": self.stop}
+        told = {"tell": True} if self.tell else {}
+        return {"device_id": self.device_id, "wait_s": self.wait_s, "stop": self.stop, **told}

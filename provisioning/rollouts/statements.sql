@@ -298,6 +298,9 @@ SELECT why FROM rollout_lanes WHERE rollout_id = ? AND lane = ?;
 -- name: stopped_lanes
 SELECT count(*) FROM rollout_lanes WHERE rollout_id = ?;
 
+-- name: lanes_stopped_by
+SELECT count(*) FROM rollout_lanes WHERE rollout_id = ? AND why = ?;
+
 -- name: strays
 -- Devices of a wave in flight (?2) that no lane of the generation under way (?3, as lanes begin) has.
 SELECT count(*) FROM rollout_devices INDEXED BY rollout_devices_in_flight

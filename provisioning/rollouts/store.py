@@ -12,6 +12,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from itertools import count
 from typing import Any, Final, TypeVar
@@ -220,6 +221,7 @@ class RolloutStore:
                 # No lane that is waited for has those in flight: a wave was terminated by hand, or an earlier
                 # execution began it. Look again by the clock.
                 orphaned = cause in _IN_FLIGHT and not under_way
+                again_at = until if under_way else None
                 if orphaned or cause in _GROWING:
                     again = instant(now + (LOOK_AGAIN_S if orphaned else LOOK_FOR_DEVICES_S))
                     until = again if until is None else min(until, again)
@@ -227,6 +229,7 @@ class RolloutStore:
                     "do": "wait",
                     "until": None if until is None else until.isoformat(),
                     "orphaned": orphaned,
+                    **_look_again_at(again_at),
                 }
             case Cancel(force=force, reason=reason):
                 rollout.state, rollout.reason = "cancelling", reason
@@ -257,14 +260,16 @@ class RolloutStore:
         lanes, strays, begins = 0, 0, under_way is None
         if under_way is None:
             under_way = {"generation": rollout.generation, "wave": directive.number, "lanes": 0}
-        # Else those that live stop at their next question.
-        if (under_way["generation"], under_way["wave"]) == (rollout.generation, directive.number):
+        anew = (under_way["generation"], under_way["wave"]) != (rollout.generation, directive.number)
+        # Those that live stop at their next question, and others begin beside them.
+        if not anew:
             rollout.lanes = under_way["lanes"]
             stopped = tables.execute("stopped_lanes", (rollout.rollout_id,)).fetchone()[0]
             strays = tables.execute(
                 "strays", (rollout.rollout_id, directive.number, f"{rollout.generation}.")
             ).fetchone()[0]
             lanes = max(directive.lanes - strays - (rollout.lanes - stopped), 0)
+        elsewhere = facts.in_flight - facts.waves[directive.number - 1].in_flight
         if begins and not lanes:
             why = f"{facts.in_flight:,} in flight from before, the most at once."
             waiting = Wait(until=None, state="running", cause="in_flight", reason=why)
@@ -281,7 +286,9 @@ class RolloutStore:
             "generation": rollout.generation,
             "first_lane": first,
             "lanes": lanes,
-            "look_again_s": LOOK_AGAIN_S if strays else None,
+            "look_again_s": LOOK_AGAIN_S if strays or elsewhere else None,
+            **({"anew": True} if anew else {}),
+            **_look_again_at(directive.until),
             "options": rollout.plan.options.to_json(),
             **({} if rollout.plan.release is None else {"release": rollout.plan.release}),
         }
@@ -384,7 +391,9 @@ class RolloutStore:
             return Take(stop="deadline")
         counts = tables.ended(request.rollout_id)
         if should_abort(plan, counts, forgiven=rollout.forgiven) is not None:
-            return Take(stop="abort")
+            # One of the lanes tells: the others may be at their devices for long.
+            first = tables.execute("lanes_stopped_by", (request.rollout_id, "abort")).fetchone()[0] == 0
+            return Take(stop="abort", tell=first)
         found = tables.execute("next_device", (request.rollout_id, request.wave)).fetchone()
         if found is None:
             return Take(stop="done")
@@ -422,6 +431,11 @@ class RolloutStore:
         queue.setdefault(lane, None)
         wait_s = max(rollout.next_at - now, 0.0) + list(queue).index(lane) * interval
         return min(max(wait_s, MIN_WAIT_S), MAX_WAIT_S)
+
+
+def _look_again_at(at: datetime | None) -> Json:
+    """When an orchestration that waits for its lanes is to ask again all the same."""
+    return {} if at is None else {"look_again_at": at.isoformat()}
 
 
 def _is_news(rollout: Rollout, state: str, directive: Directive) -> bool:

@@ -51,8 +51,32 @@ def targets_of(tables: Tables, plan: RolloutPlan) -> Targets:
     """
     chosen = settle(tables, plan, _chosen(plan, _matching(tables, plan)))
     if not len(chosen) and not plan.targets.continuous:
-        raise NothingToDoError
+        raise NothingToDoError(_why_none(tables, plan))
     return chosen
+
+
+def _why_none(tables: Tables, plan: RolloutPlan) -> str | None:
+    """Why a plan means no device, in words; None where there is no new one at all."""
+    targets = plan.targets
+    if targets.failed_in is not None:
+        states = name_some([state.replace("_", " ") for state in map(str, targets.failed_states)])
+        return f"No device of {targets.failed_in} ended as {states}, or the plan leaves all of these out."
+    # Of all states, those that other runs have, too.
+    anyhow = plan.model_copy(update={"overlap": "wait"})
+    matching = _chosen(anyhow, _matching(tables, anyhow))
+    if run_ids := {known.run_id for known in matching.values() if known.state in WORKING and known.run_id}:
+        return (
+            f"All devices that the plan means ({len(matching):,}) are being provisioned by "
+            f"{name_some(sorted(run_ids))}: wait for its end, or say by overlap (--overlap) wait or join "
+            f"what is to become of them."
+        )
+    if targets == type(targets)():
+        return None
+    states = name_some([str(state).replace("_", " ") for state in targets.qualifying_states])
+    return (
+        f"No device is as the plan's targets say, and {states}: `muster devices` shows what there is; to "
+        f"provision devices again name them (--devices), or their states (--states)."
+    )
 
 
 def joiners_of(tables: Tables, rollout: Rollout, among: Collection[str] | None) -> Targets:

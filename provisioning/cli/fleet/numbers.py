@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from provisioning.cli.arguments import Subparsers, add_client_arguments, add_command, client_of
+from provisioning.cli.documents import Fleet
 from provisioning.cli.errors import UsageError
 from provisioning.cli.fleet.choice import add_fleet_choice, chosen_fleet
-from provisioning.cli.terminal import Terminal, data_size, duration
+from provisioning.cli.terminal import Terminal, data_size, duration, parse_timestamp
 
 Figures = list[tuple[str, str]]
 
@@ -116,3 +118,9 @@ def latency_line(values: Mapping[str, Any]) -> str:
 
 def _percentiles(values: Mapping[str, Any]) -> list[str]:
     return [duration(values.get(f"p{percent}_s")) for percent in (50, 95, 99)]
+
+
+def age_s(fleet: Fleet) -> float | None:
+    """Return how long a fleet has been there."""
+    started = parse_timestamp(fleet.get("started_at"))
+    return None if started is None else max(0.0, time.time() - started.timestamp())

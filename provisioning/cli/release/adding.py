@@ -124,12 +124,17 @@ def _said(created: bool, release: Release) -> str:
     return f"{release['name']}: {what}; roll it out with: muster rollout create --release {release['name']}"
 
 
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Generator[FirmwareFile, None, None]:
     from provisioning.releases.records import MAX_FIRMWARE_BYTES
 
     try:
-        file = path.open("rb")
+        # What is no file is told: a pipe that nobody writes into is not waited for.
+        file = open(path, "rb", opener=_at_once)  # noqa: SIM115 (Path.open has no opener)
     except OSError as error:
         raise UsageError(f"{path}: it can't be read ({error.strerror}); name the firmware's file") from error
     with file:
@@ -194,6 +199,8 @@ def load_config(path: Path) -> ConfigFile:
         raise UsageError(f"{path}, line {error.lineno}: it is no JSON: {error.msg}; mend it") from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: it is no TOML: {error}; mend that place") from error
+    except RecursionError as error:
+        raise UsageError(f"{path}: it is nested too deeply; make it flatter") from error
     except TypeError as error:
         raise UsageError(f"{path}: it holds a date or time, which JSON lacks; write it as text") from error
     if not isinstance(document, dict):

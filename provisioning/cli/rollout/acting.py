@@ -117,10 +117,7 @@ def _request_of(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
         case "cancel" if args.force:
             return "force_cancel", {}
         case "exclude" | "add":
-            devices = names_of(args.devices)
-            if not devices:
-                raise UsageError("--devices names no device: give ids, joined by commas")
-            return args.action, {"devices": devices}
+            return args.action, {"devices": names_of(args.devices)}
         case "pace":
             pace = pace_of(args, {})
             if not pace:

@@ -37,14 +37,15 @@ def run_log(args: argparse.Namespace) -> int:
         terminal.table(
             ["time", "who", "what", "detail"],
             [
-                [moment(entry["at"]), entry["actor"], state_word(entry["what"]), _detail(entry)]
+                [moment(entry["at"]), entry["actor"], state_word(entry["what"]), detail_of(entry)]
                 for entry in entries
             ],
         )
     return 0
 
 
-def _detail(entry: LogEntry) -> str:
+def detail_of(entry: LogEntry) -> str:
+    """Return what an entry of the log says beside what was done."""
     detail = entry.get("detail")
     if isinstance(detail, dict):
         return ", ".join(f"{state_word(name)} {value}" for name, value in detail.items())

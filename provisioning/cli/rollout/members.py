@@ -14,7 +14,7 @@ from provisioning.cli.arguments import (
     names_of,
 )
 from provisioning.cli.client import ServiceClient
-from provisioning.cli.devices import percentage, show_steps
+from provisioning.cli.devices import next_attempt, percentage, show_steps
 from provisioning.cli.documents import RolloutDevice
 from provisioning.cli.errors import UsageError
 from provisioning.cli.rollout.choice import add_rollout_choice, chosen_rollout
@@ -163,6 +163,8 @@ def _facts(device: RolloutDevice) -> list[tuple[str, str]]:
         ("model", device["model"]),
         ("firmware", device["firmware_version"]),
     ]
+    if retrying_at := device.get("retrying_at"):
+        facts.append(("next attempt", next_attempt(retrying_at, device.get("retrying_after"))))
     if held := _held(device):
         facts.append(("held", held))
     if ended_at := device["ended_at"]:

@@ -61,6 +61,8 @@ def load_plan_file(path: Path) -> PlanFile:
         raise UsageError(f"{path}, line {error.lineno}: it is no JSON: {error.msg}; mend it") from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: it is no TOML: {error}; mend that place") from error
+    except RecursionError as error:
+        raise UsageError(f"{path}: it is nested too deeply; make it flatter") from error
     if not isinstance(document, dict):
         raise UsageError(f"{path}: it is no plan; `muster rollout example --json > plan.json` makes one")
     return PlanFile(path=path, text=text, document=_json_values(document))

@@ -13,6 +13,7 @@ from typing import TypeAlias
 from provisioning.cli.arguments import Subparsers, add_client_arguments, add_command, client_of
 from provisioning.cli.documents import Rollout
 from provisioning.cli.errors import InterruptedBySignalError
+from provisioning.cli.followed import Followed, Page
 from provisioning.cli.progress import (
     LARGE_RUN_DEVICES,
     LARGE_RUN_POLL_INTERVAL_S,
@@ -34,7 +35,7 @@ from provisioning.cli.rollout.words import (
     wave_of,
 )
 from provisioning.cli.terminal import Terminal, clock, state_word
-from provisioning.cli.views import Fetcher, LinesView, LiveView, SilentView, View
+from provisioning.cli.views import Fetcher, LinesView, SilentView, View
 
 
 def add_parsers(commands: Subparsers) -> None:
@@ -46,7 +47,7 @@ def add_parsers(commands: Subparsers) -> None:
         description=(
             "Follow a rollout: each wave, counters, rate, expected end, its state with the reason and what\n"
             "can be done next. Ends with the rollout: 0 if it was completed and every device provisioned,\n"
-            "1 if not. Ctrl-C ends the watching only."
+            "1 if not. q and Ctrl-C end the watching only. `muster watch` has the keys."
         ),
         examples="""muster rollout watch
             muster rollout watch --json | jq -r '[.state, .wave] | @tsv'
@@ -60,23 +61,35 @@ def run_watch(args: argparse.Namespace) -> int:
     return watch_rollout(args, chosen_rollout(args, client_of(args), or_latest=True))
 
 
-def watch_rollout(args: argparse.Namespace, rollout_id: str) -> int:
+def watch_rollout(args: argparse.Namespace, rollout_id: str, page: Page = "progress") -> int:
     """Follow a rollout to its end, show what it came to, and return the exit code."""
     terminal = Terminal()
-    view: RolloutView = JsonView(terminal) if args.json else rollout_view(terminal)
-    fetch = Fetcher(args, lambda client: client.rollout(rollout_id), view)
-    try:
-        last = follow_rollout(fetch, view)
-    except KeyboardInterrupt as interrupt:
-        raise InterruptedBySignalError(
-            f"interrupted; {rollout_id} goes on, and `muster rollout watch {rollout_id}` shows it again",
-            signum=signal.SIGINT,
-        ) from interrupt
+    if terminal.interactive and not args.json:
+        from provisioning.cli.live.watching import watch
+
+        end = watch(args, terminal, Followed(kind="rollout", id=rollout_id), page)
+        if not end.ended or end.look is None or end.look.rollout is None:
+            return 0
+        last = end.look.rollout
+    else:
+        last = _follow_in_lines(args, rollout_id, terminal)
     good = succeeded(last)
     if not args.json:
         terminal.line()
         show_end(last, terminal, good=good)
     return 0 if good else 1
+
+
+def _follow_in_lines(args: argparse.Namespace, rollout_id: str, terminal: Terminal) -> Rollout:
+    view: RolloutView = JsonView(terminal) if args.json else PlainView(terminal)
+    fetch = Fetcher(args, lambda client: client.rollout(rollout_id), view)
+    try:
+        return follow_rollout(fetch, view)
+    except KeyboardInterrupt as interrupt:
+        raise InterruptedBySignalError(
+            f"interrupted; {rollout_id} goes on, and `muster rollout watch {rollout_id}` shows it again",
+            signum=signal.SIGINT,
+        ) from interrupt
 
 
 def follow_rollout(
@@ -94,17 +107,6 @@ def follow_rollout(
 
 
 RolloutView: TypeAlias = "View[Rollout]"
-
-
-def rollout_view(terminal: Terminal) -> RolloutView:
-    """Return the view that suits ``terminal``."""
-    if not terminal.interactive:
-        return PlainView(terminal)
-    from provisioning.cli.rollout.picture import picture
-
-    return LiveView[Rollout](
-        terminal, lambda rollout, note: picture(rollout, datetime.datetime.now(datetime.UTC), note=note)
-    )
 
 
 class JsonView(SilentView[Rollout]):

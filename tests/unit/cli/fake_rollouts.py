@@ -38,6 +38,8 @@ class FakeRollouts:
         self.refusal: FakeRefusalError | None = None
         self.per_look = 1
         self.not_fitting = 0
+        self.of_devices: dict[str, Json] = {}
+        """What else is said of a device that is asked for alone."""
         """How many devices a release that is named does not fit."""
         self.reasons = {"failed": "disk full", "timed_out": "no acknowledgement within 1 s"}
 
@@ -71,7 +73,8 @@ class FakeRollouts:
             case "GET", ["devices"]:
                 return 200, rollout.page(query or {})
             case "GET", ["devices", name] if name in rollout.devices:
-                return 200, rollout.device(name) | {"steps": [], "instance_id": f"{parts[0]}:{name}"}
+                steps: Json = {"steps": [], "instance_id": f"{parts[0]}:{name}"}
+                return 200, rollout.device(name) | steps | self.of_devices.get(name, {})
             case "GET", ["log"]:
                 return 200, {"log": rollout.log}
             case "POST", ["actions"]:
@@ -265,6 +268,12 @@ class FakeRollout:
             "firmware_version": "1",
             "ended_at": START if state in FINAL else None,
             "device_s": 1.5 if state in FINAL else None,
+            "steps_s": {
+                "packaging": 0.5 if state in FINAL else None,
+                "notifying": None,
+                "downloading": 0.75 if state == "provisioned" else None,
+                "activating": None,
+            },
         }
 
     def page(self, query: dict[str, list[str]]) -> Json:
@@ -281,6 +290,19 @@ class FakeRollout:
             "devices": [self.device(name) for name in page],
             "next": page[-1] if len(left) > len(page) else None,
             "total": len(found),
+        }
+
+    def run(self) -> Json:
+        """The run that it is on record as."""
+        return {
+            "run_id": self.rollout_id,
+            "status": "completed" if self.state in ENDED else "running",
+            "devices": len(self.devices),
+            "failures": [
+                {"device_id": name, "state": state, "reason": self.rollouts.reasons.get(state), "at": START}
+                for name, state in self.devices.items()
+                if state in FINAL and state != "provisioned"
+            ],
         }
 
     def view(self) -> Json:

@@ -166,6 +166,8 @@ class FakeService:
                 return 200, {"runs": list(self.runs.values())}
             case "GET", ["runs", run_id]:
                 return 200, self._run(run_id)
+            case "GET", ["runs", run_id, "devices"]:
+                return 200, self._run_devices(run_id)
             case "GET", ["devices"]:
                 return 200, self._devices(query)
             case "GET", ["devices", device_id]:
@@ -297,6 +299,8 @@ class FakeService:
         return {"run_id": run_id, "devices": len(wanted), "not_fitting": misfits}
 
     def _run(self, run_id: str) -> Json:
+        if run_id in self.rollouts.known:
+            return self.rollouts.known[run_id].run()
         if run_id not in self.runs:
             raise FakeProblemError(404, f"Unknown run: {run_id}.")
         run = self.runs[run_id]
@@ -337,6 +341,14 @@ class FakeService:
                 },
             },
         }
+
+    def _run_devices(self, run_id: str) -> Json:
+        found = [
+            device | {"attempts": device["attempt"], "ended_at": START, "device_s": 2.0, "steps_s": {}}
+            for device in self.devices.values()
+            if device["run_id"] == run_id
+        ]
+        return {"devices": found, "next": None, "total": len(found)}
 
     def _devices(self, query: dict[str, str]) -> Json:
         found = [

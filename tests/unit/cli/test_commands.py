@@ -210,6 +210,7 @@ def test_a_pipe_gets_no_escape_codes(service: FakeService, muster: Muster) -> No
         ("devices",),
         ("device",),
         ("watch",),
+        ("report",),
     ],
 )
 def test_each_command_has_help_with_examples(muster: Muster, argv: tuple[str, ...]) -> None:
@@ -218,3 +219,24 @@ def test_each_command_has_help_with_examples(muster: Muster, argv: tuple[str, ..
     assert ("examples:" if argv else "the three jobs:") in result.out
     if argv:
         assert f"  muster {' '.join(argv)}" in result.out
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("rollout", "create", "--devices", ""),
+        ("rollout", "create", "--model", " , "),
+        ("rollout", "cancel", ""),
+        ("rollout", "device", "rollout-1", ""),
+        ("release", "show", ""),
+        ("release", "remove", ""),
+        ("device", ""),
+    ],
+)
+def test_an_unset_variable_of_a_shell_is_neither_all_nor_another_command(
+    service: FakeService, muster: Muster, argv: tuple[str, ...]
+) -> None:
+    result = muster(*argv)
+    assert result.exit_code == 2
+    assert "names nothing: give" in result.error_line
+    assert [method for method, *_ in service.requests if method != "GET"] == []

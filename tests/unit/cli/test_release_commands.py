@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,8 @@ class TestAdd:
             ("c.toml", b"a = ", "it is no TOML: Invalid value"),
             ("c.toml", b"a = 2030-01-01", "it holds a date or time, which JSON lacks; write it as text"),
             ("c.json", b'{\n"a": }', "line 2: it is no JSON: Expecting value; mend it"),
+            ("c.json", b'{"a": ' + b"[" * 50_000, "it is nested too deeply; make it flatter"),
+            ("c.toml", b"a = " + b"[" * 50_000, "it is nested too deeply; make it flatter"),
             ("c.json", b"[]", "it is no JSON object; write one, as in {}"),
             ("c.json", b"\xff", "it is no UTF-8 text; write it as UTF-8"),
             ("c.json", b" " * (1024 * 1024 + 1), "it is too long; use at most 1,048,576 bytes"),
@@ -140,6 +143,22 @@ class TestAdd:
         assert result.exit_code == 2
         assert result.error_line.startswith(f"muster: {path}")
         assert words in result.error_line
+
+    def test_a_pipe_is_no_firmware_and_not_waited_for(
+        self, service: FakeService, muster: Muster, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+        assert "it is no file; name one that holds the firmware" in add(muster, path).error_line
+        assert service.requests == []
+
+    def test_a_model_that_is_empty_is_not_every_model(
+        self, service: FakeService, muster: Muster, firmware: Path
+    ) -> None:
+        result = add(muster, firmware, "--model", "")
+        assert result.exit_code == 2
+        assert "'' names nothing: give a name, or leave the flag out" in result.error_line
+        assert service.requests == []
 
     def test_it_takes_one_firmware(self, muster: Muster, firmware: Path) -> None:
         assert "not allowed with argument" in add(muster, firmware, "--generate", "1MiB").error_line

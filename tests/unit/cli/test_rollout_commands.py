@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 from typing import Any
 
 import pytest
@@ -278,7 +279,7 @@ class TestActions:
         [
             (("pace",), "say what to change"),
             (("exclude",), "--devices"),
-            (("add", "--devices", ","), "names no device"),
+            (("add", "--devices", ","), "',' names nothing"),
             (("retry", "--states", "provisioned"), "'provisioned' is no end to retry"),
             (("list", "--limit", "-1"), "--limit must be 0"),
             ((), "say what to do"),
@@ -373,6 +374,13 @@ class TestDevices:
         assert ["state", "provisioned"] in rows(muster("rollout", "device", "d4"))
         assert json.loads(muster("rollout", "device", "rollout-1", "d4", "--json").out)["wave"] == 1
         assert muster("rollout", "device", "nobody").exit_code != 0
+
+    def test_says_when_a_device_that_waits_is_tried_again(self, service: FakeService, muster: Muster) -> None:
+        muster("rollout", "create")
+        at = "2030-01-01T00:00:05.000+00:00"
+        service.rollouts.of_devices["d3"] = {"retrying_at": at, "retrying_after": "no_ack"}
+        out = muster("rollout", "device", "d3").out
+        assert re.search(r"next attempt  retrying at \d\d:\d\d:05, after no_ack\n", out)
 
     def test_refuses_what_is_no_state(self, muster: Muster) -> None:
         muster("rollout", "create")

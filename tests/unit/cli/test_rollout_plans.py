@@ -272,6 +272,7 @@ def test_what_is_wrong_of_a_flag_is_told_by_the_flag(
     [
         ("plan.toml", "name = ", "plan.toml: it is no TOML: Invalid value (at end of document)"),
         ("plan.json", '{"name":\n "x",}', "plan.json, line 2: it is no JSON"),
+        ("plan.json", '{"name":' + "[" * 50_000, "plan.json: it is nested too deeply"),
         ("plan.json", "[]", "it is no plan; `muster rollout example --json"),
         ("plan.toml", "targets = 5", "targets must be a table of keys, not 5"),
     ],

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from provisioning.cli.documents import Rollout, Wave
-from provisioning.cli.rollout.picture import BAR_WIDTH, MAX_WAVES_SHOWN, picture, shown_waves, stacked
 from provisioning.cli.rollout.showing import show_rollout
-from provisioning.cli.rollout.watching import PlainView, follow_rollout, rollout_view
+from provisioning.cli.rollout.watching import PlainView, follow_rollout
 from provisioning.cli.rollout.words import (
     expected_end,
     further_steps,
@@ -23,10 +22,9 @@ from provisioning.cli.rollout.words import (
     windows_of,
 )
 from provisioning.cli.terminal import Terminal
-from provisioning.cli.views import Fetcher, LiveView
+from provisioning.cli.views import Fetcher
 from tests.unit.cli.fake_rollouts import STATES
 from tests.unit.cli.fake_service import FakeService
-from tests.unit.cli.test_views import FakeTty
 
 NOW = datetime.datetime(2030, 1, 1, 12, 0, 0, tzinfo=datetime.UTC)
 ROLLOUT_ID = "rollout-20300101-120000-3f2a"
@@ -76,54 +74,6 @@ def a_rollout(**more: object) -> Rollout:
     return rollout
 
 
-def drawn(rollout: Rollout, width: int = 80, note: str = "") -> list[str]:
-    from rich.console import Console
-
-    console = Console(file=io.StringIO(), width=width, record=True)
-    console.print(picture(rollout, NOW, note=note))
-    return console.export_text().splitlines()
-
-
-def test_the_picture_has_a_bar_for_each_wave_and_fits_80_columns() -> None:
-    lines = drawn(a_rollout(), note="away")
-    assert all(len(line) <= 80 for line in lines)
-    assert lines[0] == f"{ROLLOUT_ID}  spring"
-    assert lines[1] == "running"
-    assert "25,000/100,000 ended" in lines[2]
-    assert "250.0 devices/s" in lines[2]
-    assert ", in 5:00" in lines[2]
-    assert lines[3].split()[:2] == ["wave", "1"]
-    assert "▓▓" in lines[3]
-    assert lines[3].endswith("95% ok")
-    assert lines[5].split() == ["wave", "3", "░" * BAR_WIDTH, "0/50,000", "pending"]
-    assert "pending" in lines[6]
-    assert lines[7].split()[0] == "70,000"
-    assert "failed 900  timed out 100" in lines[8]
-    assert "900 failed: disk full (dev-00003)" in lines[9]
-    assert lines[-1] == "away"
-
-
-@pytest.mark.parametrize(
-    ("given", "shares"),
-    [
-        ({}, [0, 0, 0, 0, 10]),
-        ({"provisioned": 50, "pending": 50}, [5, 0, 0, 0, 5]),
-        ({"provisioned": 9_998, "failed": 1, "pending": 1}, [8, 1, 0, 0, 1]),
-        ({"provisioned": 1, "failed": 1, "cancelled": 1, "queued": 1, "pending": 996}, [1, 1, 1, 1, 6]),
-    ],
-)
-def test_bars_add_up_and_hide_nothing(given: dict[str, int], shares: list[int]) -> None:
-    assert stacked(counts_of(**given), 10) == shares
-
-
-def test_of_many_waves_those_around_the_current_one_are_drawn() -> None:
-    waves = [a_wave(number, "pending", pending=10) for number in range(1, 31)]
-    for wave, first in ((1, 1), (15, 12), (30, 23)):
-        shown = shown_waves(a_rollout(waves=waves, wave=wave))
-        assert [shown[0]["number"], len(shown)] == [first, MAX_WAVES_SHOWN]
-    assert any("… and 22 more" in line for line in drawn(a_rollout(waves=waves)))
-
-
 def test_a_pipe_gets_a_line_at_each_new_state_and_every_few_seconds() -> None:
     stream, now = io.StringIO(), [0.0]
     view = PlainView(Terminal(stream), now=lambda: now[0])
@@ -151,18 +101,6 @@ def test_a_pipe_gets_a_line_at_each_new_state_and_every_few_seconds() -> None:
     assert len(stream.getvalue().splitlines()) == 8
     view.update(a_rollout(reason="4,999 devices in flight, the most at once."))
     assert len(stream.getvalue().splitlines()) == 8, "figures in a reason are no news"
-
-
-def test_a_terminal_gets_the_live_view(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    stream = FakeTty()
-    with rollout_view(Terminal(stream)) as view:
-        assert isinstance(view, LiveView)
-        view.update(a_rollout())
-        view.note("the service is away")
-    assert "\x1b[" in stream.getvalue()
-    assert "the service is away" in stream.getvalue()
 
 
 def test_show_fits_80_columns_of_a_terminal() -> None:

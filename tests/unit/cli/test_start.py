@@ -54,6 +54,8 @@ sys.exit(code)
         ("devices",),
         ("device", "d1"),
         ("watch",),
+        ("report", "--out", "-"),
+        ("report", "--json", "--csv", "/dev/null", "--force"),
         ("rollout", "create", "--waves", "50%,rest", "--abort", "failed=20%/10:pause", "--follow"),
         ("rollout", "create", "--dry-run"),
         ("rollout", "example"),
@@ -69,7 +71,7 @@ def test_client_commands_import_nothing_heavy(service: FakeService, argv: tuple[
     service.rollouts.device_ids = ["d1", "d2"]
     if argv[0] == "rollout" and "create" not in argv:
         service.rollouts.route("POST", [], {"plan": {}, "actor": "ada"})
-    if argv == ("watch",):
+    if argv[0] in ("watch", "report"):
         service._provision({"device_ids": ["d1"]})
     result = subprocess.run(
         [sys.executable, "-c", IMPORTS, *argv], capture_output=True, text=True, timeout=60, check=False

@@ -7,10 +7,12 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 
+from provisioning.engine import AsyncTaskHubClient
 from provisioning.service import Service
 from tests.unit.http.managed import INSTANCES
 from tests.unit.http.running import settings
@@ -102,6 +104,23 @@ async def test_a_run_that_is_terminated_here_is_closed_with_its_devices(
     assert (await api.get("/api/devices/d1")).status_code == 200
 
 
+async def test_a_device_is_not_worked_on_any_more_when_its_run_was_terminated_alone(
+    service: Service, api: httpx.AsyncClient
+) -> None:
+    service._registry.register("d1", model="m", firmware_version="1", tags={})
+    await service._registry.flush()
+    run_id = (await api.post("/api/provision", json={})).json()["run_id"]
+    # Not by the API, which ends the children too.
+    client = service._client
+    assert isinstance(client, AsyncTaskHubClient)
+    await client.terminate_orchestration(run_id, recursive=False)
+    assert await _run_ended(api, run_id) == "terminated"
+    async with asyncio.timeout(60):
+        while (await api.get(f"{INSTANCES}/{run_id}:d1")).json()["runtimeStatus"] != "Terminated":  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert (await api.get("/api/devices/d1")).json()["state"] == "cancelled"
+
+
 async def test_a_run_is_started_by_hand(service: Service, api: httpx.AsyncClient) -> None:
     service._registry.register("d1", model="m", firmware_version="1", tags={})
     await service._registry.flush()
@@ -113,3 +132,42 @@ async def test_a_run_is_started_by_hand(service: Service, api: httpx.AsyncClient
     assert (await api.get("/api/runs/by-hand")).json()["devices"] == 1
     assert (await api.post(f"{INSTANCES}/by-hand/terminate")).status_code == 202
     assert await _run_ended(api, "by-hand") == "terminated"
+
+
+@pytest.mark.parametrize("run_id", ["a/b", "rollout-1#3#7", "ü", "q+1", "x" * 201])
+async def test_an_id_that_no_message_can_carry_claims_no_device(
+    service: Service, api: httpx.AsyncClient, run_id: str
+) -> None:
+    service._registry.register("d1", model="m", firmware_version="1", tags={})
+    await service._registry.flush()
+    there = f"/api/orchestrators/ProvisionNewDevices/{quote(run_id, safe='')}?timeout=60"
+    answer = (await api.post(there, json={})).json()
+    assert (answer["runtimeStatus"], "a run id is" in answer["output"]) == ("Failed", True), answer
+    assert (await api.get("/api/devices/d1")).json()["state"] == "new"
+
+
+@pytest.mark.parametrize("instance_id", ["d1", ":d1", "a/b:d1"])
+async def test_a_device_is_not_begun_under_an_id_that_no_message_can_carry(
+    api: httpx.AsyncClient, instance_id: str
+) -> None:
+    there = f"/api/orchestrators/DeviceProvisioningOrchestration/{quote(instance_id, safe='')}?timeout=60"
+    answer = (await api.post(there, json={"device_id": "d1"})).json()
+    assert (answer["runtimeStatus"], "id" in answer["output"]) == ("Failed", True), answer
+
+
+async def test_an_empty_body_is_told_what_is_missing(api: httpx.AsyncClient) -> None:
+    answer = (await api.post("/api/orchestrators/ProvisionNewDevices?timeout=60")).json()
+    assert (answer["runtimeStatus"], answer["output"]) == ("Failed", "the input is no object: '{}' at least")
+
+
+async def test_urls_have_the_scheme_that_the_service_serves(service: Service, api: httpx.AsyncClient) -> None:
+    answer = await api.post(
+        "/api/orchestrators/ProvisionNewDevices",
+        json={"device_ids": []},
+        headers={
+            "x-forwarded-proto": "https",
+            "x-forwarded-for": "192.0.2.1",
+            "x-forwarded-host": "x.example",
+        },
+    )
+    assert answer.headers["location"].startswith(f"{service.url}/")

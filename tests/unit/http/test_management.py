@@ -116,7 +116,16 @@ async def test_what_can_not_be_started_is_refused_with_the_reason(
 
 @pytest.mark.parametrize(
     "body",
-    [b"{", b"NaN", b'{"a": Infinity}', b"\xff", b"[" * 101 + b"]" * 101, b"[" * 100_000, b"9" * 5_000],
+    [
+        b"{",
+        b"NaN",
+        b'{"a": Infinity}',
+        b"1e999",
+        b"\xff",
+        b"[" * 101 + b"]" * 101,
+        b"[" * 100_000,
+        b"9" * 5_000,
+    ],
 )
 async def test_an_input_that_is_no_json_is_refused(embedded: Managed, body: bytes) -> None:
     answer = await embedded.client.post("/api/orchestrators/Greet", content=body)
@@ -373,8 +382,12 @@ async def test_a_failed_instance_goes_on_from_where_it_failed(api: Managed) -> N
 
 async def test_an_instance_is_restarted_under_a_new_id_or_its_own(api: Managed) -> None:
     await api.start("Wait", "w-1", "in")
-    running = await api.client.post(f"{INSTANCES}/w-1/restart")
+    running = await api.client.post(f"{INSTANCES}/w-1/restart?restartWithNewInstanceId=false")
     assert "only one that has ended" in problem_of(running, 409)
+    beside = await api.client.post(f"{INSTANCES}/w-1/restart")
+    assert beside.status_code == 202
+    assert (await api.status(beside.json()["id"]))["input"] == "in"
+    assert (await api.status("w-1"))["runtimeStatus"] in ("Pending", "Running")
     await api.client.post(f"{INSTANCES}/w-1/terminate")
     await api.until("w-1", "Terminated")
 

@@ -101,10 +101,27 @@ async def test_another_name_is_refused(embedded: Managed, host: str) -> None:
     assert problem_of(answer, 403)["title"] == "Forbidden host"
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://[::1", "http://localhost.evil"])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example",
+        "null",
+        "http://[::1",
+        "http://localhost.evil",
+        "http://localhost",
+        "http://localhost:7072",
+        "http://127.0.0.1:x",
+    ],
+)
 async def test_pages_from_elsewhere_are_refused(embedded: Managed, origin: str) -> None:
     answer = await embedded.client.get(INSTANCES, headers={"origin": origin})
     assert problem_of(answer, 403)["title"] == "Forbidden origin"
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:7071", "http://127.0.0.1:7071", "http://[::1]:7071"])
+async def test_pages_of_the_service_itself_may_ask(embedded: Managed, origin: str) -> None:
+    answer = await embedded.client.get(INSTANCES, headers={"origin": origin})
+    assert answer.status_code == 200
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:9", "LocalHost:8470", "[::1]:8470"])

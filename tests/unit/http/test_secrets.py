@@ -71,6 +71,12 @@ async def test_no_problem_has_a_signature_in_it(embedded: Managed) -> None:
         SIGNED.replace("=", r"\\u003D"),
         "AccountName=a;AccountKey=c2VjcmV0;x",
         "sig=c2VjcmV0",
+        quote(quote(SIGNED, safe=""), safe=""),
+        quote(quote(SIGNED.replace("sv=1&", ""), safe=""), safe=""),
+        quote("AccountName=a;AccountKey=c2VjcmV0==;x", safe=""),
+        r"AccountKey=abc\u002Bc2VjcmV0;x",
+        r"AccountKey=abc\/c2VjcmV0;x",
+        r"?sig=abc\\u002bc2VjcmV0&x",
     ],
 )
 def test_a_signature_is_masked_however_it_is_wrapped(text: str) -> None:

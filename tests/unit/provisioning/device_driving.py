@@ -22,7 +22,8 @@ ANSWERS: Json = {"CreateInstallationPackage": PACKAGE}
 class Course:
     """A device's way; what its orchestration has asked for and not got yet is in `open`."""
 
-    def __init__(self, options: Json | None = None, *, device_id: str = "dev-1") -> None:
+    def __init__(self, options: Json | None = None, *, device_id: str = "dev-1", **more: Any) -> None:
+        """``more`` goes into the input."""
         self.driver = Driver(DeviceProvisioningOrchestration, instance_id=f"run-1:{device_id}")
         self.open: dict[int, tuple[str, float | None]] = {}
         """By task id: the activity's name, or "timer" and when it is due, in seconds from the start."""
@@ -32,7 +33,7 @@ class Course:
         start = Message(
             Kind.EXECUTION_STARTED,
             name="main",
-            data=json.dumps({"device_id": device_id, "options": options or {}}),
+            data=json.dumps({"device_id": device_id, "options": options or {}, **more}),
         )
         self.driver.now -= SECOND  # the first turn is at zero
         self.turn(start, after_s=1.0)

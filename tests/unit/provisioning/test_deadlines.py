@@ -246,3 +246,38 @@ def test_an_outage_that_is_too_long_leaves_the_timer_of_the_answer_as_it_ever_di
     course.turn(course.driver.failed(sending), course.next_timer(), after_s=60)
     assert course.kinds()[-3:] == ["TASK_FAILED", "TIMER_FIRED", "TASK_SCHEDULED"]
     assert course.outcome()["state"] == "failed"
+
+
+DURING_AN_ACTIVITY = [to_packaging, to_a_retry_of_packaging, to_notifying, to_telling_again, to_commanding]
+
+
+@pytest.mark.parametrize("go_there", DURING_AN_ACTIVITY)
+@pytest.mark.parametrize("options", [{}, {"device_timeout_s": 100, "packaging_timeout_s": 50}])
+def test_a_cancellation_does_not_wait_for_the_activity_that_runs(
+    go_there: Callable[[Course], None], options: dict[str, Any]
+) -> None:
+    course = Course(options, cancels_activities=True)
+    go_there(course)
+    calls = len(course.calls)
+    course.event("CancelProvisioning", reason="the rollout was cancelled", after_s=1)
+    # Above all it is sent nothing after it was told to forget all that.
+    assert course.calls[calls:] == ["RecordOutcome"]
+    outcome = course.outcome()
+    assert (outcome["state"], outcome["error"]) == ("cancelled", "the rollout was cancelled")
+    assert outcome["steps"][-1]["error"] == "the rollout was cancelled"
+
+
+@pytest.mark.parametrize("go_there", DURING_AN_ACTIVITY)
+def test_a_device_that_began_before_that_is_replayed_as_it_was(go_there: Callable[[Course], None]) -> None:
+    course = Course()
+    go_there(course)
+    calls = len(course.calls)
+    course.event("CancelProvisioning", after_s=1)
+    assert course.calls[calls:] == []
+
+
+def test_a_cancellation_while_a_device_is_waited_for_is_as_before() -> None:
+    course = Course(cancels_activities=True)
+    course.to_downloading()
+    course.event("CancelProvisioning", reason="enough")
+    assert (course.outcome()["state"], course.calls.count("SendPackageUrlToDevice")) == ("cancelled", 1)

@@ -249,6 +249,28 @@ async def test_pages_and_filters(registry: Registry) -> None:
     assert (await registry.states())[S.QUEUED] == 2
 
 
+async def test_a_run_keeps_its_devices_and_what_became_of_them(registry: Registry) -> None:
+    await _register(registry, "d1", "d2", "d3", "other")
+    await registry.claim("r1", ["d1", "d2", "d3"], options={}, limit=10)
+    await registry.record_outcome(_outcome("d1", S.TIMED_OUT))
+    await registry.record_outcome(_outcome("d2"))
+    await registry.claim("r2", ["d1"], options={}, limit=10)
+    registry.progress("r1", "d3", S.DOWNLOADING, attempt=1, progress=0.25)
+    await registry.flush()
+    rows = [
+        *await registry.run_devices("r1", limit=2),
+        *await registry.run_devices("r1", after="d2", limit=2),
+    ]
+    assert [(row[0], row[1], row[4]) for row in rows] == [
+        ("d1", "timed_out", "because"),
+        ("d2", "provisioned", None),
+        ("d3", "downloading", None),
+    ], "d1 ended so in this run, wherever it is now"
+    assert [row[3] for row in rows] == [None, 1.0, 0.25]
+    assert rows[1][8:] == (1000.0, 2.0, 0.5, None, None, None)
+    assert [row[:2] for row in await registry.run_devices("r2", limit=9)] == [("d1", "queued")]
+
+
 async def test_what_was_confirmed_is_there_after_a_crash(tmp_path: Path) -> None:
     path = tmp_path / "registry.db"
     confirmed: list[str] = []

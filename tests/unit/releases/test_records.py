@@ -41,6 +41,11 @@ def test_other_names_are_told_what_may_be(name: str | None) -> None:
         ({"configuration": "{"}, "configuration: it is no JSON"),
         ({"configuration": "[1]"}, "configuration: it is no JSON object; give a JSON object"),
         ({"configuration": '{"a": NaN}'}, "configuration: it is no JSON (NaN"),
+        ({"configuration": '{"a": 1e999}'}, "configuration: it is no JSON (Out of range"),
+        (
+            {"configuration": '{"device_id": "{model}"}'},
+            "configuration.device_id: each device's own id comes there; leave it out, or give",
+        ),
         ({"configuration": '{"a": "\\ud800"}'}, "configuration: it is no JSON"),
         ({"configuration": "[" * 9000}, "configuration: it is no JSON"),
         ({"configuration": json.dumps({"a": "x" * 17_000})}, "configuration: it has more than 16,384 bytes"),
@@ -122,3 +127,15 @@ def test_a_device_of_another_model_or_without_a_tag_does_not_fit() -> None:
     assert release.misfit("m1", {}) == (
         "the configuration of the release fw-2 needs the tags rack no., site, which the device does not have"
     )
+
+
+@pytest.mark.parametrize("other", ["true", "1.0", '"1"'])
+def test_what_is_equal_to_python_alone_is_another_configuration(other: str) -> None:
+    first = record(configuration='{"a": [1], "b": 2}')
+    assert first.differences(record(configuration='{"b": 2, "a": [1]}')) == []
+    assert first.differences(record(configuration=f'{{"a": [{other}], "b": 2}}')) == ["configuration"]
+
+
+def test_the_own_id_may_be_in_a_template() -> None:
+    configuration = record(configuration='{"device_id": "{device_id}"}')
+    assert configuration.configure(device_id="d", model="m", tags={}) == {"device_id": "d"}

@@ -82,8 +82,15 @@ class Devices:
         self.most_in_flight = 0
         self.twice_at_once: set[str] = set()
         """Devices that two provisionings were at."""
+        self.hanging: set[str] = set()
+        """Devices that take until `let_go`."""
+        self._let_go = asyncio.Event()
         self.open = asyncio.Event()
         self.open.set()
+
+    def let_go(self) -> None:
+        """Let those that hang end."""
+        self._let_go.set()
 
     async def pretend(self, _ctx: Any, request: Json) -> str:
         device_id: str = request["device_id"]
@@ -95,6 +102,8 @@ class Devices:
         self.most_in_flight = max(self.most_in_flight, len(self.in_flight))
         try:
             await self.open.wait()
+            if device_id in self.hanging:
+                await self._let_go.wait()
             # In flight for a turn of the loop at least, so that two at once are seen.
             await asyncio.sleep(0)
             return self.outcome(device_id)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from provisioning.errors import NothingToDoError
 from provisioning.rollouts.records import RolloutRefusedError
 from provisioning.states import DeviceState
 from tests.unit.rollouts.harness import Devices, Service, register, service_on
@@ -209,3 +210,33 @@ async def test_a_preview_says_what_other_runs_have(tmp_path: Path) -> None:
         assert (await service.rollouts.preview({}))["devices"] == 1
         devices.open.set()
         await service.ended(first)
+
+
+async def test_where_other_runs_have_all_that_is_meant_it_says_so(tmp_path: Path) -> None:
+    devices = Devices()
+    devices.open.clear()
+    async with service_on(tmp_path, devices) as service:
+        with pytest.raises(NothingToDoError, match=r"^No new device waits"):
+            await service.rollouts.create({}, actor="test")
+        await register(service.registry, 3)
+        first = (await service.rollouts.create({}, actor="test"))["rollout_id"]
+        for plan in ({}, {"targets": {"models": ["demo-1"]}}, {"overlap": "skip"}):
+            with pytest.raises(NothingToDoError) as caught:
+                await service.rollouts.create(plan, actor="test")
+            assert str(caught.value) == (
+                f"All devices that the plan means (3) are being provisioned by {first}: wait for its end, or "
+                f"say by overlap (--overlap) wait or join what is to become of them."
+            )
+        devices.open.set()
+        await service.ended(first)
+
+
+async def test_what_was_only_rejected_is_not_said_to_be_tried_again(tmp_path: Path) -> None:
+    devices = Devices()
+    devices.outcome = lambda _: "rejected"
+    async with service_on(tmp_path, devices) as service:
+        await register(service.registry, 3)
+        rollout_id = (await service.rollouts.create({}, actor="test"))["rollout_id"]
+        assert (await service.ended(rollout_id))["reason"] == "0 of 3 devices provisioned."
+        with pytest.raises(NothingToDoError, match=f"^No device of {rollout_id} ended as failed, timed out"):
+            await service.rollouts.retry(rollout_id, actor="test")

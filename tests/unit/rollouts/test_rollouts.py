@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from provisioning.errors import EngineAwayError, NothingToDoError, UnknownDevice
 from provisioning.rollouts.records import RolloutRefusedError, Take, UnknownRolloutError
 from provisioning.rollouts.store import RolloutStore, TakeRequest
 from provisioning.states import DeviceState
-from tests.unit.rollouts.harness import Devices, register, service_on
+from tests.unit.rollouts.harness import Devices, Service, register, service_on
 
 CANARY = [{"percent": 5}, {"percent": 25}, {"percent": 100}]
 
@@ -310,7 +311,7 @@ async def test_targets_are_by_model_tag_and_share(tmp_path: Path) -> None:
         )
         assert 10 < preview["devices"] < 30
         assert sum(preview["waves"]) == preview["devices"]
-        with pytest.raises(NothingToDoError):
+        with pytest.raises(NothingToDoError, match=r"^No device is as the plan's targets say, and new: "):
             await service.rollouts.preview({"targets": {"tags": {"site": "field"}}})
         with pytest.raises(UnknownRolloutError):
             await service.rollouts.preview({"targets": {"failed_in": "rollout-x"}})
@@ -393,3 +394,84 @@ async def test_an_engine_that_is_away_is_told_later_what_is_on_record(
         assert (await service.rollouts.act(made["rollout_id"], "approve", actor="ann"))["changed"]
         away = False
         assert (await service.ended(made["rollout_id"]))["counts"]["provisioned"] == 3
+
+
+async def _one_that_hangs(service: Service, devices: Devices, plan: dict[str, Any]) -> str:
+    """A rollout whose first device is in flight for as long as the test likes."""
+    devices.hanging = {"dev-00001"}
+    await register(service.registry, 20)
+    rollout_id: str = (await service.rollouts.create(plan, actor="test"))["rollout_id"]
+    await service.wait(rollout_id, lambda view: devices.in_flight == {"dev-00001"} and view["wave"] == 1)
+    return rollout_id
+
+
+async def test_the_next_wave_starts_now_though_a_device_of_this_one_takes_long(tmp_path: Path) -> None:
+    devices = Devices()
+    plan = {"waves": [{"count": 2}, {"count": 6}, {}], "pace": {"in_flight": 3}}
+    async with service_on(tmp_path, devices) as service:
+        rollout_id = await _one_that_hangs(service, devices, plan)
+        await service.rollouts.act(rollout_id, "next", actor="ann")
+        await service.wait(rollout_id, lambda view: view["counts"]["provisioned"] == 7, timeout_s=5.0)
+        await service.rollouts.act(rollout_id, "next", actor="ann")
+        await service.wait(rollout_id, lambda view: view["counts"]["provisioned"] == 19, timeout_s=15.0)
+        devices.let_go()
+        await service.ended(rollout_id)
+    assert devices.most_in_flight == 3
+
+
+@pytest.mark.parametrize("actions", [[("pace", {"in_flight": 4})], [("pause", None), ("resume", None)]])
+async def test_what_an_operator_changes_does_not_wait_for_a_device_that_takes_long(
+    tmp_path: Path, actions: list[tuple[str, dict[str, Any] | None]]
+) -> None:
+    devices = Devices()
+    devices.outcome = lambda device_id: "failed" if device_id == "dev-00003" else "provisioned"
+    criterion = {"on": "failed", "threshold_percent": 1, "min_sample": 1, "action": "pause"}
+    async with service_on(tmp_path, devices) as service:
+        rollout_id = await _one_that_hangs(
+            service, devices, {"abort": [criterion], "pace": {"in_flight": 2, "order": "id"}}
+        )
+        # The criterion is met while that device is in flight, and all can see it.
+        await service.in_state(rollout_id, "paused")
+        view = await service.rollouts.view(rollout_id)
+        assert (view["in_flight"], view["counts"]["failed"]) == (1, 1)
+        await service.rollouts.act(rollout_id, "resume", actor="ann")
+        for action, pace in actions:
+            await service.rollouts.act(rollout_id, action, actor="ann", pace=pace)
+        await service.wait(rollout_id, lambda view: view["counts"]["provisioned"] == 18, timeout_s=15.0)
+        devices.let_go()
+        await service.ended(rollout_id)
+
+
+@pytest.mark.parametrize("at_end", ["finish", "cancel", "force_cancel"])
+async def test_the_end_of_the_schedule_comes_while_a_device_takes_long(tmp_path: Path, at_end: str) -> None:
+    devices = Devices()
+    end_at = datetime.now(UTC) + timedelta(seconds=1)
+    plan = {"schedule": {"end_at": end_at.isoformat(), "at_end": at_end}, "waves": [{"count": 1}, {}]}
+    async with service_on(tmp_path, devices) as service:
+        rollout_id = await _one_that_hangs(service, devices, plan)
+        if at_end == "force_cancel":
+            view = await service.ended(rollout_id)
+            assert (view["state"], view["counts"]["cancelled"]) == ("cancelled", 20)
+            assert service.publisher.published == ["devices/dev-00001/commands/Cancel"]
+        elif at_end == "cancel":
+            view = await service.in_state(rollout_id, "cancelling")
+            await service.wait(rollout_id, lambda view: view["counts"]["cancelled"] == 19)
+        else:
+            view = await service.wait(rollout_id, lambda view: "schedule ended" in (view["reason"] or ""))
+            assert (view["state"], view["in_flight"]) == ("running", 1)
+        devices.let_go()
+        await service.ended(rollout_id)
+
+
+async def test_a_resume_that_is_asked_twice_approves_nothing(tmp_path: Path) -> None:
+    devices = Devices()
+    plan = {"waves": [{"count": 3, "gate": "approval"}, {}], "pace": {"in_flight": 1}}
+    async with service_on(tmp_path, devices) as service:
+        rollout_id = await _one_that_hangs(service, devices, plan)
+        await service.rollouts.act(rollout_id, "pause", actor="ann")
+        both = await asyncio.gather(
+            *(service.rollouts.act(rollout_id, "resume", actor="ann") for _ in range(2))
+        )
+        assert [one["changed"] for one in both] == [True, False]
+        devices.let_go()
+        await service.in_state(rollout_id, "awaiting_approval")
