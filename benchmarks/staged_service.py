@@ -44,6 +44,8 @@ class Stage:
         self.tags: dict[str, str] = {"site": "north"}
         self.streaming = True
         """False: the stream is a 503, as behind what lets none through."""
+        self.deserted = asyncio.Event()
+        """Set when the last reader of the stream has gone."""
         self._dice = random.Random(seed)
         self._readers: set[asyncio.Queue[tuple[str, Json] | None]] = set()
 
@@ -127,6 +129,7 @@ class Stage:
         """The events of one reader."""
         queue: asyncio.Queue[tuple[str, Json] | None] = asyncio.Queue()
         self._readers.add(queue)
+        self.deserted.clear()
         try:
             yield _event(0, "hello", {"service": "staged", "version": "0"})
             number = 0
@@ -135,6 +138,8 @@ class Stage:
                 yield _event(number, *told)
         finally:
             self._readers.discard(queue)
+            if not self._readers:
+                self.deserted.set()
 
 
 def _event(number: int, event: str, data: Json) -> str:

@@ -220,6 +220,28 @@ async def test_a_device_that_comes_later_gets_its_cell(url: str, stage: Stage, o
     await expect(page.get_by_role("button", name="cancelled 1")).to_be_visible()
 
 
+HIDE = """(state) => {
+  Object.defineProperty(document, "visibilityState", { value: state, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+async def test_a_tab_that_nobody_looks_at_keeps_no_connection(
+    url: str, stage: Stage, open_page: Open
+) -> None:
+    page = await open_page(url, "#/nowhere")
+    await page.clock.install()
+    await page.goto(f"{url}/#/")
+    await page.reload()
+    await expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    assert not stage.deserted.is_set()
+    await page.evaluate(HIDE, "hidden")
+    await page.clock.fast_forward(61_000)
+    await stage.deserted.wait()
+    await page.evaluate(HIDE, "visible")
+    await expect(page.get_by_text("Live", exact=True)).to_be_visible()
+
+
 async def test_the_measurement_of_frames_runs(capsys: pytest.CaptureFixture[str]) -> None:
     await page_benchmark.measure(devices=50, changes=5, seconds=0.5, chromium=chromium())
     said = capsys.readouterr().out

@@ -45,7 +45,7 @@ export function useCells(address, runId = null) {
       } catch (error) {
         if (!gone) setShown((before) => ({ ...before, error }));
       }
-      if (!gone) timer = setTimeout(load, status === "live" ? COMPARE_MS : POLL_MS);
+      if (!gone) timer = setTimeout(load, status === "live" || document.visibilityState === "hidden" ? COMPARE_MS : POLL_MS);
     };
     compareSoon.current = () => {
       if (soon) return;

@@ -10,6 +10,7 @@ const EVENTS = ["devices", "rollout", "run", "fleet"];
 const POLL_MS = 2000;
 const RARE_MS = 15000;
 const SILENT_MS = 40000;
+const REST_AFTER_MS = 60000;
 const FIRST_RETRY_MS = 500;
 const LAST_RETRY_MS = 5000;
 
@@ -29,10 +30,24 @@ class Live {
   start() {
     this.connect();
     addEventListener("online", () => this.source === null && this.connect());
+    document.addEventListener("visibilitychange", () => this.seen());
     // A stream may die without a word: comments every 15 s are not seen here, but a dead service answers no ping.
     setInterval(() => {
       if (this.status === "live" && Date.now() - this.heardAt > SILENT_MS) this.ping();
     }, 10000);
+  }
+
+  /** A browser has six connections for a service, whatever its tabs: one that nobody looks at keeps none. */
+  seen() {
+    clearTimeout(this.rest);
+    if (document.visibilityState === "hidden") {
+      this.rest = setTimeout(() => {
+        clearTimeout(this.timer);
+        this.source?.close();
+        this.source = null;
+        this.become("polling");
+      }, REST_AFTER_MS);
+    } else if (this.source === null) this.connect();
   }
 
   connect() {
@@ -89,6 +104,7 @@ class Live {
     } catch {
       this.become("lost");
     }
+    if (document.visibilityState === "hidden" && this.status === "polling") return;
     this.timer = setTimeout(() => this.connect(), this.retryMs);
     this.retryMs = Math.min(this.retryMs * 2, LAST_RETRY_MS);
   }
@@ -180,7 +196,10 @@ export function useQuery(path, { on = {}, minimumMs = 1000, fetcher = get } = {}
   useEffect(() => {
     if (status === "lost") return undefined;
     const timer = setInterval(
-      () => document.visibilityState === "visible" && ask(),
+      () => {
+        const seldom = document.visibilityState === "hidden" && Date.now() - state.current.askedAt < RARE_MS;
+        if (!seldom) ask();
+      },
       status === "live" ? RARE_MS : POLL_MS,
     );
     return () => clearInterval(timer);
