@@ -22,6 +22,7 @@ from .names import (
     DOWNLOAD_FAILED,
     PACKAGE_NOT_PRESENT,
     PACKAGE_REJECTED,
+    REJECTED_BY_DEVICE,
     SEND_PACKAGE_URL_TO_DEVICE,
 )
 from .patience import Flow, Json, OutOfTimeError, call_patiently
@@ -175,7 +176,7 @@ class DeviceSteps(DeviceProgress):
             self._remark(f"{name} for another package, {event.get('package_id')}")
             return None, ""
         if name == PACKAGE_REJECTED:
-            return "rejected", _reason("rejected the package", event)
+            return "rejected", _reason(REJECTED_BY_DEVICE, event)
         if name == DOWNLOAD_FAILED:
             return "download_failed", _reason("download failed", event)
         if event.get("attempt", 1) <= self._lost_attempts:

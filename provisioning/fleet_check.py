@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from .fleets import FleetDevice
-from .names import DEADLINE
+from .names import DEADLINE, REJECTED_BY_DEVICE
 from .registry import Standing
 from .settings import RunOptions
 from .states import FINAL, DeviceState
@@ -22,10 +22,10 @@ Json = dict[str, Any]
 def check_fleet(fleet_id: str, devices: Sequence[FleetDevice], standings: Mapping[str, Standing]) -> Json:
     """Compare each device that has ended in a run with what was expected of it under that run's options.
 
-    Devices that an operator has changed since their run began are ``not_judged``, and those that a deadline
-    ended which says nothing of their behaviour; those that no run has brought to an end are
-    ``not_provisioned_yet``. Neither are differences. The cost grows with the number of
-    devices.
+    Devices that an operator has changed since their run began are ``not_judged``, nor are those whose end
+    says nothing of their behaviour: cancelled ones, those that a deadline ended, those that a release is not
+    for. Those that no run has brought to an end are ``not_provisioned_yet``. Neither are differences. The cost
+    grows with the number of devices.
     """
     as_expected = not_judged = not_yet = wrong = 0
     differences: list[Json] = []
@@ -69,6 +69,13 @@ def check_fleet(fleet_id: str, devices: Sequence[FleetDevice], standings: Mappin
 
 def _tells_nothing(device: FleetDevice, standing: Standing) -> bool:
     """Whether how the device ended says nothing of its behaviour."""
-    if standing.state == DeviceState.TIMED_OUT and (standing.error or "").startswith(DEADLINE):
-        return True
+    error = standing.error or ""
+    match standing.state:
+        case DeviceState.CANCELLED:
+            return True
+        case DeviceState.TIMED_OUT if error.startswith(DEADLINE):
+            return True
+        case DeviceState.REJECTED if not error.startswith(REJECTED_BY_DEVICE):
+            # It was never asked: the release is for others.
+            return True
     return device.changed_at is not None and device.changed_at > (standing.run_started_at or 0.0)

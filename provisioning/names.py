@@ -22,5 +22,7 @@ CANCEL_PROVISIONING: Final = "CancelProvisioning"
 # Why an activation fails on a device that was switched off and kept nothing.
 PACKAGE_NOT_PRESENT: Final = "package-not-present"
 
+REJECTED_BY_DEVICE: Final = "rejected the package"
+"""How the error of a device begins that has rejected what it was sent."""
 DEADLINE: Final = "deadline of "
 """How the error of a device begins that was ended by a deadline other than those of its answers."""

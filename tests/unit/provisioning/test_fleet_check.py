@@ -25,6 +25,23 @@ def standing(
     return Standing(state=state, run_id=run_id, error=error, options=options, run_started_at=started_at)
 
 
+@pytest.mark.parametrize(
+    ("state", "error", "judged"),
+    [
+        (DeviceState.CANCELLED, "the rollout was cancelled", 0),
+        (DeviceState.TIMED_OUT, "deadline of the device (5 s) passed in downloading, attempt 1", 0),
+        (DeviceState.REJECTED, "the release fw-2 is for the model a, and the device's model is b", 0),
+        (DeviceState.REJECTED, "rejected the package: wrong-model", 1),
+        (DeviceState.TIMED_OUT, "no acknowledgement of the download within 5 s", 1),
+    ],
+)
+def test_an_end_that_says_nothing_of_the_device_is_not_judged(
+    state: DeviceState, error: str, judged: int
+) -> None:
+    found = check_fleet("fleet-1", [ADevice(device_id="d1")], {"d1": standing(state, error=error)})
+    assert (found["different"], found["not_judged"]) == (judged, 1 - judged)
+
+
 def test_each_device_is_compared_with_what_its_run_should_lead_to() -> None:
     devices = [
         ADevice(device_id="good"),
