@@ -24,8 +24,8 @@ def check_fleet(fleet_id: str, devices: Sequence[FleetDevice], standings: Mappin
 
     Devices that an operator has changed since their run began are ``not_judged``, nor are those whose end
     says nothing of their behaviour: cancelled ones, those that a deadline ended, those that a release is not
-    for. Those that no run has brought to an end are ``not_provisioned_yet``. Neither are differences. The cost
-    grows with the number of devices.
+    for. Those that no run has brought to an end are ``not_provisioned_yet``. Neither are differences. The
+    cost grows with the number of devices.
     """
     as_expected = not_judged = not_yet = wrong = 0
     differences: list[Json] = []
