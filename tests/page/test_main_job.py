@@ -107,6 +107,31 @@ async def test_what_an_operator_does_is_asked_first_and_then_done(sandbox: Sandb
     await expect(panel.get_by_text("cancelled", exact=True).first).to_be_visible()
 
 
+async def test_a_release_is_added_by_form_and_then_rolled_out(sandbox: Sandbox, open_page: Open) -> None:
+    sandbox.up()
+    page = await open_page(service_of(sandbox), "#/launch/release")
+    await expect(page.get_by_text("There is none yet")).to_be_visible()
+    await page.get_by_role("textbox", name="Name").fill("trial-1")
+    await page.get_by_label("Version").fill("1.0.0")
+    await page.get_by_role("button", name="Add the release").click()
+    await page.get_by_role("link", name="roll it out").click()
+    await expect(page.get_by_role("combobox", name="Release")).to_have_value("trial-1")
+
+
+async def test_an_orchestration_is_suspended_resumed_and_terminated(
+    sandbox: Sandbox, open_page: Open
+) -> None:
+    sandbox.up()
+    rollout = sandbox.json("rollout", "create", "--continuous")["rollout_id"]
+    page = await open_page(service_of(sandbox), "#/orchestrations")
+    await page.get_by_role("link", name=rollout, exact=True).click()
+    for verb, status in (("Suspend", "Suspended"), ("Resume", "Running"), ("Terminate", "Terminated")):
+        await page.get_by_role("button", name=verb).click()
+        await page.get_by_role("dialog").get_by_role("button", name=verb).click()
+        await expect(page.get_by_role("definition").get_by_text(status, exact=True)).to_be_visible()
+    await expect(page.get_by_role("list").get_by_text("Terminated", exact=True).first).to_be_visible()
+
+
 async def test_a_plan_that_can_not_be_says_so_at_the_field(sandbox: Sandbox, open_page: Open) -> None:
     sandbox.up()
     page = await open_page(service_of(sandbox), "#/launch/rollout")

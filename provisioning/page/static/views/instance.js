@@ -40,6 +40,8 @@ const VERBS = {
 export function Instance({ id }) {
   const instance = useInstance(id);
   const [verb, setVerb] = useState(null);
+  // What was asked for is done a moment later.
+  const again = () => [0, 300, 1500].forEach((ms) => setTimeout(instance.reload, ms));
   const it = instance.data;
   useEffect(() => {
     if (it) document.title = `${it.runtimeStatus} · ${id} · Muster`;
@@ -75,9 +77,9 @@ export function Instance({ id }) {
         </div>`}
     <//>
     ${verb === "raise" && html`<${RaiseEvent} id=${id} onClose=${() => setVerb(null)}
-      after=${instance.reload} />`}
+      after=${again} />`}
     ${verb && verb !== "raise" && html`<${Act} key=${verb} id=${id} verb=${verb}
-      onClose=${() => setVerb(null)} after=${instance.reload} />`}`;
+      onClose=${() => setVerb(null)} after=${again} />`}`;
 }
 
 function Act({ id, verb, onClose, after }) {

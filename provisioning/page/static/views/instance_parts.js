@@ -13,7 +13,16 @@ export function addressOf(id, what = "") {
 }
 
 export function useInstance(id) {
-  return useQuery(addressOf(id, "?showHistory=true&showHistoryOutput=true&showInput=true"), { fetcher: get });
+  // Orchestrations have no events of their own: those of what they work on say that something has happened.
+  return useQuery(addressOf(id, "?showHistory=true&showHistoryOutput=true&showInput=true"), {
+    fetcher: get,
+    minimumMs: 1500,
+    on: {
+      devices: ({ devices }) => devices.some(([device, , run]) => id === `${run}:${device}`),
+      rollout: ({ rollout_id }) => id.startsWith(rollout_id),
+      run: ({ run_id }) => id.startsWith(run_id),
+    },
+  });
 }
 
 const KINDS = {
