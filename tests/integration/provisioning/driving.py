@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -62,6 +63,16 @@ class Api:
             return bool((await self.get("/api/statistics"))["devices"] >= count)
 
         await wait_until(f"{count} devices are registered", check)
+
+    async def devices(self, run_id: str) -> list[Json]:
+        """All devices of a run, page by page."""
+        found: list[Json] = []
+        page: Json = {"next": ""}
+        while page["next"] is not None:
+            after = f"&after={quote(page['next'])}" if page["next"] else ""
+            page = await self.get(f"/api/devices?run_id={run_id}&limit=1000{after}")
+            found += page["devices"]
+        return found
 
     async def wait_counts(self, run_id: str, what: str, check: Callable[[Json], bool]) -> None:
         """Wait for something about a run's counts."""

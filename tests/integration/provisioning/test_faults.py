@@ -92,7 +92,7 @@ async def test_a_killed_broker_that_forgets_everybody_costs_no_attempt(
                 # Its sessions, its queues and what it had acknowledged are gone.
                 broker = await start_broker(state_dir=tmp_path / "two", kind=kind, port=broker.port)
                 run = await api.wait_ended(run_id)
-                devices = (await api.get(f"/api/devices?run_id={run_id}&limit={DEVICES}"))["devices"]
+                devices = await api.devices(run_id)
     finally:
         await broker.stop()
 

@@ -61,7 +61,7 @@ async def test_a_thousand_devices_with_every_behaviour_end_as_expected(tmp_path:
             await api.wait_registered(DEVICES)
             run_id = await api.provision(options=OPTIONS)
             run = await api.wait_ended(run_id, timeout_s=300)
-            devices = (await api.get(f"/api/devices?run_id={run_id}&limit={DEVICES}"))["devices"]
+            devices = await api.devices(run_id)
             statistics = await api.get("/api/statistics")
 
     wrong = [
