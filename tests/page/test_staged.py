@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Page, expect
+from playwright.async_api import Error as PlaywrightError
+from playwright.async_api import Page, Route, expect
 
 from benchmarks import page as page_benchmark
 from benchmarks.staged_service import ROLLOUT, Stage, staged
@@ -240,6 +243,69 @@ async def test_a_tab_that_nobody_looks_at_keeps_no_connection(
     await stage.deserted.wait()
     await page.evaluate(HIDE, "visible")
     await expect(page.get_by_text("Live", exact=True)).to_be_visible()
+
+
+async def test_a_tab_that_was_opened_behind_another_keeps_no_connection(
+    url: str, stage: Stage, open_page: Open
+) -> None:
+    page = await open_page(url, "#/nowhere")
+    await page.context.add_init_script(
+        'Object.defineProperty(document, "visibilityState", { value: "hidden", configurable: true })'
+    )
+    await page.clock.install()
+    await page.goto(f"{url}/#/")
+    await page.reload()
+    await expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    assert not stage.deserted.is_set()
+    await page.clock.fast_forward(61_000)
+    async with asyncio.timeout(10):
+        await stage.deserted.wait()
+
+
+async def test_a_stream_that_broke_while_the_page_comes_back_is_followed_by_one_and_not_two(
+    url: str, stage: Stage, open_page: Open, watched: Watched
+) -> None:
+    watched.may_fail = ("/api/events",)
+    page = await open_page(url, "#/nowhere")
+    answer = asyncio.Event()
+
+    async def held(route: Route) -> None:
+        await answer.wait()
+        await route.continue_()
+
+    await expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    await page.route("**/api/health", held)
+    async with page.expect_request("**/api/health"):
+        stage.close()
+    await page.evaluate('dispatchEvent(new Event("online"))')
+    while stage.readers != 1:  # noqa: ASYNC110 (nobody tells)
+        await asyncio.sleep(0.01)
+    answer.set()
+    await page.wait_for_timeout(1_500)
+    assert stage.readers == 1
+
+
+async def test_an_answer_that_takes_longer_than_news_take_to_come_is_shown(
+    url: str, stage: Stage, open_page: Open
+) -> None:
+    page = await open_page(url, "#/nowhere")
+    asked = 0
+
+    async def slow(route: Route) -> None:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(2)
+        with contextlib.suppress(PlaywrightError):  # the page has given it up
+            await route.continue_()
+
+    await page.route("**/api/overview", slow)
+    await page.goto(f"{url}/#/")
+    for _ in range(60):
+        stage.tell("devices", {"at": "", "devices": [stage.row("dev-00001")]})
+        await asyncio.sleep(0.1)
+    shown = await page.get_by_role("region", name="All devices").count()
+    assert shown == 1
+    assert asked >= 2, "what was news meanwhile is asked for"
 
 
 async def test_the_measurement_of_frames_runs(capsys: pytest.CaptureFixture[str]) -> None:
