@@ -308,6 +308,21 @@ async def test_an_answer_that_takes_longer_than_news_take_to_come_is_shown(
     assert asked >= 2, "what was news meanwhile is asked for"
 
 
+async def test_the_filters_are_cleared_with_the_place_in_the_list(url: str, open_page: Open) -> None:
+    page = await open_page(url, "#/nowhere")
+
+    async def paged(route: Route) -> None:
+        found = await (await route.fetch()).json()
+        await route.fulfill(json={**found, "next": "dev-00050"})
+
+    await page.route("**/api/devices?**", paged)
+    await page.goto(f"{url}/#/devices?q=dev")
+    await page.get_by_role("button", name="Next").click()
+    await expect(page.get_by_role("button", name="Back")).to_be_enabled()
+    await page.get_by_role("button", name="Clear").click()
+    await expect(page.get_by_role("button", name="Back")).to_be_disabled()
+
+
 async def test_the_measurement_of_frames_runs(capsys: pytest.CaptureFixture[str]) -> None:
     await page_benchmark.measure(devices=50, changes=5, seconds=0.5, chromium=chromium())
     said = capsys.readouterr().out
