@@ -323,6 +323,29 @@ async def test_the_filters_are_cleared_with_the_place_in_the_list(url: str, open
     await expect(page.get_by_role("button", name="Back")).to_be_disabled()
 
 
+async def test_a_retry_is_of_what_is_ticked_and_of_nothing_else(
+    url: str, stage: Stage, open_page: Open
+) -> None:
+    stage.states = {device: "cancelled" if i == 0 else "provisioned" for i, device in enumerate(stage.states)}
+    page = await open_page(url, f"#/rollouts/{ROLLOUT}")
+    asked: list[Any] = []
+
+    async def retry(route: Route) -> None:
+        asked.append(route.request.post_data_json)
+        await route.fulfill(json={"rollout_id": ROLLOUT})
+
+    await page.route("**/retry", retry)
+    await page.get_by_role("button", name="Retry 1").click()
+    start = page.get_by_role("button", name="Start the retry")
+    await start.click()
+    await expect(page.get_by_text("Tick at least one")).to_be_visible()
+    assert asked == []
+    await page.get_by_label("cancelled (1)").check()
+    await start.click()
+    await expect(start).to_have_count(0)
+    assert asked == [{"actor": "page", "states": ["cancelled"]}]
+
+
 async def test_the_measurement_of_frames_runs(capsys: pytest.CaptureFixture[str]) -> None:
     await page_benchmark.measure(devices=50, changes=5, seconds=0.5, chromium=chromium())
     said = capsys.readouterr().out
