@@ -323,6 +323,20 @@ async def test_the_filters_are_cleared_with_the_place_in_the_list(url: str, open
     await expect(page.get_by_role("button", name="Back")).to_be_disabled()
 
 
+async def test_as_many_devices_of_another_state_directory_are_not_taken_for_those_of_before(
+    url: str, stage: Stage, open_page: Open
+) -> None:
+    page = await open_page(url, f"#/rollouts/{ROLLOUT}")
+    await settled(page)
+    stage.states = {device.replace("dev", "lab"): state for device, state in stage.states.items()}
+    stage.ids = list(stage.states)
+    async with page.expect_response(lambda answer: answer.url.endswith("/cells")):
+        stage.tell("hello", {"service": "another", "version": "0"})
+    await page.get_by_role("application").focus()
+    await page.keyboard.press("Home")
+    await expect(page.locator("#announcer")).to_contain_text("lab-00001")
+
+
 async def test_a_retry_is_of_what_is_ticked_and_of_nothing_else(
     url: str, stage: Stage, open_page: Open
 ) -> None:
