@@ -323,6 +323,16 @@ async def test_the_filters_are_cleared_with_the_place_in_the_list(url: str, open
     await expect(page.get_by_role("button", name="Back")).to_be_disabled()
 
 
+async def test_a_list_has_the_filters_of_its_address_also_when_it_is_gone_to_from_itself(
+    url: str, open_page: Open
+) -> None:
+    page = await open_page(url, "#/devices")
+    await page.get_by_label("Id begins with").fill("lab")
+    await page.wait_for_function("location.hash.includes('q=lab')")
+    await page.get_by_role("navigation").get_by_role("link", name="Devices").click()
+    await expect(page.get_by_label("Id begins with")).to_have_value("")
+
+
 async def test_as_many_devices_of_another_state_directory_are_not_taken_for_those_of_before(
     url: str, stage: Stage, open_page: Open
 ) -> None:
