@@ -347,6 +347,32 @@ async def test_as_many_devices_of_another_state_directory_are_not_taken_for_thos
     await expect(page.locator("#announcer")).to_contain_text("lab-00001")
 
 
+RESIZED_AND_GONE = """async () => {
+  const area = document.querySelector("canvas").parentElement;
+  // It is told of the size after the frames of its turn: the view is gone by the next ones.
+  const gone = new Promise((resolve) => {
+    const observer = new ResizeObserver(() => {
+      if (area.style.width !== "300px") return;
+      observer.disconnect();
+      history.replaceState(null, "", "#/nowhere");
+      dispatchEvent(new HashChangeEvent("hashchange"));
+      resolve();
+    });
+    observer.observe(area);
+  });
+  area.style.width = "300px";
+  await gone;
+  for (let i = 0; i < 5; i += 1) await new Promise(requestAnimationFrame);
+}"""
+
+
+async def test_cells_that_are_left_while_they_are_resized_are_no_error(url: str, open_page: Open) -> None:
+    page = await open_page(url, f"#/rollouts/{ROLLOUT}")
+    await settled(page)
+    await page.evaluate(RESIZED_AND_GONE)
+    await expect(page.locator("canvas")).to_have_count(0)
+
+
 async def test_a_retry_is_of_what_is_ticked_and_of_nothing_else(
     url: str, stage: Stage, open_page: Open
 ) -> None:
