@@ -49,6 +49,11 @@ class Stage:
         self._dice = random.Random(seed)
         self._readers: set[asyncio.Queue[tuple[str, Json] | None]] = set()
 
+    @property
+    def readers(self) -> int:
+        """How many read the stream."""
+        return len(self._readers)
+
     def counts(self) -> dict[str, int]:
         """Devices by state."""
         found = dict.fromkeys(STATES, 0)

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence, Set
 from typing import Any, Final
 
 from provisioning.changes import Changes
@@ -31,6 +31,8 @@ MAX_DEVICES: Final = 5_000
 """In one event; more wait for the next."""
 _DUTY: Final = 0.05
 """At most this share of the time goes into looking at rollouts and runs, and at fleets."""
+_REST_AFTER_FAILURE: Final = 10
+"""So many times the usual distance: what fails each time is to fill no log."""
 _MAX_KNOWN: Final = 1_000
 
 _OF_RUNS: Final[frozenset[Topic]] = frozenset({"rollouts", "runs"})
@@ -140,13 +142,13 @@ class Feed:
         while True:
             await news.wait()
             news.clear()
-            took_s = 0.0
             try:
-                took_s = await publish()
+                rest_s = max(interval_s, await publish() / _DUTY)
             except Exception:
-                # A disk that is away, or a defect of ours: the next news are another try.
+                # A disk that is away, or a defect of ours: the next turn is another try.
                 _LOG.warning("could not make events; trying on", exc_info=True)
-            await asyncio.sleep(max(interval_s, took_s / _DUTY))
+                rest_s = _REST_AFTER_FAILURE * interval_s
+            await asyncio.sleep(rest_s)
 
     async def _publish_devices(self) -> float:
         if len(self._devices) <= MAX_DEVICES:
@@ -162,6 +164,16 @@ class Feed:
     async def _publish_runs(self) -> float:
         began = time.monotonic()
         marked, self._marked = self._marked, set()
+        try:
+            await self._look_at(marked)
+        except Exception:
+            # What ended just now has no further news: it is looked at again by the next turn.
+            self._marked |= marked
+            self._news_of_runs.set()
+            raise
+        return time.monotonic() - began
+
+    async def _look_at(self, marked: Set[str]) -> None:
         rollouts = await self._rollouts(marked)
         for rollout_id, rollout in rollouts.items():
             if "rollouts" in self._hub.topics and self._is_news(rollout_id, rollout):
@@ -171,7 +183,6 @@ class Feed:
         for run_id, run in runs.items():
             if self._is_news(run_id, run):
                 self._hub.publish("runs", "run", run)
-        return time.monotonic() - began
 
     def _is_news(self, run_id: str, shown: Json) -> bool:
         if self._known.get(run_id) == shown:
@@ -183,10 +194,13 @@ class Feed:
 
     async def _publish_fleets(self) -> float:
         began = time.monotonic()
+        if "fleets" not in self._hub.topics:
+            return 0.0
+        # Before anything can fail: nobody else asks for another look.
+        self._look_at_fleets.set()
         fleets = {record.fleet_id: record.model_dump(mode="json") for record in await self._fleets()}
         if "fleets" not in self._hub.topics:
             return 0.0
-        self._look_at_fleets.set()
         for fleet_id, fleet in fleets.items():
             if self._known_fleets.get(fleet_id) != fleet:
                 self._hub.publish("fleets", "fleet", fleet)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Page, expect
+from playwright.async_api import Error as PlaywrightError
+from playwright.async_api import Page, Route, expect
 
 from benchmarks import page as page_benchmark
 from benchmarks.staged_service import ROLLOUT, Stage, staged
@@ -240,6 +243,157 @@ async def test_a_tab_that_nobody_looks_at_keeps_no_connection(
     await stage.deserted.wait()
     await page.evaluate(HIDE, "visible")
     await expect(page.get_by_text("Live", exact=True)).to_be_visible()
+
+
+async def test_a_tab_that_was_opened_behind_another_keeps_no_connection(
+    url: str, stage: Stage, open_page: Open
+) -> None:
+    page = await open_page(url, "#/nowhere")
+    await page.context.add_init_script(
+        'Object.defineProperty(document, "visibilityState", { value: "hidden", configurable: true })'
+    )
+    await page.clock.install()
+    await page.goto(f"{url}/#/")
+    await page.reload()
+    await expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    assert not stage.deserted.is_set()
+    await page.clock.fast_forward(61_000)
+    async with asyncio.timeout(10):
+        await stage.deserted.wait()
+
+
+async def test_a_stream_that_broke_while_the_page_comes_back_is_followed_by_one_and_not_two(
+    url: str, stage: Stage, open_page: Open, watched: Watched
+) -> None:
+    watched.may_fail = ("/api/events",)
+    page = await open_page(url, "#/nowhere")
+    answer = asyncio.Event()
+
+    async def held(route: Route) -> None:
+        await answer.wait()
+        await route.continue_()
+
+    await expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    await page.route("**/api/health", held)
+    async with page.expect_request("**/api/health"):
+        stage.close()
+    await page.evaluate('dispatchEvent(new Event("online"))')
+    while stage.readers != 1:  # noqa: ASYNC110 (nobody tells)
+        await asyncio.sleep(0.01)
+    answer.set()
+    await page.wait_for_timeout(1_500)
+    assert stage.readers == 1
+
+
+async def test_an_answer_that_takes_longer_than_news_take_to_come_is_shown(
+    url: str, stage: Stage, open_page: Open
+) -> None:
+    page = await open_page(url, "#/nowhere")
+    asked = 0
+
+    async def slow(route: Route) -> None:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(2)
+        with contextlib.suppress(PlaywrightError):  # the page has given it up
+            await route.continue_()
+
+    await page.route("**/api/overview", slow)
+    await page.goto(f"{url}/#/")
+    for _ in range(60):
+        stage.tell("devices", {"at": "", "devices": [stage.row("dev-00001")]})
+        await asyncio.sleep(0.1)
+    shown = await page.get_by_role("region", name="All devices").count()
+    assert shown == 1
+    assert asked >= 2, "what was news meanwhile is asked for"
+
+
+async def test_the_filters_are_cleared_with_the_place_in_the_list(url: str, open_page: Open) -> None:
+    page = await open_page(url, "#/nowhere")
+
+    async def paged(route: Route) -> None:
+        found = await (await route.fetch()).json()
+        await route.fulfill(json={**found, "next": "dev-00050"})
+
+    await page.route("**/api/devices?**", paged)
+    await page.goto(f"{url}/#/devices?q=dev")
+    await page.get_by_role("button", name="Next").click()
+    await expect(page.get_by_role("button", name="Back")).to_be_enabled()
+    await page.get_by_role("button", name="Clear").click()
+    await expect(page.get_by_role("button", name="Back")).to_be_disabled()
+
+
+async def test_a_list_has_the_filters_of_its_address_also_when_it_is_gone_to_from_itself(
+    url: str, open_page: Open
+) -> None:
+    page = await open_page(url, "#/devices")
+    await page.get_by_label("Id begins with").fill("lab")
+    await page.wait_for_function("location.hash.includes('q=lab')")
+    await page.get_by_role("navigation").get_by_role("link", name="Devices").click()
+    await expect(page.get_by_label("Id begins with")).to_have_value("")
+
+
+async def test_as_many_devices_of_another_state_directory_are_not_taken_for_those_of_before(
+    url: str, stage: Stage, open_page: Open
+) -> None:
+    page = await open_page(url, f"#/rollouts/{ROLLOUT}")
+    await settled(page)
+    stage.states = {device.replace("dev", "lab"): state for device, state in stage.states.items()}
+    stage.ids = list(stage.states)
+    async with page.expect_response(lambda answer: answer.url.endswith("/cells")):
+        stage.tell("hello", {"service": "another", "version": "0"})
+    await page.get_by_role("application").focus()
+    await page.keyboard.press("Home")
+    await expect(page.locator("#announcer")).to_contain_text("lab-00001")
+
+
+RESIZED_AND_GONE = """async () => {
+  const area = document.querySelector("canvas").parentElement;
+  // It is told of the size after the frames of its turn: the view is gone by the next ones.
+  const gone = new Promise((resolve) => {
+    const observer = new ResizeObserver(() => {
+      if (area.style.width !== "300px") return;
+      observer.disconnect();
+      history.replaceState(null, "", "#/nowhere");
+      dispatchEvent(new HashChangeEvent("hashchange"));
+      resolve();
+    });
+    observer.observe(area);
+  });
+  area.style.width = "300px";
+  await gone;
+  for (let i = 0; i < 5; i += 1) await new Promise(requestAnimationFrame);
+}"""
+
+
+async def test_cells_that_are_left_while_they_are_resized_are_no_error(url: str, open_page: Open) -> None:
+    page = await open_page(url, f"#/rollouts/{ROLLOUT}")
+    await settled(page)
+    await page.evaluate(RESIZED_AND_GONE)
+    await expect(page.locator("canvas")).to_have_count(0)
+
+
+async def test_a_retry_is_of_what_is_ticked_and_of_nothing_else(
+    url: str, stage: Stage, open_page: Open
+) -> None:
+    stage.states = {device: "cancelled" if i == 0 else "provisioned" for i, device in enumerate(stage.states)}
+    page = await open_page(url, f"#/rollouts/{ROLLOUT}")
+    asked: list[Any] = []
+
+    async def retry(route: Route) -> None:
+        asked.append(route.request.post_data_json)
+        await route.fulfill(json={"rollout_id": ROLLOUT})
+
+    await page.route("**/retry", retry)
+    await page.get_by_role("button", name="Retry 1").click()
+    start = page.get_by_role("button", name="Start the retry")
+    await start.click()
+    await expect(page.get_by_text("Tick at least one")).to_be_visible()
+    assert asked == []
+    await page.get_by_label("cancelled (1)").check()
+    await start.click()
+    await expect(start).to_have_count(0)
+    assert asked == [{"actor": "page", "states": ["cancelled"]}]
 
 
 async def test_the_measurement_of_frames_runs(capsys: pytest.CaptureFixture[str]) -> None:

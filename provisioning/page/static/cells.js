@@ -172,6 +172,7 @@ export function CellMap({ cells, version, open, name }) {
     const paint = new Painter(canvas.current);
     painter.current = paint;
     const fit = () => {
+      if (canvas.current === null) return; // gone before its frame came
       paint.resize(canvas.current.parentElement.clientWidth, cells.ids.length);
       repaint();
     };

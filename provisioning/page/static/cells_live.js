@@ -1,7 +1,7 @@
 // Cells that follow the stream, and are compared with the service's from time to time.
 import { getWhole } from "./api.js";
 import { Cells } from "./cells.js";
-import { useEvent, useLive } from "./live.js";
+import { live, useEvent, useLive } from "./live.js";
 import { useEffect, useRef, useState } from "./ui.js";
 
 const COMPARE_MS = 10000;
@@ -14,6 +14,7 @@ export function useCells(address, runId = null) {
   const [shown, setShown] = useState({ cells: null, version: 0, error: null });
   const cells = useRef(null);
   const etag = useRef(null);
+  const life = useRef(null);
   const compareSoon = useRef(() => undefined);
 
   useEffect(() => {
@@ -25,7 +26,9 @@ export function useCells(address, runId = null) {
       soon = false;
       try {
         // The ids of ten thousand devices are asked for once, their states again and again.
-        const known = cells.current !== null;
+        // Another life of the service may be of another state directory, with as many other devices.
+        const now = live.life;
+        const known = cells.current !== null && life.current === now;
         const headers = known && etag.current ? { "If-None-Match": etag.current } : {};
         const answer = await getWhole(known ? `${address}?ids=false` : address, { headers });
         if (gone) return;
@@ -33,12 +36,12 @@ export function useCells(address, runId = null) {
         if (answer.data !== null) {
           if (!known || !cells.current.replace(answer.data.codes)) {
             if (known) {
-              cells.current = null;
-              etag.current = null;
+              life.current = undefined;
               load();
               return;
             }
             cells.current = new Cells(answer.data);
+            life.current = now;
           }
           setShown(({ version }) => ({ cells: cells.current, version: version + 1, error: null }));
         }

@@ -10,6 +10,7 @@ const EVENTS = ["devices", "rollout", "run", "fleet"];
 const POLL_MS = 2000;
 const RARE_MS = 15000;
 const SILENT_MS = 40000;
+const PATIENCE_MS = 30000;
 const REST_AFTER_MS = 60000;
 const FIRST_RETRY_MS = 500;
 const LAST_RETRY_MS = 5000;
@@ -52,6 +53,7 @@ class Live {
 
   connect() {
     clearTimeout(this.timer);
+    this.source?.close();
     const resume = this.lastId === null ? "" : `&last_event_id=${encodeURIComponent(this.lastId)}`;
     const source = new EventSource(`/api/events?topics=${TOPICS}${resume}`);
     this.source = source;
@@ -63,6 +65,8 @@ class Live {
       this.heard(event);
       this.retryMs = FIRST_RETRY_MS;
       if (missed || this.status !== "live") this.become("live", true);
+      // Opened behind another tab, or found again while nobody looked.
+      if (document.visibilityState === "hidden") this.seen();
     });
     source.addEventListener("reset", (event) => {
       this.heard(event);
@@ -87,23 +91,29 @@ class Live {
   }
 
   async ping() {
+    const { source } = this;
     try {
       await get("/api/health", { signal: AbortSignal.timeout(5000) });
       this.heardAt = Date.now();
     } catch {
-      this.source?.close();
+      if (source === null || this.source !== source) return;
+      source.close();
       this.lose();
     }
   }
 
   async lose() {
     this.source = null;
+    let answers = true;
     try {
       await get("/api/health", { signal: AbortSignal.timeout(5000) });
-      this.become("polling", this.status === "lost");
     } catch {
-      this.become("lost");
+      answers = false;
     }
+    // Meanwhile the page may have been looked at again, or be online: then there is another stream, which tells.
+    if (this.source !== null) return;
+    if (answers) this.become("polling", this.status === "lost");
+    else this.become("lost");
     if (document.visibilityState === "hidden" && this.status === "polling") return;
     this.timer = setTimeout(() => this.connect(), this.retryMs);
     this.retryMs = Math.min(this.retryMs * 2, LAST_RETRY_MS);
@@ -149,7 +159,7 @@ export function useEvent(name, listener) {
 export function useQuery(path, { on = {}, minimumMs = 1000, fetcher = get } = {}) {
   const { status, epoch } = useLive();
   const [answer, setAnswer] = useState({ path: null, data: null, error: null });
-  const state = useRef({ timer: null, askedAt: 0, abort: null, path });
+  const state = useRef({ timer: null, askedAt: 0, abort: null, again: false });
   const relevant = useRef(on);
   relevant.current = on;
 
@@ -157,7 +167,9 @@ export function useQuery(path, { on = {}, minimumMs = 1000, fetcher = get } = {}
     const mine = state.current;
     clearTimeout(mine.timer);
     mine.timer = null;
+    mine.again = false;
     mine.abort?.abort();
+    mine.abort = null;
     if (path === null) return;
     const abort = new AbortController();
     mine.abort = abort;
@@ -169,12 +181,17 @@ export function useQuery(path, { on = {}, minimumMs = 1000, fetcher = get } = {}
       if (error.name === "AbortError" || abort.signal.aborted) return;
       setAnswer((before) => ({ path, data: before.path === path ? before.data : null, error }));
     }
+    if (abort.signal.aborted) return;
+    mine.abort = null;
+    if (mine.again) mine.timer = setTimeout(ask, Math.max(0, mine.askedAt + minimumMs - Date.now()));
   }, [path]);
 
+  // An answer that takes long is waited for, and then asked for again: cut off by each event, none would ever come.
   const askSoon = useCallback(() => {
     const mine = state.current;
-    if (mine.timer !== null) return;
-    mine.timer = setTimeout(ask, Math.max(0, mine.askedAt + minimumMs - Date.now()));
+    if (mine.abort !== null && Date.now() - mine.askedAt < PATIENCE_MS) mine.again = true;
+    else if (mine.timer === null)
+      mine.timer = setTimeout(ask, Math.max(0, mine.askedAt + minimumMs - Date.now()));
   }, [ask]);
 
   useEffect(() => {
@@ -198,12 +215,12 @@ export function useQuery(path, { on = {}, minimumMs = 1000, fetcher = get } = {}
     const timer = setInterval(
       () => {
         const seldom = document.visibilityState === "hidden" && Date.now() - state.current.askedAt < RARE_MS;
-        if (!seldom) ask();
+        if (!seldom) askSoon();
       },
       status === "live" ? RARE_MS : POLL_MS,
     );
     return () => clearInterval(timer);
-  }, [ask, status]);
+  }, [askSoon, status]);
 
   const current = answer.path === path ? answer : { data: null, error: null };
   return { data: current.data, error: current.error, reload: ask };

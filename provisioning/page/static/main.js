@@ -22,15 +22,15 @@ const AREAS = [
 ];
 const BELONGS = { runs: "rollouts" };
 
-function view({ parts, search }) {
+function view({ parts, search, visit }) {
   const [area = "", id] = parts;
   if (area === "") return html`<${Overview} />`;
   if (area === "rollouts") return id ? html`<${Rollout} key=${id} id=${id} />` : html`<${Rollouts} />`;
   if (area === "runs" && id) return html`<${Run} key=${id} id=${id} />`;
   if (area === "devices")
-    return id ? html`<${Device} key=${id} id=${id} />` : html`<${Devices} search=${search} />`;
+    return id ? html`<${Device} key=${id} id=${id} />` : html`<${Devices} key=${visit} search=${search} />`;
   if (area === "orchestrations") {
-    return id ? html`<${Instance} key=${id} id=${id} />` : html`<${Orchestrations} search=${search} />`;
+    return id ? html`<${Instance} key=${id} id=${id} />` : html`<${Orchestrations} key=${visit} search=${search} />`;
   }
   if (area === "launch") return html`<${Launch} what=${id ?? "fleet"} search=${search} />`;
   return html`<div class="empty">

@@ -35,9 +35,10 @@ export function replaceQuery(parameters) {
 }
 
 export function useRoute() {
-  const [route, setRoute] = useState(current);
+  const [route, setRoute] = useState(() => ({ ...current(), visit: 0 }));
   useEffect(() => {
-    const changed = () => setRoute(current());
+    // A list whose filters are in the address begins anew with each visit, also where one leads to another.
+    const changed = () => setRoute(({ visit }) => ({ ...current(), visit: visit + 1 }));
     addEventListener("hashchange", changed);
     return () => removeEventListener("hashchange", changed);
   }, []);

@@ -280,3 +280,45 @@ async def test_a_disk_that_is_away_ends_no_stream(watched: Watched, monkeypatch:
         await asyncio.sleep(0.001)
     await watched.registry.end_run("r1", status="completed", left_over=DeviceState.FAILED, reason="x")
     assert [event.data for event in await take(reader)] == [{"n": 1}]
+
+
+async def test_what_could_not_be_looked_at_is_looked_at_again(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.start()
+    watched.world.runs = {"r1": {"n": 1}}
+    look, left = watched.feed._runs, 1
+
+    async def failing(ids: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise sqlite3.OperationalError("disk I/O error")
+        return await look(ids)
+
+    monkeypatch.setattr(watched.feed, "_runs", failing)
+    reader = await watched.reader("runs")
+    await watched.register("d1")
+    await watched.registry.claim("r1", ["d1"], options={}, limit=1)
+    async with asyncio.timeout(10):
+        assert [event.data for event in await take(reader)] == [{"n": 1}]
+
+
+async def test_fleets_are_looked_at_again_after_a_look_that_failed(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.start()
+    look, left = watched.feed._fleets, 2
+
+    async def failing() -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise OSError("too many open files")
+        return await look()
+
+    monkeypatch.setattr(watched.feed, "_fleets", failing)
+    await watched.reader("fleets")
+    async with asyncio.timeout(10):
+        while left > -3:  # noqa: ASYNC110 (nobody tells)
+            await asyncio.sleep(0.001)

@@ -27,6 +27,10 @@ export function Devices({ search }) {
     setFilter({ ...filter, [event.target.name]: event.target.value });
     setPages([null]);
   };
+  const clear = () => {
+    setFilter(Object.fromEntries(FILTERS.map((name) => [name, ""])));
+    setPages([null]);
+  };
   const list = useQuery(`/api/devices${query({ ...asked, after: pages.at(-1), limit: 50 })}`, {
     on: { devices: () => true },
     minimumMs: 2000,
@@ -52,7 +56,7 @@ export function Devices({ search }) {
         ${Object.entries(SORTS).map(([key, text]) => html`<option key=${key} value=${key}>${text}</option>`)}
         </select></label>
       <button type="button" class="quiet" disabled=${!any}
-        onClick=${() => setFilter(Object.fromEntries(FILTERS.map((name) => [name, ""])))}>Clear</button>
+        onClick=${clear}>Clear</button>
     </form>
     ${filter.run_id && html`<p class="faint">Of ${filter.run_id}.</p>`}
     <${Loaded} query=${list} lines=${10}>

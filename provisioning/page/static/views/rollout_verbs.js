@@ -1,5 +1,5 @@
 // What operators may do to a rollout, each asked before it is done.
-import { path, post } from "../api.js";
+import { ApiError, path, post } from "../api.js";
 import { Dialog, Field } from "../dialog.js";
 import { number } from "../format.js";
 import { go, link } from "../router.js";
@@ -49,6 +49,7 @@ export function Verbs({ rollout, changed }) {
   const [verb, setVerb] = useState(null);
   const may = Object.keys(VERBS).filter((name) => VERBS[name].states.includes(rollout.state));
   const failed = (rollout.counts.failed ?? 0) + (rollout.counts.timed_out ?? 0);
+  const others = (rollout.counts.rejected ?? 0) + (rollout.counts.cancelled ?? 0);
   const more = may.filter((name) => !FIRST.includes(name));
   const close = () => setVerb(null);
   return html`<div class="verbs" role="group" aria-label="What may be done">
@@ -64,8 +65,10 @@ export function Verbs({ rollout, changed }) {
       ${more.length > 0 && html`<${More} names=${more} choose=${setVerb} />`}
       ${
         rollout.ended_at &&
-        html`<button type="button" class="primary" disabled=${failed === 0} onClick=${() => setVerb("retry")}>
-        ${failed === 0 ? "Nothing to retry" : `Retry ${number(failed)} failed`}</button>`
+        html`<button type="button" class="primary" disabled=${failed + others === 0}
+          onClick=${() => setVerb("retry")}>
+        ${failed > 0 ? `Retry ${number(failed)} failed` : others > 0 ? `Retry ${number(others)}` : "Nothing to retry"}
+        </button>`
       }
     </div>
     ${verb === "retry" && html`<${Retry} rollout=${rollout} onClose=${close} />`}
@@ -150,10 +153,9 @@ function Retry({ rollout, onClose }) {
   );
   const action = (fields) => {
     const chosen = states.filter((state) => fields[state] === "on");
-    return post(
-      path`/api/rollouts/${rollout.rollout_id}/retry`,
-      chosen.length ? { actor: "page", states: chosen } : { actor: "page" },
-    );
+    // Without any the service would take its own choice, which was just unticked.
+    if (chosen.length === 0) throw new ApiError("Nothing is chosen", "Tick at least one of the states.");
+    return post(path`/api/rollouts/${rollout.rollout_id}/retry`, { actor: "page", states: chosen });
   };
   return html`<${Dialog} title="Retry what did not succeed?" verb="Start the retry" action=${action}
     onClose=${onClose}
