@@ -32,6 +32,7 @@ MAX_BYTES = 200_000
 MUSTER = [sys.executable, "-m", "provisioning.cli"]
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 960}
+REPORT = {"width": 900, "height": 860}
 
 
 def muster(*argv: str) -> dict[str, object]:
@@ -57,6 +58,17 @@ def shoot(
     page.wait_for_timeout(400)
     page.screenshot(path=name, full_page=full)
     page.close()
+
+
+def shoot_report(browser: Browser, rollout: str) -> None:
+    """The top of the rollout's report."""
+    with tempfile.TemporaryDirectory() as place:
+        report = Path(place) / "report.html"
+        muster("report", rollout, "--out", str(report))
+        page = browser.new_page(viewport=REPORT, color_scheme="light")
+        page.goto(report.as_uri())
+        page.screenshot(path=HERE / "report.png")
+        page.close()
 
 
 def take(url: str, browser: Browser, everything: Path | None) -> None:
@@ -85,6 +97,7 @@ def take(url: str, browser: Browser, everything: Path | None) -> None:
     views.append(("device", f"#/devices/{failed}"))
     for dark in (False, True):
         shoot(browser, url, HERE / f"device{'-dark' if dark else ''}.png", views[-1][1], dark=dark)
+    shoot_report(browser, rollout)
     for picture in HERE.glob("*.png"):
         size = picture.stat().st_size
         print(f"{picture.name}: {size:,} bytes")
