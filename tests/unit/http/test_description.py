@@ -27,7 +27,7 @@ from schemathesis.specs.openapi.checks import (
 from provisioning.api import create_api
 from tests.unit.http.running import in_a_thread
 
-EXAMPLES = 8
+EXAMPLES = 4
 """Requests to each operation, and as many that are wrong on purpose."""
 CHECKS = [
     not_a_server_error,

@@ -1,4 +1,4 @@
-"""A process that dies at a line; `python -m tests.unit.releases.crashing DIRECTORY WHAT` does so at each.
+"""A process that dies at a line: `python -m tests.unit.releases.crashing DIRECTORY WHAT STEP`, lines apart.
 
 It forks before anything of asyncio or a thread is there, once for each line of the package that ``WHAT`` runs
 through; what each child has left is then looked at in another child. It writes one line of JSON for each.
@@ -92,13 +92,13 @@ def in_child(work: Callable[[], Any]) -> tuple[int, Any]:
     return os.waitstatus_to_exitcode(status), json.loads(text or "null")
 
 
-def main(directory: Path, what: str) -> None:
+def main(directory: Path, what: str, step: int) -> None:
     template = directory / "template"
     template.mkdir()
     assert in_child(lambda: asyncio.run(prepare(template)))[0] == 0
-    line = 0
+    line = 1 - step
     while True:
-        line += 1
+        line += step
         place = directory / str(line)
         shutil.copytree(template, place)
         code, _ = in_child(lambda: asyncio.run(act(place, what, dying_at(line))))  # noqa: B023 (run at once)
@@ -111,4 +111,4 @@ def main(directory: Path, what: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
