@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from broker.connection import BrokerAddress, BrokerAddressError
+from broker.private_files import UMASK, open_private, write_private
 from devices.arguments import FleetArguments, parse
 from devices.control import ControlServer
 from devices.credentials import Credentials
@@ -39,6 +40,7 @@ _GC_THRESHOLD: Final = 50_000
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a fleet until a signal; returns the exit status."""
     gc.set_threshold(_GC_THRESHOLD)
+    os.umask(UMASK)
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         logging.basicConfig(
@@ -111,10 +113,8 @@ def _keep(statistics: Mapping[str, Any], path: Path | None) -> None:
     """Write the file so that a reader sees the old one or the new one, never a part."""
     if path is None:
         return
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
-        fresh.write_text(json.dumps(statistics) + "\n")
-        fresh.replace(path)
+        write_private(path, json.dumps(statistics) + "\n")
     except OSError as error:
         _LOG.warning("can't write statistics to %s: %s", path, error)
 
@@ -126,7 +126,7 @@ def _tracing(path: Path | None) -> Iterator[Trace | None]:
         yield None
         return
     try:
-        file = path.open("w", encoding="utf-8")
+        file = open_private(path, "w")
     except OSError as error:
         raise FleetStartError(f"the trace can't be written to {path}: {error.strerror}") from error
     with file:

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from broker.private_files import write_private
 from devices.errors import DevicesError, FleetSpecError
 from devices.roster import Change
 
@@ -54,7 +55,8 @@ class ControlServer:
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, _HOST, 0, limit=MAX_LINE_BYTES)
         port = self._server.sockets[0].getsockname()[1]
-        write_private(self._path, {"port": port, "token": self._token, "pid": os.getpid()})
+        where = {"port": port, "token": self._token, "pid": os.getpid()}
+        write_private(self._path, json.dumps(where))
         return self
 
     async def __aexit__(
@@ -150,12 +152,3 @@ class ControlAddress:
         if "error" in answer:
             raise ControlError(f"the fleet process {self.pid} refuses: {answer['error']}")
         return int(answer["affected"])
-
-
-def write_private(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a file of JSON for its owner only, so that a reader sees the old one or the new one."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(document, file)
-    fresh.replace(path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fnmatch
 import json
 import os
 import sqlite3
@@ -14,6 +16,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from broker.private_files import (
+    FILE_MODE,
+    NotOursError,
+    make_private_directory,
+    tighten,
+    write_private,
+)
+
 from .errors import StateBusyError, StateError, StateVersionError
 
 STATE_FORMAT = 1
@@ -21,20 +31,41 @@ MARKER = "muster.json"
 SERVICE_RECORD = "service.json"
 """Where clients find the service; there while it runs."""
 _LOCK = "service.lock"
+# All that a state directory holds. What has another name is not ours.
+OWN_FILES = (
+    MARKER,
+    SERVICE_RECORD,
+    "demo.json",
+    "service.log",
+    "signing.key",
+    "group.key",
+    "engine.db*",
+    "registry.db*",
+    "*.lock",
+    f".*.{'[0-9a-f]' * 16}.part",
+)
+OWN_DIRECTORIES = ("stack", "fleets", "releases")
 
 
 def prepare_state_directory(path: Path) -> None:
     """Make the state directory (mode 0700), or check that an existing one is ours and readable by us.
 
-    Raises StateError where it can't be used and StateVersionError where a newer version made it.
+    What is in an existing one is made its owner's alone. Raises StateError where it can't be used, or others
+    could have put something into it, and StateVersionError where a newer version made it.
     """
     marker = path / MARKER
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_directory(path)
+        _make_private(path)
         if not marker.exists():
             write_atomically(marker, {"format": STATE_FORMAT, "created_at": iso(time.time())})
             return
         text = marker.read_text(encoding="utf-8")
+    except NotOursError as error:
+        raise StateError(
+            f"{error.filename} belongs to another user, who could change the state. Run Muster as that user, "
+            f"take it over (chown), or choose another state directory, with --state-dir."
+        ) from error
     except OSError as error:
         raise _unusable(path, error) from error
     try:
@@ -50,21 +81,38 @@ def prepare_state_directory(path: Path) -> None:
         )
 
 
+def _make_private(path: Path) -> None:
+    """Take the rights of others off the directory and what is Muster's in it; the rest is somebody's own."""
+    status = path.stat()
+    if status.st_uid != os.geteuid():
+        raise NotOursError(errno.EPERM, "belongs to another user", str(path))
+    entries = list(path.iterdir())
+    ours = [entry for entry in entries if is_ours(entry.name)]
+    if status.st_mode & 0o077:
+        if len(ours) < len(entries) and not (path / MARKER).exists():
+            raise StateError(
+                f"{path} has other things in it, and may be read by others: the state would be too. Choose "
+                f"an empty or new directory, with --state-dir, or `chmod 700 {path}`."
+            )
+        path.chmod(0o700)
+    for entry in ours:
+        tighten(entry)
+
+
+def is_ours(name: str) -> bool:
+    """Whether something of that name in a state directory is Muster's."""
+    return name in OWN_DIRECTORIES or any(fnmatch.fnmatchcase(name, pattern) for pattern in OWN_FILES)
+
+
 def write_atomically(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file (mode 0600) whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_private(path, json.dumps(content), durable=True)
 
 
 @contextlib.contextmanager
 def owned(state_dir: Path) -> Generator[None, None, None]:
     """Own the directory; StateBusyError if another service does. A crash gives it up."""
-    lock = FileLock(state_dir / _LOCK, blocking=False)
+    lock = FileLock(state_dir / _LOCK, blocking=False, mode=FILE_MODE)
     try:
         lock.acquire()
     except Timeout:

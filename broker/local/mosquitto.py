@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from broker.local.process import Program
+from broker.private_files import write_private
 
 # Packages of Debian and Homebrew put it where a user's PATH often doesn't reach.
 EXTRA_PLACES: Final = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
@@ -74,7 +75,7 @@ def mosquitto_program(executable: Path, directory: Path) -> Program:
 
     def command(port: int) -> tuple[str, ...]:
         path = directory / "mosquitto.conf"
-        path.write_text(configuration(port), encoding="utf-8")
+        write_private(path, configuration(port))
         return (str(executable), "-c", str(path))
 
     return Program(

@@ -29,6 +29,7 @@ import filelock
 
 from broker.local.errors import InstallError
 from broker.local.process import Progress, ignore_progress
+from broker.private_files import changeable_by_others
 
 # Aedes imports JSON with import attributes, which Node has since 20.10. Azurite's package.json asks for 22,
 # but nothing in 3.37.0 needs it: both were run on 20.13, the oldest Node that we could get hold of.
@@ -40,6 +41,9 @@ INSTALL_TIMEOUT_S: Final = 900.0
 LOCK_POLL_S: Final = 0.1
 ERROR_TAIL_LINES: Final = 12
 PROGRESS_INTERVAL_S: Final = 5.0
+# What is in the cache is run: others may read it, as several users may share one, and never write to it.
+_CACHE_MODE: Final = 0o755
+_CACHE_UMASK: Final = 0o022
 
 # The caches that a task of this process fills right now.
 _filling: Final[set[Path]] = set()
@@ -111,11 +115,12 @@ async def provide_node_stack(*, cache: Path | None = None, progress: Progress = 
     """
     cache = cache or cache_dir()
     modules = stack_modules(cache)
+    check_cache(cache)
     node = await find_node(cache)
     if node is not None and modules.is_dir():
         return NodeStack(node=node.program, modules=modules, key=stack_key())
     try:
-        cache.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(mode=_CACHE_MODE, parents=True, exist_ok=True)
     except OSError as error:
         raise InstallError(
             f"the cache {cache} can't be made ({error}): set MUSTER_CACHE to another place"
@@ -126,6 +131,16 @@ async def provide_node_stack(*, cache: Path | None = None, progress: Progress = 
         if not modules.is_dir():
             await _install_modules(cache, node, progress)
     return NodeStack(node=node.program, modules=modules, key=stack_key())
+
+
+def check_cache(cache: Path) -> None:
+    """Raise `InstallError` where others may change what is run from the cache; what is not there is fine."""
+    for place in (cache, cache / _node_entry(), stack_modules(cache).parent, stack_modules(cache)):
+        if (why := changeable_by_others(place)) is not None:
+            raise InstallError(
+                f"{why}, and programs are run from the cache {cache}: remove what is in it and "
+                f"`chmod go-w {why.partition(' ')[0]}`, or set MUSTER_CACHE to a directory of your own"
+            )
 
 
 async def _cached_node(cache: Path) -> Node | None:
@@ -166,6 +181,7 @@ async def _install_node(cache: Path, progress: Progress) -> Node:
     what = f"Node ({wheel_requirement()}, about 60 MB)"
     with tempfile.TemporaryDirectory(dir=cache, prefix=".node-") as temporary:
         target = Path(temporary) / "target"
+        target.mkdir(mode=_CACHE_MODE)
         argv = (
             *pip, "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps",
             "--only-binary=:all:", "--require-hashes", "--target", str(target),
@@ -203,7 +219,7 @@ async def _install_modules(cache: Path, node: Node, progress: Progress) -> None:
     assert node.npm is not None
     with tempfile.TemporaryDirectory(dir=cache, prefix=".stack-") as temporary:
         target = Path(temporary) / "target"
-        target.mkdir()
+        target.mkdir(mode=_CACHE_MODE)
         for name in STACK_FILES:
             shutil.copyfile(STACK_SOURCE / name, target / name)
         environment = {
@@ -238,7 +254,7 @@ def _publish(source: Path, target: Path) -> None:
 
 @contextlib.asynccontextmanager
 async def _install_lock(cache: Path, progress: Progress) -> AsyncIterator[None]:
-    lock = filelock.FileLock(cache / "install.lock")
+    lock = filelock.FileLock(cache / "install.lock", mode=0o644)
     deadline = time.monotonic() + INSTALL_TIMEOUT_S
     told = False
     while True:
@@ -293,6 +309,7 @@ async def _run(
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        umask=_CACHE_UMASK,
         cwd=cwd,
         env=env,
     )

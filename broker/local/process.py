@@ -26,6 +26,7 @@ import psutil
 from broker.local.errors import LocalStackError, PortInUseError, StackInUseError, StartError
 from broker.local.ports import accepts_connections, any_free_port, is_free
 from broker.local.records import ProcessRecord, forget_record, read_record, stack_records, write_record
+from broker.private_files import UMASK, make_private_directory, open_private
 
 Progress = Callable[[str], None]
 """Receives one line of text at a time about what takes long: a download, a start, a restart."""
@@ -158,7 +159,7 @@ class LocalProcess:
         Ready is who accepts connections. Raises `PortInUseError`, `StackInUseError`, `StartError`. After
         `stop` it may be called again, and then insists on the port that it had.
         """
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_directory(self._directory)
         try:
             self._lock.acquire(timeout=0)
         except filelock.Timeout as error:
@@ -243,7 +244,7 @@ class LocalProcess:
     async def _spawn(self, port: int) -> None:
         argv = self._program.command(port)
         self._rotate_log()
-        with os.fdopen(os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
+        with open_private(self.log_path, "a") as log:
             self._child = subprocess.Popen(  # noqa: ASYNC220 - a fork takes a millisecond; the wait is below
                 _with_many_descriptors(argv),
                 stdin=subprocess.DEVNULL,
@@ -252,6 +253,7 @@ class LocalProcess:
                 cwd=self._directory,
                 env=_environment(self._program.environment),
                 start_new_session=True,
+                umask=UMASK,
             )
         self._adopted = False
         child = psutil.Process(self._child.pid)

@@ -6,15 +6,15 @@ process: a stopped program's record keeps its port, because devices and SAS URLs
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 import psutil
+
+from broker.private_files import make_private_directory, write_private
 
 RECORD_FILE: Final = "process.json"
 FORMAT: Final = 1
@@ -58,7 +58,7 @@ def stack_directory(state_dir: Path, name: str) -> Path:
     """Where the program ``name`` of a state directory's stack lives; made, readable by its owner only."""
     directory = state_dir.absolute() / "stack" / name
     for path in (state_dir, directory.parent, directory):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_directory(path)
     return directory
 
 
@@ -87,15 +87,7 @@ def read_record(directory: Path) -> ProcessRecord | None:
 
 def write_record(directory: Path, record: ProcessRecord) -> None:
     """Replace the record in ``directory`` in one step; readable by its owner only."""
-    path = directory / RECORD_FILE
-    temporary = path.with_name(f".{RECORD_FILE}.{os.getpid()}")
-    try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump({"format": FORMAT, **asdict(record)}, file, indent=1)
-        temporary.replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+    write_private(directory / RECORD_FILE, json.dumps({"format": FORMAT, **asdict(record)}, indent=1))
 
 
 def forget_record(directory: Path) -> None:

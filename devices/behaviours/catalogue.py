@@ -10,15 +10,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import grp
 import hashlib
 import importlib
 import importlib.abc
 import importlib.util
 import os
-import pwd
 import re
-import stat
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from broker.private_files import others_may_write
 from devices.behaviours.answers import (
     ClockSkew,
     DuplicateAck,
@@ -307,7 +305,7 @@ def _load_file(path: Path, key: str) -> Any:
         raise FleetSpecError(
             key, f"{path} can't be read ({error.strerror})", "give the path of a Python file"
         ) from None
-    if status.st_uid not in (os.geteuid(), 0) or _others_may_write(status):
+    if status.st_uid not in (os.geteuid(), 0) or others_may_write(status):
         raise FleetSpecError(
             key,
             f"{path} belongs to another user, or others may write to it",
@@ -326,19 +324,6 @@ def _load_file(path: Path, key: str) -> Any:
         del sys.modules[name]
         raise
     return module
-
-
-def _others_may_write(status: os.stat_result) -> bool:
-    """Whether anybody but its owner may write to a file; a group that is the owner's alone is the owner."""
-    if status.st_mode & stat.S_IWOTH:
-        return True
-    if not status.st_mode & stat.S_IWGRP:
-        return False
-    try:
-        owner, group = pwd.getpwuid(status.st_uid).pw_name, grp.getgrgid(status.st_gid)
-    except KeyError:
-        return True
-    return group.gr_name != owner or not set(group.gr_mem) <= {owner}
 
 
 def _made(base: Definition, given: Mapping[str, Any], key: str, source: str) -> Definition:

@@ -16,27 +16,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from provisioning.cli.client import SERVICE_RECORD, read_service_record
+from broker.private_files import make_private_directory, write_private
+from provisioning.cli.client import read_service_record
 from provisioning.cli.errors import UnfinishedRunError, UsageError
 
 RECORD = "demo.json"
 MARKER = "muster.json"
 FORMAT = 1
-# All that a state directory holds. Files of other names are not ours and stay, whatever the user says.
-OWN_FILES = (
-    RECORD,
-    MARKER,
-    SERVICE_RECORD,
-    "service.log",
-    "signing.key",
-    "group.key",
-    "engine.db*",
-    "registry.db*",
-    "*.lock",
-    f"releases/{'[0-9a-f]' * 64}.bin",
-    "releases/.staged-*",
-)
-OWN_DIRECTORIES = ("stack", "fleets")
+# In a directory whose name may be somebody's own.
+OWN_RELEASE_FILES = (f"releases/{'[0-9a-f]' * 64}.bin", "releases/.staged-*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +59,8 @@ def read_demo(state_dir: Path) -> DemoRecord | None:
 def write_demo(state_dir: Path, record: DemoRecord) -> None:
     """Put ``record`` on record in one step; makes the directory where it is missing."""
     try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = state_dir / f".{RECORD}.{os.getpid()}"
-        temporary.write_text(json.dumps({"format": FORMAT, **asdict(record)}, indent=1))
-        temporary.replace(state_dir / RECORD)
+        make_private_directory(state_dir)
+        write_private(state_dir / RECORD, json.dumps({"format": FORMAT, **asdict(record)}, indent=1))
     except OSError as error:
         raise UsageError(
             f"cannot write into the state directory {state_dir}: {error.strerror}; name another one"
@@ -98,7 +84,7 @@ def held(state_dir: Path) -> Iterator[None]:
     another holds it.
     """
     try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_directory(state_dir)
         descriptor = os.open(state_dir, os.O_RDONLY)
     except OSError as error:
         raise UsageError(
@@ -156,11 +142,14 @@ def holds_state(state_dir: Path) -> bool:
 
 def clear_state(state_dir: Path) -> None:
     """Delete what Muster has put into ``state_dir``; the directory itself stays (it may be held)."""
-    for pattern in OWN_FILES:
+    # Here, because the parser imports this module for every command.
+    from provisioning.state_directory import OWN_DIRECTORIES, OWN_FILES
+
+    for pattern in (*OWN_FILES, *OWN_RELEASE_FILES):
         for path in state_dir.glob(pattern):
             if not path.is_dir():
                 path.unlink(missing_ok=True)
-    for name in OWN_DIRECTORIES:
+    for name in (name for name in OWN_DIRECTORIES if name != "releases"):
         if (state_dir / name).is_dir() and not (state_dir / name).is_symlink():
             shutil.rmtree(state_dir / name)
     # What a name like this holds may be somebody's own.

@@ -19,10 +19,11 @@ from typing import Final
 import psutil
 
 from broker.address import BrokerAddress
+from broker.private_files import UMASK, open_private
 from devices.arguments import FleetArguments, to_argv
 from devices.control import ControlAddress, ControlError
 from devices.roster import Change, parse_shard, part_of
-from provisioning.cli.fleet_records import FleetBook, FleetEntry, Member, open_private
+from provisioning.cli.fleet_records import FleetBook, FleetEntry, Member
 from provisioning.errors import RequestError
 
 START_TIMEOUT_S: Final = 20.0
@@ -96,6 +97,7 @@ class FleetProcesses:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                umask=UMASK,
             )
         self._children[child.pid] = child
         return Member(part=part, pid=child.pid, created_at=psutil.Process(child.pid).create_time())

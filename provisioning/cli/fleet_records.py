@@ -22,9 +22,11 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any
 
 import psutil
+
+from broker.private_files import make_private_directory, write_private
 
 FORMAT = 2
 # A fleet may name its devices one by one.
@@ -185,22 +187,13 @@ class FleetBook:
 
     def write_private(self, path: Path, text: str) -> None:
         """Write a file in one step, for its owner only."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with open_private(temporary, "w") as file:
-            file.write(text)
-        temporary.replace(path)
+        make_private_directory(self.directory)
+        write_private(path, text)
 
 
 def living(members: Iterable[Member]) -> list[psutil.Process]:
     """Return the processes among ``members`` that live."""
     return [process for member in members if (process := member.process()) is not None]
-
-
-def open_private(path: Path, mode: Literal["a", "w"]) -> TextIO:
-    """Open a text file to append to or to write anew; nobody but its owner may read it."""
-    flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if mode == "a" else os.O_TRUNC)
-    return os.fdopen(os.open(path, flags, 0o600), mode, encoding="utf-8")
 
 
 def _migrated(data: dict[str, Any]) -> FleetEntry:

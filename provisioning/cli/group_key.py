@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import os
 import secrets
 from pathlib import Path
 from typing import Final
 
+from broker.private_files import open_private
 from devices.credentials import read_group_key
 
 FILE: Final = "group.key"
@@ -22,9 +22,7 @@ def provide_group_key(state_dir: Path, given: Path | None) -> Path:
     """
     path = (given if given is not None else state_dir / FILE).absolute()
     if given is None:
-        with contextlib.suppress(FileExistsError):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode() + "\n")
+        with contextlib.suppress(FileExistsError), open_private(path, "x") as file:
+            file.write(base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode() + "\n")
     read_group_key(path)
     return path

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from broker.private_files import UMASK, open_private
 from provisioning.cli.errors import StackError
-from provisioning.cli.fleet_records import open_private
 from provisioning.cli.interruption import Interruption
 
 LOG = "service.log"
@@ -63,6 +63,7 @@ class StackChild:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
+                umask=UMASK,
             )
 
     def wait_ready(self) -> str:

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from broker.private_files import private_umask
 from provisioning.cli.arguments import Subparsers, add_command, add_state_dir, port_number, state_dir_of
 from provisioning.cli.demo_record import forget_finished_demo, held
 from provisioning.cli.errors import CliError, StackError, UsageError, one_line
@@ -167,7 +168,8 @@ def run(args: argparse.Namespace) -> int:
             # Here, because the parser imports this module for every command.
             from provisioning.cli.foreground import serve
 
-            serve(options, reporter)
+            with private_umask():
+                serve(options, reporter)
     except CliError as error:
         reporter.failed(str(error))
         raise

@@ -72,6 +72,7 @@ class Sandbox:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            umask=0,  # what is private is so by itself
             env={**os.environ, "MUSTER_STATE": str(self.state_dir), "PYTHONUNBUFFERED": "1"},
         )
         running = Running(process=process)
@@ -127,15 +128,29 @@ def wait_until(condition: Callable[[], bool], *, timeout_s: float = 30.0) -> Non
         time.sleep(0.02)
 
 
+def loose(state_dir: Path) -> list[str]:
+    """What is in the state directory, itself too, and may be read or written by others."""
+    found = []
+    for path in (state_dir, *state_dir.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):
+            mode = path.lstat().st_mode
+            if mode & 0o077:
+                found.append(f"{path} {mode:o}")
+    return found
+
+
 @pytest.fixture
 def sandbox(tmp_path: Path, stack_cache: NodeStack) -> Iterator[Sandbox]:
     sandbox = Sandbox(tmp_path / "state")
     yield sandbox
+    readable_by_others = loose(sandbox.state_dir)
     for running in sandbox.started:
         if running.process.poll() is None:
             running.signal(signal.SIGTERM)
             running.finish()
+    readable_by_others += loose(sandbox.state_dir)
     leftover = sandbox.processes()
     for process in leftover:
         process.kill()
     assert not leftover, "a command left processes behind"
+    assert not readable_by_others, "files of the state that others may read"

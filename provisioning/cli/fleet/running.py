@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from broker.private_files import private_umask
 from provisioning.cli.arguments import (
     Subparsers,
     add_command,
@@ -69,19 +70,19 @@ def run_fleet(args: argparse.Namespace) -> int:
     # Here, because the parser imports this module for every command.
     from provisioning.cli.fleet.foreground import Options, run_in_foreground
 
-    return run_in_foreground(
-        Options(
-            spec=spec.to_document(),
-            processes=args.processes,
-            shard=args.shard,
-            broker_url=broker,
-            trust=args.trust,
-            group_key_file=group_key,
-            for_s=args.for_s,
-            metrics_port=args.metrics_port,
-            as_json=args.json,
-        )
+    options = Options(
+        spec=spec.to_document(),
+        processes=args.processes,
+        shard=args.shard,
+        broker_url=broker,
+        trust=args.trust,
+        group_key_file=group_key,
+        for_s=args.for_s,
+        metrics_port=args.metrics_port,
+        as_json=args.json,
     )
+    with private_umask():
+        return run_in_foreground(options)
 
 
 def _check(broker: str) -> None:
