@@ -9,6 +9,7 @@ BrokerError
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
@@ -29,6 +30,11 @@ class PublishTimeoutError(BrokerConnectionError, TimeoutError):
 
 class ConnectionClosedError(BrokerConnectionError):
     """The connection was closed by its owner while something waited on it."""
+
+
+def holds_password(url: str) -> bool:
+    """Whether there may be a password in ``url``, which need not be one that can be used."""
+    return ":" in re.sub("^[A-Za-z]+://", "", url.rpartition("@")[0])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,8 +59,7 @@ def open_private(path: Path, mode: Literal["a", "w", "x"]) -> IO[Any]:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | flags, FILE_MODE)
     try:
         status = os.fstat(descriptor)
-        if status.st_uid != os.geteuid():
-            raise NotOursError(errno.EPERM, "belongs to another user", str(path))
+        check_ours(path, status)
         if status.st_mode & _OTHERS:
             os.fchmod(descriptor, FILE_MODE)
         if mode == "w":
@@ -98,24 +97,48 @@ def tighten(path: Path) -> None:
 
     Links are not followed. Raises `NotOursError` where something, a link too, is another user's, and OSError.
     """
-    _tighten_one(path)
-    if path.is_symlink() or not path.is_dir():
-        return
-    for directory, directories, files in os.walk(path, onerror=_unless_gone):
-        for name in (*directories, *files):
-            _tighten_one(Path(directory, name))
+    for place, status in _all_in(path):
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISREG(status.st_mode) and _TEMPORARY.fullmatch(place.name):
+                if time.time() - status.st_mtime > _ABANDONED_AFTER_S:
+                    place.unlink()
+            elif _is_loose(status):
+                place.chmod(stat.S_IMODE(status.st_mode) & ~_OTHERS)
 
 
-def _tighten_one(path: Path) -> None:
+def first_loose(path: Path) -> Path | None:
+    """The first of ``path`` and all in it that others have rights to, None where they have none.
+
+    Errors are those of `tighten`.
+    """
+    return next((place for place, status in _all_in(path) if _is_loose(status)), None)
+
+
+def check_ours(path: Path, status: os.stat_result) -> None:
+    """Raise `NotOursError` where ``status``, of ``path``, is that of another user's."""
+    if status.st_uid != os.geteuid():
+        raise NotOursError(errno.EPERM, "belongs to another user", str(path))
+
+
+def _all_in(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """``path`` and all in it; links are not followed, and what goes meanwhile is passed over."""
     with contextlib.suppress(FileNotFoundError):
         status = path.lstat()
-        if status.st_uid != os.geteuid():
-            raise NotOursError(errno.EPERM, "belongs to another user", str(path))
-        if stat.S_ISREG(status.st_mode) and _TEMPORARY.fullmatch(path.name):
-            if time.time() - status.st_mtime > _ABANDONED_AFTER_S:
-                path.unlink()
-        elif status.st_mode & _OTHERS and not stat.S_ISLNK(status.st_mode):
-            path.chmod(stat.S_IMODE(status.st_mode) & ~_OTHERS)
+        check_ours(path, status)
+        yield path, status
+        if not stat.S_ISDIR(status.st_mode):
+            return
+    for directory, directories, files in os.walk(path, onerror=_unless_gone):
+        for name in (*directories, *files):
+            place = Path(directory, name)
+            with contextlib.suppress(FileNotFoundError):
+                status = place.lstat()
+                check_ours(place, status)
+                yield place, status
+
+
+def _is_loose(status: os.stat_result) -> bool:
+    return bool(status.st_mode & _OTHERS) and not stat.S_ISLNK(status.st_mode)
 
 
 def _unless_gone(error: OSError) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from broker.address import holds_password
 from devices.errors import FleetSpecError
 from devices.fleet_file import FleetFile
 from devices.roster import parse_shard
@@ -121,9 +122,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     option = parser.add_argument
     broker = parser.add_mutually_exclusive_group(required=True)
-    broker.add_argument("--broker", metavar="URL", help="mqtt://[user:password@]host[:port] or mqtts://…")
     broker.add_argument(
-        "--broker-file", type=Path, metavar="PATH", help="a file with that URL, out of sight of others"
+        "--broker",
+        type=_public_url,
+        metavar="URL",
+        help="mqtt://host[:port] or mqtts://…, no password",
+    )
+    broker.add_argument(
+        "--broker-file", type=Path, metavar="PATH", help="a file with such a URL, which may have a password"
     )
     option("--fleet", type=Path, metavar="PATH", help="a fleet file (.toml), in the place of flags")
     option("--count", type=int, help="devices in the whole fleet")
@@ -162,6 +168,15 @@ def _parser() -> argparse.ArgumentParser:
     option("--held", action="store_true", help="begin when a byte comes on standard input")
     option("--log-level", choices=LOG_LEVELS, default="warning")
     return parser
+
+
+def _public_url(url: str) -> str:
+    if holds_password(url):
+        raise argparse.ArgumentTypeError(
+            "it has a password, and a command line is seen by everybody on the machine: put the URL into a "
+            "file, and give that by --broker-file"
+        )
+    return url
 
 
 def _read_url(path: Path) -> str:

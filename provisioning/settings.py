@@ -5,7 +5,9 @@
 | MUSTER_STATE | state directory | .muster |
 | MUSTER_URL | where clients find the service | the service.json of the state directory |
 | MUSTER_BROKER | mosquitto, aedes, auto, or mqtt://host:port of a broker that runs already | auto |
+| MUSTER_BROKER_FILE | a file with that, for a URL with a password | |
 | MUSTER_BLOB | connection string of a blob account | an Azurite of our own |
+| MUSTER_BLOB_FILE | a file with that | |
 | MUSTER_CACHE | where the local stack is installed | the user's cache directory |
 | MUSTER_GROUP_KEY_FILE | the key that devices derive theirs from, base64 | one in the state directory |
 | MUSTER_ENGINE | embedded, or durabletask for a Durable Task backend elsewhere | embedded |
@@ -13,6 +15,7 @@
 | MUSTER_ENGINE_TASKHUB | its task hub, where it is Azure's Durable Task Scheduler or the emulator of it | |
 | MUSTER_ENGINE_TLS | on or off | as the URL says; else off on loopback, on elsewhere |
 | MUSTER_ENGINE_CREDENTIAL | azure, or NAME=VALUE to be sent with each call | none |
+| MUSTER_ENGINE_CREDENTIAL_FILE | a file with that | |
 """
 
 from __future__ import annotations
@@ -25,8 +28,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
+from broker.address import holds_password
+
 from .errors import OptionError, SettingsError
 from .retries import DEFAULT_RETRIES, KINDS, MAX_ATTEMPTS, FailureKind, Retries
+from .secret_files import secret_of
 
 DEFAULT_STATE_DIR = ".muster"
 DEFAULT_API_HOST = "127.0.0.1"
@@ -43,10 +49,20 @@ MAX_FLEET_PROCESSES = 64
 MAX_PAGE = 1_000
 """Devices in one answer of the API."""
 
+SECRET_VARIABLES: Final = ("MUSTER_BROKER", "MUSTER_BLOB", "MUSTER_ENGINE_CREDENTIAL")
+"""Each may come from a file too, which the variable of that name with _FILE names."""
+
 ENGINES: Final = ("embedded", "durabletask")
 AZURE_CREDENTIAL: Final = "azure"
 
 _LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what goes to ``host`` stays on this machine."""
+    return host in _LOOPBACK_HOSTS
+
+
 _CONTAINER_NAME = re.compile(r"[a-z0-9](?:[a-z0-9]|-(?=[a-z0-9])){2,62}")
 
 
@@ -87,7 +103,7 @@ class EngineSettings:
                 f"{name} is NAME=VALUE, which Azure's scheduler does not take: set it to {AZURE_CREDENTIAL}, "
                 f"unset it for the emulator, or unset MUSTER_ENGINE_TASKHUB for another backend."
             )
-        if not self.tls and (credential == AZURE_CREDENTIAL or self.host not in _LOOPBACK_HOSTS):
+        if not self.tls and (credential == AZURE_CREDENTIAL or not is_loopback(self.host)):
             raise SettingsError(
                 f"{name} would go to {self.endpoint} in the clear: set MUSTER_ENGINE_TLS=on, or unset {name}."
             )
@@ -138,7 +154,7 @@ class EngineSettings:
             port=port,
             tls=tls,
             task_hub=values.get("MUSTER_ENGINE_TASKHUB") or None,
-            credential=values.get("MUSTER_ENGINE_CREDENTIAL") or None,
+            credential=secret_of(values, "MUSTER_ENGINE_CREDENTIAL"),
         )
 
 
@@ -147,6 +163,7 @@ _ENGINE_DETAILS = (
     "MUSTER_ENGINE_TASKHUB",
     "MUSTER_ENGINE_TLS",
     "MUSTER_ENGINE_CREDENTIAL",
+    "MUSTER_ENGINE_CREDENTIAL_FILE",
 )
 # A gRPC metadata entry; names that begin with grpc- are gRPC's own, those that end with -bin hold bytes.
 _METADATA = re.compile(r"(?!grpc-)[a-z0-9_.-]+(?<!-bin)=[ -~]+")
@@ -174,7 +191,7 @@ def _engine_endpoint(endpoint: str, tls: str | None) -> tuple[str, int, bool]:
     if not host or not port:
         raise bad
     if by_scheme is None:
-        return host, port, tls == "on" if tls is not None else host not in _LOOPBACK_HOSTS
+        return host, port, tls == "on" if tls is not None else not is_loopback(host)
     if tls is not None and (tls == "on") != by_scheme:
         raise SettingsError(
             f"MUSTER_ENGINE_TLS is {tls}, and MUSTER_ENGINE_ENDPOINT says {parts.scheme}://: "
@@ -189,7 +206,7 @@ class Environment:
 
     state_dir: Path
     url: str | None
-    broker: str
+    broker: str = field(repr=False)
     blob_connection_string: str | None = field(repr=False)
     cache_dir: Path | None
     engine: EngineSettings
@@ -207,10 +224,13 @@ class Environment:
             **(os.environ if variables is None else variables),
             **{name: value for name, value in (flags or {}).items() if value is not None},
         }
-        broker = values.get("MUSTER_BROKER") or DEFAULT_BROKER
+        broker = secret_of(values, "MUSTER_BROKER") or DEFAULT_BROKER
         if broker not in LOCAL_BROKERS and not broker.startswith(("mqtt://", "mqtts://")):
+            # It may hold a password, also with its scheme mistyped.
+            open_to_see = values.get("MUSTER_BROKER") == broker and not holds_password(broker)
+            found = f"is {broker!r}" if open_to_see else "is no broker"
             raise SettingsError(
-                f"MUSTER_BROKER is {broker!r}. Use auto, mosquitto, aedes, or an mqtt://host:port that runs."
+                f"MUSTER_BROKER {found}. Use auto, mosquitto, aedes, or an mqtt://host:port that runs."
             )
         cache = values.get("MUSTER_CACHE")
         group_key = values.get("MUSTER_GROUP_KEY_FILE")
@@ -218,7 +238,7 @@ class Environment:
             state_dir=Path(values.get("MUSTER_STATE") or DEFAULT_STATE_DIR),
             url=values.get("MUSTER_URL") or None,
             broker=broker,
-            blob_connection_string=values.get("MUSTER_BLOB") or None,
+            blob_connection_string=secret_of(values, "MUSTER_BLOB"),
             cache_dir=Path(cache) if cache else None,
             engine=EngineSettings.read(values),
             group_key_file=Path(group_key) if group_key else None,
@@ -261,7 +281,7 @@ class ServiceSettings:
     def __post_init__(self) -> None:
         if self.api_port is not None and not 0 <= self.api_port <= 65_535:
             raise SettingsError(f"The API's port must be between 0 and 65535, not {self.api_port}.")
-        if self.api_host not in _LOOPBACK_HOSTS:
+        if not is_loopback(self.api_host):
             raise SettingsError(
                 f"The API has no authentication: it listens on loopback only, not on {self.api_host}."
             )

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fnmatch
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Generator
@@ -19,6 +17,8 @@ from filelock import FileLock, Timeout
 from broker.private_files import (
     FILE_MODE,
     NotOursError,
+    check_ours,
+    first_loose,
     make_private_directory,
     tighten,
     write_private,
@@ -84,8 +84,7 @@ def prepare_state_directory(path: Path) -> None:
 def _make_private(path: Path) -> None:
     """Take the rights of others off the directory and what is Muster's in it; the rest is somebody's own."""
     status = path.stat()
-    if status.st_uid != os.geteuid():
-        raise NotOursError(errno.EPERM, "belongs to another user", str(path))
+    check_ours(path, status)
     entries = list(path.iterdir())
     ours = [entry for entry in entries if is_ours(entry.name)]
     if status.st_mode & 0o077:
@@ -97,6 +96,19 @@ def _make_private(path: Path) -> None:
         path.chmod(0o700)
     for entry in ours:
         tighten(entry)
+
+
+def loose_state(path: Path) -> Path | None:
+    """What others may read, the directory or something of Muster's in it; None where there is nothing.
+
+    Changes nothing. Raises NotOursError where something is another user's, and OSError.
+    """
+    status = path.stat()
+    check_ours(path, status)
+    if status.st_mode & 0o077:
+        return path
+    ours = (entry for entry in path.iterdir() if is_ours(entry.name))
+    return next(filter(None, map(first_loose, ours)), None)
 
 
 def is_ours(name: str) -> bool:

@@ -41,6 +41,10 @@ INSTALL_TIMEOUT_S: Final = 900.0
 LOCK_POLL_S: Final = 0.1
 ERROR_TAIL_LINES: Final = 12
 PROGRESS_INTERVAL_S: Final = 5.0
+UNTRUSTED_CACHE_REMEDY: Final = (
+    "remove what is in it, take the right to write off others (chmod -R go-w), or set MUSTER_CACHE to a "
+    "directory of your own"
+)
 # What is in the cache is run: others may read it, as several users may share one, and never write to it.
 _CACHE_MODE: Final = 0o755
 _CACHE_UMASK: Final = 0o022
@@ -115,7 +119,8 @@ async def provide_node_stack(*, cache: Path | None = None, progress: Progress = 
     """
     cache = cache or cache_dir()
     modules = stack_modules(cache)
-    check_cache(cache)
+    if (why := untrusted_cache(cache)) is not None:
+        raise InstallError(f"{why}, and programs are run from the cache {cache}: {UNTRUSTED_CACHE_REMEDY}")
     node = await find_node(cache)
     if node is not None and modules.is_dir():
         return NodeStack(node=node.program, modules=modules, key=stack_key())
@@ -133,14 +138,10 @@ async def provide_node_stack(*, cache: Path | None = None, progress: Progress = 
     return NodeStack(node=node.program, modules=modules, key=stack_key())
 
 
-def check_cache(cache: Path) -> None:
-    """Raise `InstallError` where others may change what is run from the cache; what is not there is fine."""
-    for place in (cache, cache / _node_entry(), stack_modules(cache).parent, stack_modules(cache)):
-        if (why := changeable_by_others(place)) is not None:
-            raise InstallError(
-                f"{why}, and programs are run from the cache {cache}: remove what is in it and "
-                f"`chmod go-w {why.partition(' ')[0]}`, or set MUSTER_CACHE to a directory of your own"
-            )
+def untrusted_cache(cache: Path) -> str | None:
+    """Why nothing must be run from the cache: others may change it; None where nobody may."""
+    places = (cache, cache / _node_entry(), stack_modules(cache).parent, stack_modules(cache))
+    return next(filter(None, map(changeable_by_others, places)), None)
 
 
 async def _cached_node(cache: Path) -> Node | None:
@@ -225,7 +226,8 @@ async def _install_modules(cache: Path, node: Node, progress: Progress) -> None:
         environment = {
             # Behind a proxy with a certificate of its own: what the system trusts is good enough (Node 22+).
             "NODE_USE_SYSTEM_CA": "1",
-            **os.environ,
+            # Without our secrets.
+            **{name: value for name, value in os.environ.items() if not name.startswith("MUSTER_")},
             # npm's own script looks for node on PATH.
             "PATH": f"{node.program.parent}{os.pathsep}{os.environ.get('PATH', '')}",
         }

@@ -407,8 +407,9 @@ def _status(child: subprocess.Popen[bytes]) -> str:
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Ours, less the variables that would change what the program does."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("AZURITE_") and k != "NODE_OPTIONS"}
+    """Ours, less the variables that would change what the program does, and our secrets."""
+    hidden = ("AZURITE_", "MUSTER_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(hidden) and k != "NODE_OPTIONS"}
     return {**kept, **extra}
 
 

@@ -141,6 +141,18 @@ def port_number(text: str) -> int:
     return port
 
 
+def public_broker(text: str) -> str:
+    """Parse which broker, without a password; what is refused is not repeated."""
+    from broker.address import holds_password
+
+    if holds_password(text):
+        raise argparse.ArgumentTypeError(
+            "it has a password, and a command line is seen by everybody on the machine: give the URL by"
+            " MUSTER_BROKER, or in a file that MUSTER_BROKER_FILE names"
+        )
+    return text
+
+
 def add_fleet_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the seed and the behaviours of a fleet."""
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="the same seed gives the same fleet")

@@ -10,7 +10,7 @@ from provisioning.cli.arguments import Subparsers, add_command, add_json, add_st
 from provisioning.cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from provisioning.cli.doctor_checks import Check
+    from provisioning.cli.check import Check
 
 
 def add_parser(subparsers: Subparsers) -> None:

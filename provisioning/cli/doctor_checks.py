@@ -16,10 +16,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 from urllib.parse import urlsplit
 
 from broker.local.errors import LocalStackError
@@ -29,11 +28,11 @@ from broker.local.node import MIN_NODE, Node, cache_dir, find_node, find_pip, st
 from broker.local.ports import is_free
 from broker.local.records import stack_records
 from provisioning.azurite import DEFAULT_PORT as BLOB_PORT
+from provisioning.cli.check import Check
+from provisioning.cli.doctor_security import cache_trust_check, security_checks, state_privacy_check
 from provisioning.cli.processes import recorded_processes
 from provisioning.settings import DEFAULT_API_PORT, LOCAL_BROKERS, EngineSettings, Environment
 from provisioning.state_directory import MARKER, STATE_FORMAT
-
-Status = Literal["ok", "note", "problem"]
 
 MIN_PYTHON: Final = (3, 11)
 # The wheel with Node takes 210 MB, the npm packages 64 MB; both are unpacked beside what they replace.
@@ -48,20 +47,6 @@ VERSION_TIMEOUT_S: Final = 10.0
 SQLITE_MAGIC: Final = b"SQLite format 3\x00"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """What one look found; ``remedy`` says what to do, where there is something to do."""
-
-    name: str
-    status: Status
-    detail: str
-    remedy: str | None = None
-
-    def to_json(self) -> dict[str, str | None]:
-        """The check as a JSON object."""
-        return asdict(self)
-
-
 def all_checks(environment: Environment, state_dir: Path) -> list[Check]:
     """Look at everything, in the order of the table."""
     return [
@@ -72,6 +57,7 @@ def all_checks(environment: Environment, state_dir: Path) -> list[Check]:
         *port_checks(state_dir),
         descriptor_check(),
         *state_checks(state_dir),
+        *security_checks(os.environ, environment.broker, state_dir),
     ]
 
 
@@ -142,6 +128,8 @@ def _node_check(node: Node | None, *, pip: bool, enough: bool) -> Check:
 
 def cache_check(cache: Path, *, complete: bool) -> Check:
     """The cache directory; ``complete``: nothing is left to be put there."""
+    if (untrusted := cache_trust_check(cache)) is not None:
+        return untrusted
     existing = next(path for path in (cache, *cache.parents) if path.exists())
     if complete:
         return Check(name="cache", status="ok", detail=str(cache))
@@ -316,14 +304,7 @@ def _state_check(state_dir: Path) -> Check:
     for name in ("engine.db", "registry.db"):
         if not _is_database(state_dir / name):
             return problem(f"has an {name} that is not a database", f"restore that file, or {another}")
-    if state_dir.stat().st_mode & 0o077:
-        return Check(
-            name="state",
-            status="note",
-            detail=f"{state_dir} can be read by others",
-            remedy=f"it holds keys and SAS URLs: chmod 700 {state_dir}",
-        )
-    return Check(name="state", status="ok", detail=str(state_dir))
+    return state_privacy_check(state_dir) or Check(name="state", status="ok", detail=str(state_dir))
 
 
 def _is_database(path: Path) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -98,6 +99,8 @@ class FleetProcesses:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 umask=UMASK,
+                # Devices may be run by code of the user's; it is told what it needs, and no secrets.
+                env={name: value for name, value in os.environ.items() if not name.startswith("MUSTER_")},
             )
         self._children[child.pid] = child
         return Member(part=part, pid=child.pid, created_at=psutil.Process(child.pid).create_time())

@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.private_files import private_umask
-from provisioning.cli.arguments import Subparsers, add_command, add_state_dir, port_number, state_dir_of
+from provisioning.cli.arguments import (
+    Subparsers,
+    add_command,
+    add_state_dir,
+    port_number,
+    public_broker,
+    state_dir_of,
+)
 from provisioning.cli.demo_record import forget_finished_demo, held
 from provisioning.cli.errors import CliError, StackError, UsageError, one_line
 from provisioning.cli.terminal import Terminal
@@ -43,8 +50,10 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--broker",
+        type=public_broker,
         metavar="KIND|URL",
-        help="auto, mosquitto, aedes, or mqtt://host:port of one that runs (default: $MUSTER_BROKER, auto)",
+        help="auto, mosquitto, aedes, or mqtt://host:port of one that runs; with a password only by"
+        " MUSTER_BROKER or MUSTER_BROKER_FILE (default: $MUSTER_BROKER, auto)",
     )
     parser.add_argument(
         "--broker-port", type=port_number, metavar="PORT", help="port of the local broker (0: any)"
@@ -82,7 +91,7 @@ class UpOptions:
     """What `muster up` was told."""
 
     state_dir: Path
-    broker: str
+    broker: str = field(repr=False)
     blob_connection_string: str | None = field(repr=False)
     engine: EngineSettings
     api_port: int | None

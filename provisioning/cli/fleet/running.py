@@ -13,6 +13,7 @@ from provisioning.cli.arguments import (
     add_json,
     port_number,
     positive_seconds,
+    public_broker,
 )
 from provisioning.cli.errors import UsageError
 from provisioning.cli.fleet.groups import add_share_arguments, add_spec_arguments, spec_of
@@ -31,7 +32,8 @@ def add_parsers(commands: Subparsers) -> None:
         description=(
             "Run a fleet against any broker until Ctrl-C, with live numbers and a summary at the end. It\n"
             "needs no service here; the key that packages are signed with is in a service's /api/health.\n"
-            "The broker's URL and a group key may come by MUSTER_BROKER and MUSTER_GROUP_KEY_FILE."
+            "The broker's URL may come by MUSTER_BROKER, or in a file by MUSTER_BROKER_FILE, and a group\n"
+            "key by MUSTER_GROUP_KEY_FILE."
         ),
         examples="""muster fleet run --count 1000 --broker mqtt://broker.lan:1883 --trust BASE64KEY
             muster fleet run --file fleet.toml --shard 2/2 --broker mqtt://broker.lan --trust BASE64KEY
@@ -41,8 +43,10 @@ def add_parsers(commands: Subparsers) -> None:
     add_share_arguments(run)
     run.add_argument(
         "--broker",
+        type=public_broker,
         metavar="URL",
-        help="mqtt://[user:password@]host[:port] or mqtts://… (default: $MUSTER_BROKER)",
+        help="mqtt://host[:port] or mqtts://…; with a password only by MUSTER_BROKER or MUSTER_BROKER_FILE"
+        " (default: $MUSTER_BROKER)",
     )
     run.add_argument(
         "--trust",

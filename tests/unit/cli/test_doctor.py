@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import socket
 import sys
@@ -17,7 +18,8 @@ from broker.local import mosquitto
 from broker.local.node import stack_modules
 from broker.local.records import ProcessRecord, stack_directory, write_record
 from provisioning.cli import doctor, doctor_checks
-from provisioning.state_directory import MARKER
+from provisioning.cli.doctor_security import security_checks
+from provisioning.state_directory import MARKER, prepare_state_directory
 
 Document = dict[str, dict[str, str]]
 
@@ -70,7 +72,8 @@ def test_a_complete_machine_is_healthy(bare_machine: Path, examine: Examine, tmp
     assert checks["Node"]["status"] == checks["local stack"]["status"] == checks["broker"]["status"] == "ok"
     assert "22.3.4" in checks["Node"]["detail"]
     assert "2.0.18" in checks["broker"]["detail"]
-    assert not any(check["remedy"] for name, check in checks.items() if name != "open files")
+    assert not any(check["remedy"] for name, check in checks.items() if name not in ("open files", "user"))
+    assert checks["secrets"]["status"] == "ok"
 
 
 def test_without_node_and_pip_it_says_what_to_install(bare_machine: Path, examine: Examine) -> None:
@@ -104,12 +107,12 @@ def test_nothing_is_needed_where_broker_and_blobs_are_elsewhere(
     bare_machine: Path, examine: Examine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as broker:
-        monkeypatch.setenv("MUSTER_BROKER", f"mqtt://me:secret@127.0.0.1:{broker.getsockname()[1]}")
+        monkeypatch.setenv("MUSTER_BROKER", f"mqtt://me:hunter2@127.0.0.1:{broker.getsockname()[1]}")
         monkeypatch.setenv("MUSTER_BLOB", "UseDevelopmentStorage=true")
         code, checks = examine()
     assert code == 0
     assert checks["broker"]["status"] == "ok"
-    assert "secret" not in json.dumps(checks)
+    assert "hunter2" not in json.dumps(checks)
 
 
 def test_a_broker_elsewhere_that_is_not_there_is_a_problem(
@@ -211,7 +214,7 @@ def test_a_state_that_cannot_be_used_is_a_problem(
 ) -> None:
     state = tmp_path / "state"
     state.mkdir(mode=0o700)
-    (state / MARKER).write_text('{"format": 1}')
+    prepare_state_directory(state)
     assert examine()[1]["state"]["status"] == "ok"
     (state / name).write_text(content)
     code, checks = examine()
@@ -230,10 +233,75 @@ def test_a_state_directory_that_is_a_file_is_a_problem(examine: Examine, tmp_pat
 
 def test_a_state_directory_that_others_can_read_is_worth_a_note(examine: Examine, tmp_path: Path) -> None:
     state = tmp_path / "state"
-    state.mkdir()
+    prepare_state_directory(state)
+    assert examine()[1]["state"]["status"] == "ok"
+    (state / "engine.db").touch(mode=0o644)
+    check = examine()[1]["state"]
+    assert check["status"] == "note"
+    assert check["detail"] == f"{state / 'engine.db'} can be read by others"
+    assert "chmod -R go=" in check["remedy"]
     state.chmod(0o755)
-    (state / MARKER).write_text('{"format": 1}')
-    assert "chmod 700" in examine()[1]["state"]["remedy"]
+    assert examine()[1]["state"]["detail"] == f"{state} can be read by others"
+
+
+def test_a_state_directory_of_another_user_is_a_problem(
+    examine: Examine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_state_directory(tmp_path / "state")
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    check = examine()[1]["state"]
+    assert check["status"] == "problem"
+    assert "belongs to another user" in check["detail"]
+
+
+def test_a_cache_that_others_may_change_is_a_problem(
+    bare_machine: Path, examine: Examine, tmp_path: Path
+) -> None:
+    stack_modules(tmp_path / "cache").mkdir(parents=True)
+    stack_modules(tmp_path / "cache").chmod(0o777)
+    check = examine()[1]["cache"]
+    assert check["status"] == "problem"
+    assert "may be written by others" in check["detail"]
+    assert "chmod -R go-w" in check["remedy"]
+
+
+@pytest.mark.parametrize(("mode", "status"), [(0o600, "ok"), (0o644, "note"), (0o666, "problem")])
+def test_a_secret_file_is_its_owners_alone(
+    examine: Examine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, status: str
+) -> None:
+    secret = tmp_path / "blob"
+    secret.write_text("AccountKey=c2VjcmV0")
+    secret.chmod(mode)
+    monkeypatch.setenv("MUSTER_BLOB_FILE", str(secret))
+    checks = examine()[1]
+    assert checks["secrets"]["status"] == status
+    assert "c2VjcmV0" not in str(checks)
+
+
+def test_secrets_in_the_environment_and_in_the_clear_are_worth_a_note(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    broker = "mqtt://me:hunter2@broker.example"
+    variables = {"MUSTER_BROKER": broker, "MUSTER_BLOB": "AccountKey=c2VjcmV0", "HOME": "/root"}
+    checks = list(security_checks(variables, broker, Path("nowhere")))
+    assert {check.status for check in checks} == {"note"}
+    told = " ".join(f"{check.detail} {check.remedy}" for check in checks)
+    for part in ("root", "MUSTER_BROKER_FILE", "MUSTER_BLOB_FILE", "broker.example in the clear", "mqtts://"):
+        assert part in told
+    assert "hunter2" not in told
+    assert "c2VjcmV0" not in told
+
+
+def test_an_api_that_others_reach_is_worth_a_note(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    prepare_state_directory(state)
+    record = {"pid": os.getpid(), "url": "http://192.0.2.1:8470", "started_at": "2030-01-01T00:00:00Z"}
+    (state / "service.json").write_text(json.dumps(record))
+    checks = {check.name: check for check in security_checks({}, "auto", state)}
+    assert "192.0.2.1, without TLS" in checks["API"].detail
+    (state / "service.json").write_text(json.dumps({**record, "url": "http://127.0.0.1:8470"}))
+    assert "API" not in {check.name for check in security_checks({}, "auto", state)}
 
 
 def test_a_cache_that_cannot_be_made_is_a_problem(

@@ -101,6 +101,17 @@ def test_up_on_a_state_file_that_can_not_be_opened(state_dir: Path, name: str, k
     assert "that no other program holds it, or choose another" in line
 
 
+@pytest.mark.parametrize("command", [("up",), ("fleet", "run", "--count", "1", "--trust", "A")])
+@pytest.mark.parametrize("broker", ["mqtt://muster:hunter2@host", "mqqt://muster:hunter2@host"])
+def test_a_password_on_a_command_line_is_refused(
+    muster: Muster, command: tuple[str, ...], broker: str
+) -> None:
+    result = muster(*command, "--broker", broker)
+    assert result.exit_code == 2
+    assert "MUSTER_BROKER_FILE" in result.error_line
+    assert "hunter2" not in result.error_line
+
+
 @pytest.mark.parametrize("url", ["ftp://x", "localhost:80", "http://:99999", "http://[::1"])
 def test_bad_addresses(muster: Muster, url: str) -> None:
     result = muster("devices", "--url", url)

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from provisioning.errors import SettingsError
-from provisioning.settings import EngineSettings, Environment, RunOptions, ServiceSettings
+from provisioning.settings import (
+    SECRET_VARIABLES,
+    EngineSettings,
+    Environment,
+    RunOptions,
+    ServiceSettings,
+)
 
 SECRET = "AccountName=a;AccountKey=c2VjcmV0;BlobEndpoint=http://127.0.0.1:1/a"
 
@@ -41,6 +47,32 @@ def test_the_environment_has_defaults_and_an_empty_variable_is_none() -> None:
 def test_a_broker_that_is_none_is_named_with_the_remedy(broker: str) -> None:
     with pytest.raises(SettingsError, match=r"MUSTER_BROKER.*mqtt://host:port"):
         Environment.read({"MUSTER_BROKER": broker})
+
+
+@pytest.mark.parametrize("name", SECRET_VARIABLES)
+def test_a_secret_may_come_from_a_file(tmp_path: Path, name: str) -> None:
+    engine = {"MUSTER_ENGINE": "durabletask", "MUSTER_ENGINE_ENDPOINT": "127.0.0.1:1"}
+    secret = {"MUSTER_BROKER": "mqtt://me:hunter2@host", "MUSTER_ENGINE_CREDENTIAL": "x-token=s3cret"}.get(
+        name, SECRET
+    )
+    (tmp_path / "secret").write_text(f"{secret}\n")
+    in_file = Environment.read({**engine, f"{name}_FILE": str(tmp_path / "secret")})
+    assert in_file == Environment.read({**engine, name: secret})
+    assert in_file != Environment.read(engine)
+    assert secret not in repr(in_file)
+    with pytest.raises(SettingsError, match=f"{name} and {name}_FILE are both set"):
+        Environment.read({**engine, name: secret, f"{name}_FILE": str(tmp_path / "secret")})
+
+
+def test_a_broker_that_is_none_is_not_repeated_where_it_may_hold_a_password(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hunter2")
+    for values in (
+        {"MUSTER_BROKER": "mqqt://me:hunter2@host"},
+        {"MUSTER_BROKER_FILE": str(tmp_path / "secret")},
+    ):
+        with pytest.raises(SettingsError, match="MUSTER_BROKER is no broker") as refused:
+            Environment.read(values)
+        assert "hunter2" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
