@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from broker.errors import BadIdError, BadMessageError
+from broker.labels import check_label
 from broker.topics import (
     MAX_INSTANCE_ID_CHARS,
     MAX_PACKAGE_ID_CHARS,
@@ -82,8 +83,10 @@ InstanceId = Annotated[
     str, StringConstraints(max_length=MAX_INSTANCE_ID_CHARS), AfterValidator(_check_instance_id)
 ]
 PackageId = Annotated[str, StringConstraints(max_length=MAX_PACKAGE_ID_CHARS, pattern=rf"^{TOKEN_CLASS}+$")]
-Label = Annotated[str, StringConstraints(min_length=1, max_length=MAX_LABEL_CHARS)]
-TagValue = Annotated[str, StringConstraints(max_length=MAX_LABEL_CHARS)]
+Label = Annotated[
+    str, StringConstraints(min_length=1, max_length=MAX_LABEL_CHARS), AfterValidator(check_label)
+]
+TagValue = Annotated[str, StringConstraints(max_length=MAX_LABEL_CHARS), AfterValidator(check_label)]
 Slug = Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 Detail = Annotated[str, StringConstraints(max_length=MAX_DETAIL_CHARS)]
 Sha256Hex = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[0-9a-fA-F]{64}$")]

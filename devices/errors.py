@@ -18,7 +18,9 @@ class FleetSpecError(DevicesError, ValueError):
     """A fleet that can't be; ``key`` is the part of the spec at fault, ``remedy`` what to give instead."""
 
     def __init__(self, key: str, problem: str, remedy: str) -> None:
-        super().__init__(f"{key}: {problem}; {remedy}" if key else f"{problem}; {remedy}")
+        # Parts of a key may be names that somebody gave: what can't be seen of them is written out.
+        shown = key if key.isprintable() else repr(key)[1:-1]
+        super().__init__(f"{shown}: {problem}; {remedy}" if key else f"{problem}; {remedy}")
         self.key = key
         self.problem = problem
         self.remedy = remedy

@@ -19,6 +19,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final
 
+from broker.labels import label_problem
 from devices.behaviours import Catalogue, expand, split
 from devices.errors import FleetSpecError
 
@@ -483,9 +484,9 @@ def _check_label(key: str, value: Any) -> None:
 
 
 def _check_text(key: str, value: str) -> None:
-    # Half of a character, as JSON can write it, can't be sent.
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise FleetSpecError(key, f"{value!r} has halves of characters", "write whole ones")
+    # Others would be refused when the device registers.
+    if (problem := label_problem(value)) is not None:
+        raise FleetSpecError(key, f"{value!r} is no label: {problem}", "write it in letters of one script")
 
 
 def _check_tags(tags: Mapping[str, Any]) -> None:

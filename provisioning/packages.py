@@ -44,10 +44,13 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from broker.topics import is_device_id
+
 from .errors import PackageError, SettingsError, StateError, StorageAwayError
 from .masking import mask_sas
 from .releases.archive import Entry, directory
 from .releases.firmware import FILE_NAME, Firmware, generated
+from .releases.records import is_name
 
 _LOG = logging.getLogger(__name__)
 # The Azure SDK logs each request and answer at INFO: a cost per device, and noise where INFO is on.
@@ -201,7 +204,9 @@ def build_package(
 
 
 def blob_name_of(release: str, device_id: str) -> str:
-    """Where the package of a device is in the container."""
+    """Where the package of a device is in the container; ValueError for what would be elsewhere."""
+    if not (is_name(release) and is_device_id(device_id)):
+        raise ValueError(f"no blob is called by the release {release!r} and the device {device_id!r}")
     return f"{release}/{device_id}.zip"
 
 

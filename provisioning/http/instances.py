@@ -31,6 +31,7 @@ MAX_WAIT_S: Final = 600.0
 """For how long the answer to a start may wait for the instance's end."""
 
 _MAX_NAMES: Final = 50
+_INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 class BadRequestError(RequestError):
@@ -248,8 +249,8 @@ def _checked_id(instance_id: str) -> str:
         raise BadRequestError(f"The instance id {instance_id!r} starts with '@': such ids are entities'.")
     if len(instance_id) > MAX_INSTANCE_ID_CHARS:
         raise BadRequestError(f"An instance's id has {MAX_INSTANCE_ID_CHARS} characters at most.")
-    if any(unicodedata.category(letter) == "Cc" for letter in instance_id):
-        raise BadRequestError(f"The instance id {instance_id!r} has control characters in it.")
+    if any(unicodedata.category(letter) in _INVISIBLE for letter in instance_id):
+        raise BadRequestError(f"The instance id {instance_id!r} has characters that can't be seen in it.")
     return instance_id
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, NoReturn
 
+from broker.labels import label_problem
 from provisioning.errors import RequestError, SettingsError, name_some
 from provisioning.state_directory import iso
 
@@ -215,13 +216,13 @@ def _name(text: str | None) -> str:
 
 
 def _label(field: str, text: str | None) -> str:
-    remedy = f"give a text of 1 to {MAX_LABEL_CHARS} printable characters"
+    remedy = f"give a text of 1 to {MAX_LABEL_CHARS} characters, those of a device"
     if not text:
         raise ReleaseError(field, "it is missing", remedy)
     if len(text) > MAX_LABEL_CHARS:
         raise ReleaseError(field, f"it has {len(text):,} characters", remedy)
-    if not text.isprintable():
-        raise ReleaseError(field, "it holds characters that can't be printed", remedy)
+    if (problem := label_problem(text)) is not None:
+        raise ReleaseError(field, problem, remedy)
     return text
 
 

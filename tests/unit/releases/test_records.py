@@ -34,7 +34,7 @@ def test_other_names_are_told_what_may_be(name: str | None) -> None:
     [
         ({"version": None}, "version: it is missing; give a text of 1 to 200"),
         ({"version": "v" * 201}, "version: it has 201 characters"),
-        ({"version": "1\x1b[0m"}, "version: it holds characters that can't be printed"),
+        ({"version": "1\x1b[0m"}, "version: it has characters that can't be seen"),
         ({"models": ["m", ""]}, "models: it is missing"),
         ({"models": [f"m{n}" for n in range(101)]}, "models: 101 of them; give at most 100"),
         ({"notes": "n" * 2001}, "notes: they have 2,001 characters; give at most 2,000"),
