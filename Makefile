@@ -22,11 +22,15 @@ RESUME ?=
 SEEDS ?= 10000
 FIRST ?= 0
 
+# For how long each target is fuzzed, and which one (empty: each in turn).
+SECONDS ?= 60
+TARGET ?=
+
 TEST_WORKERS ?= 2
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check simulate pictures format clean
+.PHONY: help setup demo test check simulate fuzz pictures format clean
 
 help:
 	@echo "make demo      provision a fleet of DEVICES=$(DEVICES) simulated devices, start to end"
@@ -34,6 +38,7 @@ help:
 	@echo "make test      run all tests"
 	@echo "make check     run ruff, mypy, lint-imports and all tests"
 	@echo "make simulate  run SEEDS=$(SEEDS) seeds of the engine's simulation, from FIRST=$(FIRST) on, on all cores"
+	@echo "make fuzz      fuzz the parsers of what others say, each for SECONDS=$(SECONDS) (or TARGET=… alone; Linux on x86-64)"
 	@echo "make pictures  take the README's pictures of the page, from a real fleet (needs Chromium)"
 	@echo "make format    let ruff format the code and fix what it can"
 	@echo "make setup     make the virtual environment $(VENV) from requirements.lock (the others do it too)"
@@ -82,6 +87,18 @@ check: setup
 simulate: setup
 	@$(VENV)/bin/python -m tests.simulation --seeds "$(SEEDS)" --first "$(FIRST)"
 
+# The fuzzer is fetched beside the environment: tests and demo have no need of it.
+fuzz: setup
+	@set -eu; \
+	key="$$(cat tests/fuzz/requirements.txt | cksum) $$($(VENV)/bin/python -V)"; \
+	if [ "$$(cat .fuzz/setup 2>/dev/null)" != "$$key" ]; then \
+	  rm -rf .fuzz/packages; \
+	  $(PYTHON) -m pip --python $(VENV)/bin/python --disable-pip-version-check install --quiet --no-input --no-deps \
+	    --require-hashes --only-binary=:all: --target .fuzz/packages -r tests/fuzz/requirements.txt; \
+	  echo "$$key" > .fuzz/setup; \
+	fi; \
+	PYTHONPATH=.fuzz/packages $(VENV)/bin/python -m tests.fuzz --seconds "$(SECONDS)" $(if $(TARGET),--target "$(TARGET)")
+
 pictures: setup
 	@$(VENV)/bin/python docs/pictures/take.py
 
@@ -90,5 +107,5 @@ format: setup
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) $(STATE) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(STATE) .fuzz build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -50,7 +50,10 @@ class BrokerAddress:
     @classmethod
     def parse(cls, url: str) -> BrokerAddress:
         """Read `mqtt://[user:password@]host[:port]` or `mqtts://…`; BrokerAddressError otherwise."""
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:  # whose message would repeat what is between brackets
+            raise BrokerAddressError("The broker's URL has no usable host. Use mqtt://host:port.") from None
         try:
             port = parts.port
         except ValueError as error:

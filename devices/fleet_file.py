@@ -44,6 +44,8 @@ def load_fleet_file(path: Path) -> FleetSpec:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise FleetSpecError(str(path), f"it is no TOML: {error}", "mend that place") from error
+    except RecursionError as error:
+        raise FleetSpecError(str(path), "it is nested too deeply", "make it flatter") from error
     _find_code(document, path.absolute().parent)
     try:
         return FleetSpec.from_document(document)
@@ -75,7 +77,7 @@ class FleetFile:
             )
         except FleetSpecError:
             raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise FleetSpecError(
                 str(path), f"it holds no fleet ({type(error).__name__})", "launch the fleet anew"
             ) from error

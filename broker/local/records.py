@@ -73,15 +73,18 @@ def read_record(directory: Path) -> ProcessRecord | None:
             data = json.loads(file.read(MAX_RECORD_BYTES))
         if data.pop("format") != FORMAT:
             return None
+        pid = None if data["pid"] is None else int(data["pid"])
+        if pid is not None and pid <= 0:
+            return None
         return ProcessRecord(
             name=str(data["name"]),
             port=int(data["port"]),
-            pid=None if data["pid"] is None else int(data["pid"]),
+            pid=pid,
             created_at=None if data["created_at"] is None else float(data["created_at"]),
             argv=tuple(str(word) for word in data["argv"]),
             fingerprint=str(data["fingerprint"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 

@@ -48,6 +48,7 @@ PAGE_LIMIT = 1000
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 
 SERVICE_RECORD = "service.json"
+MAX_PID = 2**31
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +74,10 @@ def read_service_record(state_dir: Path) -> ServiceRecord | None:
     """Return the record of the service of ``state_dir``; None where there is none to be read."""
     try:
         raw = json.loads((state_dir / SERVICE_RECORD).read_text())
-        return ServiceRecord(pid=int(raw["pid"]), url=str(raw["url"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        record = ServiceRecord(pid=int(raw["pid"]), url=str(raw["url"]))
+        # Zero and less are groups of processes to whoever asks after one.
+        return record if 0 < record.pid < MAX_PID else None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

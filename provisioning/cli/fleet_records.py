@@ -22,7 +22,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psutil
 
@@ -177,12 +177,15 @@ class FleetBook:
                 data = json.loads(file.read(MAX_RECORD_BYTES))
             match data.pop("format"):
                 case 1:
-                    return _migrated(data)
+                    entry = _migrated(data)
                 case 2:
                     members = tuple(Member(**member) for member in data.pop("members"))
-                    return FleetEntry(members=members, changes=tuple(data.pop("changes")), **data)
-            return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                    entry = FleetEntry(members=members, changes=tuple(data.pop("changes")), **data)
+                case _:
+                    return None
+            # Names of files follow from its id, and signals go to its processes.
+            return entry if entry.fleet_id == path.stem and _is_sound(entry) else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def write_private(self, path: Path, text: str) -> None:
@@ -194,6 +197,30 @@ class FleetBook:
 def living(members: Iterable[Member]) -> list[psutil.Process]:
     """Return the processes among ``members`` that live."""
     return [process for member in members if (process := member.process()) is not None]
+
+
+_KINDS: Final[dict[type, dict[str, Any]]] = {
+    Member: {"part": int, "pid": int, "created_at": int | float},
+    FleetEntry: {
+        **dict.fromkeys(("fleet_id", "broker_url", "trust", "started_at"), str),
+        **dict.fromkeys(("processes", "number", "restarts"), int),
+        "request": dict,
+        "group_key_file": str | None,
+    },
+}
+
+
+def _is_sound(entry: FleetEntry) -> bool:
+    """Whether each part of a record is of its kind."""
+    return (
+        all(
+            isinstance(getattr(record, name), kind)
+            for record in (entry, *entry.members)
+            for name, kind in _KINDS[type(record)].items()
+        )
+        and all(member.pid > 0 for member in entry.members)
+        and all(isinstance(change, dict) for change in entry.changes)
+    )
 
 
 def _migrated(data: dict[str, Any]) -> FleetEntry:

@@ -130,7 +130,10 @@ async def read_form(
             "body", "it is no multipart/form-data", "send one, as `curl -F name=… -F firmware=@FILE` does"
         )
     reader = _Reader()
-    parser = MultipartParser(boundary, reader.callbacks())  # type: ignore[arg-type]  # a TypedDict of its own
+    try:
+        parser = MultipartParser(boundary, reader.callbacks())  # type: ignore[arg-type]  # a TypedDict of its own
+    except FormParserError as error:
+        raise ReleaseError("body", f"its boundary can't be used ({error})", "choose a shorter one") from error
     async for chunk in body:
         if reader.error is None:
             try:

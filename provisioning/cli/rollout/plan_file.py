@@ -56,16 +56,18 @@ def load_plan_file(path: Path) -> PlanFile:
     if len(raw) > MAX_FILE_BYTES:
         raise UsageError(f"{path}: it is too long; use at most {MAX_FILE_BYTES:,} bytes")
     try:
-        document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        document = _json_values(json.loads(text) if path.suffix == ".json" else tomllib.loads(text))
     except json.JSONDecodeError as error:
         raise UsageError(f"{path}, line {error.lineno}: it is no JSON: {error.msg}; mend it") from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: it is no TOML: {error}; mend that place") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise UsageError(f"{path}: {error}; give a smaller one") from error
     except RecursionError as error:
         raise UsageError(f"{path}: it is nested too deeply; make it flatter") from error
     if not isinstance(document, dict):
         raise UsageError(f"{path}: it is no plan; `muster rollout example --json > plan.json` makes one")
-    return PlanFile(path=path, text=text, document=_json_values(document))
+    return PlanFile(path=path, text=text, document=document)
 
 
 def key_of(detail: str) -> str | None:
