@@ -30,7 +30,7 @@ TEST_WORKERS ?= 2
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check simulate fuzz pictures format clean
+.PHONY: help setup demo test check simulate fuzz audit licences pictures format clean
 
 help:
 	@echo "make demo      provision a fleet of DEVICES=$(DEVICES) simulated devices, start to end"
@@ -39,6 +39,8 @@ help:
 	@echo "make check     run ruff, mypy, lint-imports and all tests"
 	@echo "make simulate  run SEEDS=$(SEEDS) seeds of the engine's simulation, from FIRST=$(FIRST) on, on all cores"
 	@echo "make fuzz      fuzz the parsers of what others say, each for SECONDS=$(SECONDS) (or TARGET=… alone; Linux on x86-64)"
+	@echo "make audit     ask PyPI and npm for known vulnerabilities of the pinned packages"
+	@echo "make licences  write docs/LICENCES.md anew, after a change of packages"
 	@echo "make pictures  take the README's pictures of the page, from a real fleet (needs Chromium)"
 	@echo "make format    let ruff format the code and fix what it can"
 	@echo "make setup     make the virtual environment $(VENV) from requirements.lock (the others do it too)"
@@ -87,17 +89,28 @@ check: setup
 simulate: setup
 	@$(VENV)/bin/python -m tests.simulation --seeds "$(SEEDS)" --first "$(FIRST)"
 
-# The fuzzer is fetched beside the environment: tests and demo have no need of it.
+# Fetches $(2), by hash, into $(1)/packages: beside the environment, since tests and demo have no need of it.
+define beside
+set -eu; \
+key="$$(cat $(2) | cksum) $$($(VENV)/bin/python -V)"; \
+if [ "$$(cat $(1)/setup 2>/dev/null)" != "$$key" ]; then \
+  rm -rf $(1)/packages; \
+  $(PYTHON) -m pip --python $(VENV)/bin/python --disable-pip-version-check install --quiet --no-input --no-deps \
+    --require-hashes --only-binary=:all: --target $(1)/packages -r $(2); \
+  echo "$$key" > $(1)/setup; \
+fi
+endef
+
 fuzz: setup
-	@set -eu; \
-	key="$$(cat tests/fuzz/requirements.txt | cksum) $$($(VENV)/bin/python -V)"; \
-	if [ "$$(cat .fuzz/setup 2>/dev/null)" != "$$key" ]; then \
-	  rm -rf .fuzz/packages; \
-	  $(PYTHON) -m pip --python $(VENV)/bin/python --disable-pip-version-check install --quiet --no-input --no-deps \
-	    --require-hashes --only-binary=:all: --target .fuzz/packages -r tests/fuzz/requirements.txt; \
-	  echo "$$key" > .fuzz/setup; \
-	fi; \
+	@$(call beside,.fuzz,tests/fuzz/requirements.txt); \
 	PYTHONPATH=.fuzz/packages $(VENV)/bin/python -m tests.fuzz --seconds "$(SECONDS)" $(if $(TARGET),--target "$(TARGET)")
+
+audit: setup
+	@$(call beside,.audit,tests/audit-requirements.txt); \
+	PYTHONPATH=.audit/packages $(VENV)/bin/python -m tests.audit
+
+licences: setup
+	@$(VENV)/bin/python -m tests.licences
 
 pictures: setup
 	@$(VENV)/bin/python docs/pictures/take.py
@@ -107,5 +120,5 @@ format: setup
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) $(STATE) .fuzz build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(STATE) .fuzz .audit build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
