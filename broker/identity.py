@@ -23,9 +23,11 @@ import hashlib
 import hmac
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote
 
+from broker.errors import BrokerError
 from broker.topics import is_device_id
 
 SCOPE: Final = "muster"
@@ -34,8 +36,13 @@ SERVICE_ACCOUNT: Final = "$service"
 DEFAULT_TOKEN_LIFETIME_S: Final = 86_400
 """Of a period; a token is good for one to two of them."""
 MAX_TOKEN_CHARS: Final = 512
+MIN_GROUP_KEY_BYTES: Final = 16
 
 _SCHEME: Final = "SharedAccessSignature "
+
+
+class GroupKeyError(BrokerError):
+    """A file that holds no group key; the message names it and what it must hold."""
 
 
 class TokenError(ValueError):
@@ -61,6 +68,27 @@ class Token:
 def device_key(group_key: bytes, device_id: str) -> str:
     """The key of one device, in base64."""
     return base64.b64encode(hmac.digest(group_key, device_id.encode(), hashlib.sha256)).decode()
+
+
+def read_group_key(path: Path) -> bytes:
+    """A group key from a file with its base64; raises `GroupKeyError`."""
+    try:
+        text = path.read_text(encoding="ascii").strip()
+        key = base64.b64decode(text, validate=True)
+    except OSError as error:
+        raise GroupKeyError(
+            f"the group key can't be read from {path}: {error.strerror}; give a file that holds it in base64"
+        ) from error
+    except (ValueError, binascii.Error):
+        key = b""
+    if not key:
+        raise GroupKeyError(f"{path} holds no group key: it must be base64, as in Azure's portal")
+    if len(key) < MIN_GROUP_KEY_BYTES:
+        raise GroupKeyError(
+            f"{path} holds a group key of {len(key)} bytes: give one of {MIN_GROUP_KEY_BYTES} at least, "
+            "as from `openssl rand -base64 32`"
+        )
+    return key
 
 
 def make_token(key: str, device_id: str, expires_at: int) -> str:

@@ -6,15 +6,20 @@ holds, which is the same for all.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.address import BrokerAddress
-from broker.identity import DEFAULT_TOKEN_LIFETIME_S, device_key, expiry_of, make_token
+from broker.identity import (
+    DEFAULT_TOKEN_LIFETIME_S,
+    GroupKeyError,
+    device_key,
+    expiry_of,
+    make_token,
+    read_group_key,
+)
 from devices.errors import FleetStartError
 
 
@@ -37,7 +42,10 @@ class Credentials:
         token_lifetime_s: int = DEFAULT_TOKEN_LIFETIME_S,
     ) -> Credentials:
         """From the broker's address and the file of a group key; `FleetStartError` names what is wrong."""
-        key = None if group_key_file is None else read_group_key(group_key_file)
+        try:
+            key = None if group_key_file is None else read_group_key(group_key_file)
+        except GroupKeyError as error:
+            raise FleetStartError(str(error)) from error
         return cls(
             username=address.username,
             password=address.password,
@@ -56,19 +64,3 @@ class Credentials:
         now = self.clock() - (refusals % 2) * self.token_lifetime_s
         expires_at = expiry_of(device_id, now=now, lifetime_s=self.token_lifetime_s)
         return device_id, make_token(device_key(self.group_key, device_id), device_id, expires_at)
-
-
-def read_group_key(path: Path) -> bytes:
-    """A group key from a file with its base64; raises `FleetStartError`."""
-    try:
-        text = path.read_text(encoding="ascii").strip()
-        key = base64.b64decode(text, validate=True)
-    except OSError as error:
-        raise FleetStartError(
-            f"the group key can't be read from {path}: {error.strerror}; give a file that holds it in base64"
-        ) from error
-    except (ValueError, binascii.Error):
-        key = b""
-    if not key:
-        raise FleetStartError(f"{path} holds no group key: it must be base64, as in Azure's portal")
-    return key

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
+from urllib.parse import quote
 
 from broker.identity import DEFAULT_TOKEN_LIFETIME_S, SERVICE_ACCOUNT
 
@@ -66,6 +67,11 @@ class AccessControl:
         self._changed = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
         self._keeper: asyncio.Task[None] | None = None
+
+    def url(self, broker_url: str) -> str:
+        """The broker's address with the service's account in it: a secret."""
+        scheme, _, place = broker_url.partition("://")
+        return f"{scheme}://{quote(self.username, safe='')}:{self.password}@{place}"
 
     def prepare(self, files: AccountFiles) -> None:
         """Write what the broker needs to start; raises OSError."""
