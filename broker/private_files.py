@@ -70,10 +70,11 @@ def open_private(path: Path, mode: Literal["a", "w", "x"]) -> IO[Any]:
         raise
 
 
-def write_private(path: Path, content: str | bytes, *, durable: bool = False) -> None:
+def write_private(path: Path, content: str | bytes, *, durable: bool = False, replace: bool = True) -> None:
     """Write a file of mode 0600 in one step; readers see the old one or the new one, never a part.
 
     ``durable``: its bytes are on the disk when this returns. A link at ``path`` is replaced, not followed.
+    Without ``replace`` nothing is: FileExistsError where there is something already.
     """
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.part")
     descriptor = os.open(
@@ -85,7 +86,11 @@ def write_private(path: Path, content: str | bytes, *, durable: bool = False) ->
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        temporary.replace(path)
+        if replace:
+            temporary.replace(path)
+        else:
+            os.link(temporary, path)
+            temporary.unlink()
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()

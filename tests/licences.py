@@ -124,8 +124,8 @@ Written by `make licences` from the lock files and what packages say of themselv
 
 ## Copyleft
 
-These ask something of whoever passes on changes to them, or let one choose. None of them is changed. Mosquitto
-(EPL-2.0 or BSD-3-Clause) and Chromium are used where they are installed, and not fetched.
+These ask something of whoever passes on changes to them, or let one choose. None of them is changed.
+Mosquitto (EPL-2.0 or BSD-3-Clause) and Chromium are used where they are installed, and not fetched.
 """
 
 

@@ -88,6 +88,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     assert (tmp_path / "one").read_text() == "old"
 
 
+def test_what_is_there_may_be_kept(tmp_path: Path) -> None:
+    write_private(tmp_path / "key", "first", replace=False)
+    with pytest.raises(FileExistsError):
+        write_private(tmp_path / "key", "second", replace=False)
+    assert (tmp_path / "key").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
 def test_writers_at_once_leave_one_whole_file(tmp_path: Path) -> None:
     def write(letter: str) -> None:
         for _ in range(50):
