@@ -24,6 +24,9 @@ DIRECTORY_MODE: Final = 0o700
 UMASK: Final = 0o077
 """Of every process that writes into a state directory, for what libraries and other programs make."""
 
+MAX_LOG_BYTES: Final = 1024 * 1024
+"""Beyond that a log is put aside, and the one that was before it is gone."""
+
 _OTHERS: Final = 0o077
 _ANYBODYS: Final = stat.S_IWOTH | stat.S_ISVTX
 _TEMPORARY: Final = re.compile(r"\..+\.[0-9a-f]{16}\.part")
@@ -95,6 +98,13 @@ def write_private(path: Path, content: str | bytes, *, durable: bool = False, re
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def rotate(log: Path) -> None:
+    """Before a log is opened to append to: one that has grown large becomes ``….log.1``."""
+    with contextlib.suppress(FileNotFoundError):
+        if log.stat().st_size > MAX_LOG_BYTES:
+            log.replace(log.with_suffix(".log.1"))
 
 
 def tighten(path: Path) -> None:

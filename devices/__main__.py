@@ -26,6 +26,7 @@ from devices.dice import Trace
 from devices.errors import DevicesError, FleetStartError
 from devices.fleet import Fleet, FleetOptions
 from devices.limits import descriptors_of, ensure_file_descriptors
+from devices.log import BoundedHandler
 from devices.roster import Roster
 from devices.verify import Verifier
 
@@ -44,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         logging.basicConfig(
-            level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+            level=arguments.log_level.upper(),
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+            handlers=[BoundedHandler()],
         )
         if arguments.held and not os.read(sys.stdin.fileno(), 1):
             return 0

@@ -179,7 +179,7 @@ class DeviceSteps(DeviceProgress):
             return "rejected", _reason(REJECTED_BY_DEVICE, event)
         if name == DOWNLOAD_FAILED:
             return "download_failed", _reason("download failed", event)
-        if event.get("attempt", 1) <= self._lost_attempts:
+        if _attempt_of(event) <= self._lost_attempts:
             self._remark(f"late from attempt {event.get('attempt')}: {name} of a download that was lost")
             return None, ""
         # Of an earlier attempt too: it is the same package, and the device has it.
@@ -437,6 +437,12 @@ class DeviceSteps(DeviceProgress):
         for timer in timers:
             timer.cancel()
         return result
+
+
+def _attempt_of(event: Json) -> int:
+    """Which attempt an event is of; one that is raised by hand may have anything there, or nothing."""
+    attempt = event.get("attempt", 1)
+    return attempt if isinstance(attempt, int) else 1
 
 
 def _why(event: object) -> str:

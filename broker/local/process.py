@@ -27,7 +27,7 @@ import psutil
 from broker.local.errors import LocalStackError, PortInUseError, StackInUseError, StartError
 from broker.local.ports import accepts_connections, any_free_port, is_free
 from broker.local.records import ProcessRecord, forget_record, read_record, stack_records, write_record
-from broker.private_files import UMASK, make_private_directory, open_private
+from broker.private_files import UMASK, make_private_directory, open_private, rotate
 
 Progress = Callable[[str], None]
 """Receives one line of text at a time about what takes long: a download, a start, a restart."""
@@ -44,7 +44,6 @@ RESTART_BACKOFF_S: Final = 0.2
 MAX_RESTART_BACKOFF_S: Final = 10.0
 # A program that ran for this long was healthy: its next failure is a new story.
 HEALTHY_AFTER_S: Final = 30.0
-MAX_LOG_BYTES: Final = 1024 * 1024
 LOG_TAIL_LINES: Final = 8
 # A connection of a device is a descriptor of the broker. Beyond this a larger limit only costs: there are
 # systems whose hard limit is a billion, and programs that walk through all of it.
@@ -251,7 +250,7 @@ class LocalProcess:
 
     async def _spawn(self, port: int) -> None:
         argv = self._program.command(port)
-        self._rotate_log()
+        rotate(self.log_path)
         with open_private(self.log_path, "a") as log:
             self._child = subprocess.Popen(  # noqa: ASYNC220 - a fork takes a millisecond; the wait is below
                 _with_many_descriptors(argv),
@@ -335,11 +334,6 @@ class LocalProcess:
     def _say(self, line: str) -> None:
         logger.info("%s", line)  # the progress line is the one for people
         self._progress(line)
-
-    def _rotate_log(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            if self.log_path.stat().st_size > MAX_LOG_BYTES:
-                self.log_path.replace(self.log_path.with_suffix(".log.1"))
 
     def _log_tail(self) -> str:
         try:

@@ -20,7 +20,7 @@ from typing import Final
 import psutil
 
 from broker.address import BrokerAddress
-from broker.private_files import UMASK, open_private
+from broker.private_files import UMASK, open_private, rotate
 from devices.arguments import FleetArguments, to_argv
 from devices.control import ControlAddress, ControlError
 from devices.roster import Change, parse_shard, part_of
@@ -91,6 +91,7 @@ class FleetProcesses:
             owned=self._owned,
             held=True,
         )
+        rotate(book.log_path(fleet_id))
         with open_private(book.log_path(fleet_id), "a") as log:
             child = subprocess.Popen(
                 # -P: a directory of the user's that is called "devices" must not be taken for ours.

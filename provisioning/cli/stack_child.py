@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from broker.private_files import UMASK, open_private
+from broker.private_files import UMASK, open_private, rotate
 from provisioning.cli.errors import StackError
 from provisioning.cli.interruption import Interruption
 
@@ -51,6 +51,7 @@ class StackChild:
     def start(self, *, any_port: bool) -> None:
         """Start it; ``any_port`` leaves the well-known ports to others."""
         ports = ["--broker-port=0", "--blob-port=0"] if any_port else []
+        rotate(self.log_path)
         with open_private(self.log_path, "a") as log:
             self._child = subprocess.Popen(
                 # -P: a directory of the user's that is called "provisioning" must not be taken for ours.

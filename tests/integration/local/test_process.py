@@ -24,8 +24,8 @@ from broker.local import (
     stop_recorded,
 )
 from broker.local.ports import accepts_connections, is_free
-from broker.local.process import MAX_LOG_BYTES
 from broker.local.records import RECORD_FILE, ProcessRecord, read_record, stack_directory, write_record
+from broker.private_files import MAX_LOG_BYTES
 from tests.conftest import free_port
 
 SERVER = str(Path(__file__).with_name("server.py"))

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from broker.private_files import (
+    MAX_LOG_BYTES,
     NotOursError,
     changeable_by_others,
     make_private_directory,
     open_private,
     private_umask,
+    rotate,
     tighten,
     write_private,
 )
@@ -94,6 +96,19 @@ def test_what_is_there_may_be_kept(tmp_path: Path) -> None:
         write_private(tmp_path / "key", "second", replace=False)
     assert (tmp_path / "key").read_text() == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_a_log_that_has_grown_large_is_put_aside_once(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    rotate(log)
+    for text in ("first", "second"):
+        log.write_text(text * MAX_LOG_BYTES)
+        rotate(log)
+        assert not log.exists()
+    assert (tmp_path / "x.log.1").read_text().startswith("second")
+    log.write_text("small")
+    rotate(log)
+    assert log.read_text() == "small"
 
 
 def test_writers_at_once_leave_one_whole_file(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import resource
 
 import pytest
 
 from devices.errors import FleetStartError
 from devices.limits import RESERVE, ensure_file_descriptors
+from devices.log import BoundedHandler
 
 
 class Limits:
@@ -54,3 +57,14 @@ def test_a_limit_that_sharing_does_not_help_is_told_without_it(monkeypatch: pyte
     with pytest.raises(FleetStartError, match=r"136 open files.*100.*ulimit -Hn 136") as caught:
         ensure_file_descriptors(8)
     assert "--processes" not in str(caught.value)
+
+
+def test_a_process_says_no_more_than_its_log_may_hold() -> None:
+    stream = io.StringIO()
+    handler = BoundedHandler(stream, max_bytes=1_000)
+    for number in range(1_000):
+        handler.emit(logging.LogRecord("devices", logging.WARNING, "", 0, f"trouble {number}", None, None))
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "trouble 0"
+    assert lines[-1] == "more than that is not logged by this process"
+    assert len(stream.getvalue()) < 1_100

@@ -427,11 +427,13 @@ async def test_a_try_that_succeeded_is_not_taken_back_when_the_time_has_run_out(
     assert (outcome["state"], outcome["attempts"]) == ("timed_out", 2)
 
 
-async def test_a_second_ack_of_a_lost_download_does_not_count_for_the_next(hub: Hub) -> None:
+@pytest.mark.parametrize("attempt", [1, "one", None, [1]], ids=str)
+async def test_a_second_ack_of_a_lost_download_does_not_count_for_the_next(hub: Hub, attempt: Any) -> None:
     await hub.start(PATIENT)
     await hub.world.wait_called(orchestrations.SEND_PACKAGE_URL_TO_DEVICE)
     await hub.ack()
-    await hub.ack()  # as it comes on an engine without idempotency keys
+    # As it comes on an engine without idempotency keys, or is raised by hand with anything in it.
+    await hub.ack(attempt=attempt)
     await hub.world.wait_called(orchestrations.ACTIVATE_DEVICE)
     await hub.event("ActivationFailed", reason="package-not-present", attempt=1)
     await hub.world.wait_called(orchestrations.SEND_PACKAGE_URL_TO_DEVICE, 2)
