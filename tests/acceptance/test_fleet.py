@@ -96,7 +96,7 @@ def test_a_fleet_that_is_troubled_by_hand(sandbox: Sandbox) -> None:
 
 
 def test_a_fleet_in_the_foreground(sandbox: Sandbox) -> None:
-    sandbox.up()
+    sandbox.up("--open-broker")
     record = json.loads((sandbox.state_dir / "service.json").read_text())
     health = _health(record["url"])
     running = sandbox.start(
@@ -144,7 +144,7 @@ def test_the_devices_of_a_foreground_that_is_killed_go_with_it(
 ) -> None:
     # What a killed command can't remove is not to stay.
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    sandbox.up()
+    sandbox.up("--open-broker")
     record = json.loads((sandbox.state_dir / "service.json").read_text())
     running = sandbox.start(
         *("fleet", "run", "--count", "2", "--processes", "2", "--broker", record["broker_url"]),

@@ -51,7 +51,7 @@ def test_a_python_script_logs_in_with_its_own_token_until_it_is_revoked(sandbox:
     sandbox.up()
     broker = urlsplit(json.loads((sandbox.state_dir / "service.json").read_text())["broker_url"])
     sandbox.json("enrolment", "add", "python-1")
-    key = sandbox.state_dir / "python-1.key"
+    key = sandbox.state_dir.parent / "python-1.key"
     code, out, _ = sandbox.run("enrolment", "token", "python-1", "--key")
     assert code == 0
     key.write_text(out)

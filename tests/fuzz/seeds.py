@@ -6,6 +6,7 @@ import json
 from importlib.resources import files
 from typing import Any, Final
 
+from broker.identity import device_key, make_token
 from devices import packets
 from tests.unit.hostile_ids import HOSTILE_IDS, HOSTILE_LABELS
 
@@ -97,6 +98,11 @@ SEEDS: Final[dict[str, list[bytes]]] = {
         b"mqtt://h:99999",
         b"mqtt://[v1.x]",
         b"mqtt://[::1%25eth0]:1",
+    ],
+    "tokens": [
+        make_token(device_key(b"k" * 32, "dev-1"), "dev-1", 9).encode(),
+        b"SharedAccessSignature sr=muster%2Fregistrations%2Fdev-1&sig=AA%3D%3D&se=9",
+        b"QUJD" * 11,
     ],
     "labels": [b"Stra\xc3\x9fe 1", b"s\xed\xa0\x80"],
     "masking": [b"AccountKey=c2VjcmV0;", b"https://x/?sig=abc&se=1", b"?sig="],

@@ -17,6 +17,15 @@ from typing import Any, Final, cast
 from broker import messages, topics
 from broker.address import BrokerAddress, BrokerAddressError, holds_password
 from broker.errors import BadIdError, BadMessageError, BadTopicError
+from broker.identity import (
+    GroupKeyError,
+    TokenError,
+    check_token,
+    device_key,
+    make_token,
+    read_group_key,
+    read_token,
+)
 from broker.labels import label_problem
 from broker.local.records import RECORD_FILE, read_record
 from devices import packets
@@ -107,6 +116,19 @@ def fuzz_addresses(data: bytes) -> None:
         assert BrokerAddress.parse(address.url).host == address.host
     with contextlib.suppress(SettingsError):
         EngineSettings.read({"MUSTER_ENGINE": "durabletask", "MUSTER_ENGINE_ENDPOINT": text})
+
+
+def fuzz_tokens(data: bytes) -> None:
+    """A device's token: taken apart or refused, and good only as it was made."""
+    text = data.decode("utf-8", "surrogateescape")
+    key = device_key(b"k" * 32, "dev-1")
+    with contextlib.suppress(TokenError):
+        assert check_token(text, device_id="dev-1", key=key, now=0.0).device_id == "dev-1"
+        assert text == make_token(key, "dev-1", read_token(text).expires_at)
+    with tempfile.NamedTemporaryFile() as file, contextlib.suppress(GroupKeyError):
+        file.write(data)
+        file.flush()
+        read_group_key(Path(file.name))
 
 
 def fuzz_labels(data: bytes) -> None:
@@ -272,6 +294,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
         fuzz_messages,
         fuzz_packets,
         fuzz_addresses,
+        fuzz_tokens,
         fuzz_labels,
         fuzz_masking,
         fuzz_uploads,
