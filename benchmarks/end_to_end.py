@@ -34,7 +34,8 @@ from broker.local import start_broker
 from provisioning.activities import Activities
 from provisioning.azurite import start_azurite
 from provisioning.bridge import SUBSCRIPTIONS
-from provisioning.packages import PackageStore, Release, SigningKey
+from provisioning.package_store import PackageStore
+from provisioning.packages import Release, SigningKey
 from provisioning.registry import Registry
 from provisioning.settings import RunOptions, ServiceSettings
 from provisioning.states import DeviceState

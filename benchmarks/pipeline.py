@@ -24,7 +24,8 @@ from broker.connection import BrokerConnection, Delivery
 from broker.messages import Activate, Package, instance_id_of, parse_event
 from provisioning.activities import Activities
 from provisioning.bridge import Bridge
-from provisioning.packages import PackageStore, Release, SigningKey, build_package
+from provisioning.package_store import PackageStore
+from provisioning.packages import Release, SigningKey, build_package
 from provisioning.registry import STEPS, Registry
 from provisioning.settings import RunOptions
 

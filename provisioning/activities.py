@@ -23,9 +23,9 @@ from broker import messages, topics
 from . import orchestrations
 from .errors import ProvisioningError
 from .masking import mask_sas
+from .package_store import PackageStore
 from .packages import (
     InstallationPackage,
-    PackageStore,
     Release,
     SigningKey,
     blob_name_of,

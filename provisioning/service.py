@@ -46,7 +46,8 @@ from .http.serving import Server
 from .inspection.devices import Devices
 from .inspection.overview import Inspection
 from .orchestrations import DeviceProvisioningOrchestration, ProvisionNewDevices
-from .packages import PackageStore, Release, SigningKey
+from .package_store import PackageStore
+from .packages import Release, SigningKey
 from .registry import Registry, RegistryError, RegistryFormatError
 from .releases.store import Releases
 from .rollouts.activities import RolloutActivities

@@ -15,7 +15,8 @@ from typing import Any, cast
 import pytest
 
 from provisioning.activities import Activities
-from provisioning.packages import InstallationPackage, Release, SharedAccess, SigningKey, build_package
+from provisioning.package_store import SharedAccess
+from provisioning.packages import InstallationPackage, Release, SigningKey, build_package
 from provisioning.registry import Registry
 from provisioning.releases.store import Releases
 from tests.unit.releases.making import DEFAULT, add, new, opened, registry_in
