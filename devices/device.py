@@ -270,6 +270,13 @@ class Device:
             and (newest.attempt > package.attempt or _asked(newest) == asked)
         ):
             self.around.counters.duplicates += 1
+            if (
+                self._download is not None
+                and _asked(newest) == asked
+                and package.expires_at > newest.expires_at
+            ):
+                # Said again, by a fresh URL: the one in use may have been revoked.
+                self.package = self._download.package = package
             return
         self.package = package
         self.link.forget_unanswered()

@@ -1,7 +1,9 @@
 """The blob container that packages are in: they are stored there, and shared by SAS URL.
 
-A SAS URL reads one blob for a short time; its `sig` is a secret, and `mask_sas` takes it out of whatever
-people get to see.
+A SAS URL reads one blob for a short time. It names a stored access policy of the container, which holds what
+it may do: reading. Start and expiry are in the URL, since a policy has one of each for all. A policy that is
+replaced by one of another name revokes all URLs at once; `revoke` does, and the name to be is kept by the
+caller, so that what a crash has cut off is made up for on entering.
 """
 
 from __future__ import annotations
@@ -9,21 +11,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from types import TracebackType
-from typing import IO, Self, cast
+from typing import IO, Any, Self, cast
 
-from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
+from azure.core.pipeline import PipelineResponse
 from azure.core.pipeline.transport import AioHttpTransport
-from azure.storage.blob import BlobSasPermissions, ContentSettings, generate_blob_sas
+from azure.storage.blob import AccessPolicy, ContainerSasPermissions, ContentSettings, generate_blob_sas
 from azure.storage.blob.aio import BlobServiceClient, ContainerClient
+from yarl import URL
 
 from .errors import SettingsError, StorageAwayError
 from .masking import mask_sas
 from .packages import InstallationPackage
+from .settings import ServiceSettings
 
 _LOG = logging.getLogger(__name__)
 # The Azure SDK logs each request and answer at INFO: a cost per device, and noise where INFO is on.
@@ -35,6 +43,10 @@ _BLOCK_BYTES = 4 * 1024 * 1024
 _SLOW_UPLOAD_BYTES_PER_S = 1024 * 1024
 # Clocks of devices and of storage differ a little; the URL is good from this long ago.
 _SAS_START_SKEW = timedelta(minutes=5)
+_POLICY_PREFIX = "muster-"
+_MAX_POLICIES = 5
+_POLICY_IN_FORCE_S = 40.0
+"""Azure takes up to 30 s before it knows a new policy; until then its URLs are refused."""
 _CONTENT = ContentSettings(content_type="application/zip")
 _CONTAINER_RETRY_INTERVAL_S = 1.0
 
@@ -59,9 +71,11 @@ class PackageStore:
         *,
         connection_string: str,
         container: str,
+        policy: str,
         max_concurrent_uploads: int,
         upload_timeout_s: float,
     ) -> None:
+        """``policy``: the name of the stored access policy that URLs are shared under, by `new_policy`."""
         try:
             self._account = BlobServiceClient.from_connection_string(connection_string)
         except ValueError:
@@ -73,22 +87,37 @@ class PackageStore:
         key = getattr(self._account.credential, "account_key", None)
         if not self._account.account_name or not key:
             raise SettingsError(
-                "The blob connection string has no AccountName or no AccountKey; check MUSTER_BLOB."
+                "The blob connection string has no AccountName or no AccountKey, which SAS URLs are signed "
+                "with (a SharedAccessSignature can't sign); check MUSTER_BLOB."
             )
         self._account_name: str = self._account.account_name
         self._account_key: str = key
         self._connection_string = connection_string
         self._container_name = container
+        self._policy = policy
         self._max_concurrent_uploads = max_concurrent_uploads
         self._upload_timeout_s = upload_timeout_s
         self._uploads = asyncio.Semaphore(max_concurrent_uploads)
         self._container_there = asyncio.Event()
+        self._policy_in_force = asyncio.Event()
         self._session: ClientSession | None = None
         self._container: ContainerClient | None = None
         self._opener: asyncio.Task[None] | None = None
         self._reachable = False
+        self._clock_ahead = timedelta(0)
         self.uploads = 0
         self.upload_failures = 0
+
+    @classmethod
+    def of(cls, settings: ServiceSettings, *, policy: str) -> Self:
+        """The store that a service's settings say."""
+        return cls(
+            connection_string=settings.blob_connection_string,
+            container=settings.container,
+            policy=policy,
+            max_concurrent_uploads=settings.max_concurrent_uploads,
+            upload_timeout_s=settings.upload_timeout_s,
+        )
 
     def __repr__(self) -> str:
         return f"PackageStore({self.endpoint!r}, container={self._container_name!r})"
@@ -123,6 +152,7 @@ class PackageStore:
             retry_total=0,
             max_single_put_size=_BLOCK_BYTES,
             max_block_size=_BLOCK_BYTES,
+            raw_response_hook=self._note_clock,
         )
         self._container = service.get_container_client(self._container_name)
         self._open_container()
@@ -142,6 +172,7 @@ class PackageStore:
 
     def _open_container(self) -> None:
         self._container_there.clear()
+        self._policy_in_force.clear()
         if self._opener is None or self._opener.done():
             self._opener = asyncio.create_task(self._make_container(), name="blob-container")
 
@@ -153,6 +184,7 @@ class PackageStore:
                 async with asyncio.timeout(self._upload_timeout_s):
                     with contextlib.suppress(ResourceExistsError):
                         await self._container.create_container()
+                    await self._put_policy()
             except (AzureError, OSError, TimeoutError) as error:
                 if not warned:
                     _LOG.warning(
@@ -163,7 +195,74 @@ class PackageStore:
             else:
                 self._reachable = True
                 self._container_there.set()
+                await self._wait_in_force()
+                self._policy_in_force.set()
                 return
+
+    async def _put_policy(self) -> None:
+        """Let the policy be there, and no other of ours: one call puts the new one and takes the old away."""
+        assert self._container is not None
+        found = (await self._container.get_container_access_policy())["signed_identifiers"]
+        ours = [known.id for known in found if known.id.startswith(_tag_of(self._policy))]
+        if ours == [self._policy]:
+            return
+        others = {known.id: known.access_policy for known in found if known.id not in ours}
+        if len(others) >= _MAX_POLICIES:
+            # Azure has no room for more. Those of other services on this container go on working.
+            raise StorageAwayError(
+                f"The container {self._container_name} has {len(others)} stored access policies of others: "
+                f"remove one, or use a container of its own"
+            )
+        await self._container.set_container_access_policy(
+            {**others, self._policy: AccessPolicy(permission=ContainerSasPermissions(read=True))}
+        )
+
+    async def _wait_in_force(self) -> None:
+        """Wait until a URL under the policy is accepted: one that finds nothing is, and not refused."""
+        assert self._session is not None
+        try:
+            async with asyncio.timeout(_POLICY_IN_FORCE_S):
+                while True:
+                    url = self.sign("none", lifetime_s=_POLICY_IN_FORCE_S).url
+                    async with self._session.get(URL(url, encoded=True)) as answer:
+                        if answer.status != HTTPStatus.FORBIDDEN:
+                            return
+                    await asyncio.sleep(_CONTAINER_RETRY_INTERVAL_S)
+                    # What was sent before it, and cut off, may have come after it.
+                    await self._put_policy()
+        except (AzureError, ClientError, OSError, TimeoutError) as error:
+            _LOG.warning("blob storage at %s may refuse new SAS URLs (%s)", self.endpoint, _brief(error))
+
+    def _note_clock(self, answer: PipelineResponse[Any, Any]) -> None:
+        """Times in a URL are for storage to judge, so they go by its clock."""
+        with contextlib.suppress(TypeError, ValueError):
+            date = parsedate_to_datetime(answer.http_response.headers.get("Date"))
+            self._clock_ahead = date - datetime.now(UTC)
+
+    @property
+    def policy(self) -> str:
+        """Under which one URLs are shared."""
+        return self._policy
+
+    @property
+    def revoking(self) -> bool:
+        """Whether storage has yet to take the policy, so that URLs under the one before are still good."""
+        return not self._container_there.is_set()
+
+    async def revoke(self, policy: str) -> None:
+        """Make all URLs useless that were shared, by sharing under another policy from now on.
+
+        It is tried until storage has taken it, which `revoking` tells of. Where storage is there, that is
+        waited for.
+        """
+        self._policy = policy
+        if self._opener is not None:
+            self._opener.cancel()
+            await asyncio.wait([self._opener])
+        self._open_container()
+        if self._reachable:
+            with contextlib.suppress(StorageAwayError):
+                await self._wait_for(self._container_there, "the new access policy")
 
     async def probe(self) -> bool:
         """Ask storage whether it is there; the answer is kept in `reachable`."""
@@ -195,13 +294,19 @@ class PackageStore:
     @contextlib.asynccontextmanager
     async def _turn(self, blob_name: str) -> AsyncGenerator[None, None]:
         """One of the uploads that may be at once."""
-        try:
-            async with asyncio.timeout(self._upload_timeout_s):
-                await self._container_there.wait()
-        except TimeoutError as error:
-            raise self._away(blob_name, error) from error
+        await self._wait_for(self._container_there, blob_name)
         async with self._uploads:
             yield
+
+    async def _wait_for(self, opened: asyncio.Event, what: str) -> None:
+        """StorageAwayError, which says that ``what`` was not taken, if it takes too long."""
+        if opened.is_set():
+            return
+        try:
+            async with asyncio.timeout(self._upload_timeout_s):
+                await opened.wait()
+        except TimeoutError as error:
+            raise self._away(what, error) from error
 
     async def _put(self, package: InstallationPackage) -> None:
         assert self._container is not None, "enter the store first"
@@ -230,21 +335,40 @@ class PackageStore:
             self._open_container()
         return StorageAwayError(f"Blob storage at {self.endpoint} did not take {blob_name}: {_brief(error)}.")
 
-    def share(self, blob_name: str, *, lifetime_s: float, now: datetime | None = None) -> SharedAccess:
-        """A URL that reads this one blob for `lifetime_s`; HTTPS only where the endpoint is HTTPS."""
-        moment = now or datetime.now(UTC)
+    async def share(self, blob_name: str, *, lifetime_s: float) -> SharedAccess:
+        """A URL that reads this one blob for `lifetime_s`; HTTPS only where the endpoint is HTTPS.
+
+        StorageAwayError where the policy that it would name is not in force in time.
+        """
+        await self._wait_for(self._policy_in_force, f"the access policy for {blob_name}")
+        return self.sign(blob_name, lifetime_s=lifetime_s)
+
+    def sign(self, blob_name: str, *, lifetime_s: float, now: datetime | None = None) -> SharedAccess:
+        """The same, whether its policy is in force or not."""
+        moment = (now or datetime.now(UTC)) + self._clock_ahead
         expires_at = (moment + timedelta(seconds=lifetime_s)).replace(microsecond=0) + timedelta(seconds=1)
         token = generate_blob_sas(
             self._account_name,
             self._container_name,
             blob_name,
             account_key=self._account_key,
-            permission=BlobSasPermissions(read=True),
+            policy_id=self._policy,
             start=moment - _SAS_START_SKEW,
             expiry=expires_at,
             protocol="https" if self.endpoint.startswith("https://") else None,
         )
         return SharedAccess(url=f"{self.url_of(blob_name)}?{token}", expires_at=expires_at)
+
+
+def new_policy(earlier: str | None = None) -> str:
+    """A name for a policy that no other has; ``earlier`` is the one that it comes after, of this service."""
+    tag = f"{_POLICY_PREFIX}{secrets.token_hex(4)}-" if earlier is None else _tag_of(earlier)
+    return f"{tag}{secrets.token_hex(4)}"
+
+
+def _tag_of(policy: str) -> str:
+    """How the names of all policies of one service begin."""
+    return policy[: policy.rindex("-") + 1]
 
 
 class _PartsReader:
