@@ -19,10 +19,10 @@ from typing import Any, Protocol
 from durabletask.task import ActivityContext
 
 from broker import messages, topics
+from broker.masking import masked
 
 from . import orchestrations
 from .errors import ProvisioningError
-from .masking import mask_sas
 from .package_store import PackageStore
 from .packages import (
     InstallationPackage,
@@ -197,7 +197,7 @@ class Activities:
                 device_id=request["device_id"],
                 state=DeviceState(request["state"]),
                 attempts=request["attempts"],
-                error=None if request["error"] is None else mask_sas(request["error"]),
+                error=None if request["error"] is None else masked(request["error"]),
                 ended_at=datetime.fromisoformat(request["ended_at"]).timestamp(),
                 device_s=request["device_s"],
                 steps_s=request["steps_s"],

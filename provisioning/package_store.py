@@ -28,8 +28,9 @@ from azure.storage.blob import AccessPolicy, ContainerSasPermissions, ContentSet
 from azure.storage.blob.aio import BlobServiceClient, ContainerClient
 from yarl import URL
 
+from broker.masking import masked
+
 from .errors import SettingsError, StorageAwayError
-from .masking import mask_sas
 from .packages import InstallationPackage
 from .settings import ServiceSettings
 
@@ -392,4 +393,4 @@ class _PartsReader:
 def _brief(error: BaseException) -> str:
     """An error in one masked line."""
     text = (str(error).splitlines() or [""])[0].strip().rstrip(".")
-    return mask_sas(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+    return masked(f"{type(error).__name__}: {text}" if text else type(error).__name__)

@@ -26,6 +26,8 @@ from typing import Any, Literal, TextIO
 
 import psutil
 
+from broker.masking import masked
+
 FORMAT = 2
 # A fleet may name its devices one by one.
 MAX_RECORD_BYTES = 64 * 1024 * 1024
@@ -158,7 +160,8 @@ class FleetBook:
                 lines = file.read().decode("utf-8", "replace").strip().splitlines()
         except OSError:
             return ""
-        return lines[-1] if lines else ""
+        # What the interpreter itself has said in the log has gone by no formatter.
+        return masked(lines[-1]) if lines else ""
 
     def living(self) -> Iterator[tuple[FleetEntry, psutil.Process]]:
         """Yield each living process on record."""
