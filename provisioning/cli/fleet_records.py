@@ -26,6 +26,7 @@ from typing import Any, Literal, TextIO
 
 import psutil
 
+from broker.identity import DEFAULT_TOKEN_LIFETIME_S
 from broker.masking import masked
 
 FORMAT = 2
@@ -73,6 +74,7 @@ class FleetEntry:
     number: int = 0
     restarts: int = 0
     group_key_file: str | None = None
+    token_lifetime_s: int = DEFAULT_TOKEN_LIFETIME_S
 
     def member(self, part: int) -> Member | None:
         """The process of that part; None where none was started."""
