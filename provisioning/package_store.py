@@ -186,10 +186,10 @@ class PackageStore:
                     with contextlib.suppress(ResourceExistsError):
                         await self._container.create_container()
                     await self._put_policy()
-            except (AzureError, OSError, TimeoutError) as error:
+            except (AzureError, OSError, TimeoutError, StorageAwayError) as error:
                 if not warned:
                     _LOG.warning(
-                        "no answer from blob storage at %s (%s); trying on", self.endpoint, _brief(error)
+                        "blob storage at %s can't be used yet (%s); trying on", self.endpoint, _brief(error)
                     )
                     warned = True
                 await asyncio.sleep(_CONTAINER_RETRY_INTERVAL_S)
@@ -203,11 +203,9 @@ class PackageStore:
     async def _put_policy(self) -> None:
         """Let the policy be there, and no other of ours: one call puts the new one and takes the old away."""
         assert self._container is not None
-        found = (await self._container.get_container_access_policy())["signed_identifiers"]
-        ours = [known.id for known in found if known.id.startswith(_tag_of(self._policy))]
+        others, ours = await self._policies()
         if ours == [self._policy]:
             return
-        others = {known.id: known.access_policy for known in found if known.id not in ours}
         if len(others) >= _MAX_POLICIES:
             # Azure has no room for more. Those of other services on this container go on working.
             raise StorageAwayError(
@@ -217,6 +215,14 @@ class PackageStore:
         await self._container.set_container_access_policy(
             {**others, self._policy: AccessPolicy(permission=ContainerSasPermissions(read=True))}
         )
+
+    async def _policies(self) -> tuple[dict[str, AccessPolicy], list[str]]:
+        """The container's policies of others, and the names of this service's."""
+        assert self._container is not None
+        answer = await self._container.get_container_access_policy()
+        found = {known.id: known.access_policy for known in answer["signed_identifiers"]}
+        ours = [name for name in found if name.startswith(_tag_of(self._policy))]
+        return {name: policy for name, policy in found.items() if name not in ours}, ours
 
     async def _wait_in_force(self) -> None:
         """Wait until a URL under the policy is accepted: one that finds nothing is, and not refused."""
@@ -231,7 +237,7 @@ class PackageStore:
                     await asyncio.sleep(_CONTAINER_RETRY_INTERVAL_S)
                     # What was sent before it, and cut off, may have come after it.
                     await self._put_policy()
-        except (AzureError, ClientError, OSError, TimeoutError) as error:
+        except (AzureError, ClientError, OSError, TimeoutError, StorageAwayError) as error:
             _LOG.warning("blob storage at %s may refuse new SAS URLs (%s)", self.endpoint, _brief(error))
 
     def _note_clock(self, answer: PipelineResponse[Any, Any]) -> None:
@@ -266,16 +272,20 @@ class PackageStore:
                 await self._wait_for(self._container_there, "the new access policy")
 
     async def probe(self) -> bool:
-        """Ask storage whether it is there; the answer is kept in `reachable`."""
+        """Ask storage whether it is there, and has the policy; the answer is kept in `reachable`."""
         if not self._container_there.is_set():
             return False
-        assert self._container is not None
         try:
             async with asyncio.timeout(self._upload_timeout_s):
-                await self._container.get_container_properties()
+                _, ours = await self._policies()
             self._reachable = True
         except (AzureError, OSError, TimeoutError):
             self._reachable = False
+        else:
+            if ours != [self._policy]:
+                # A storage that crashed may have forgotten a revocation: what the registry says is put again.
+                _LOG.warning("blob storage at %s has another access policy; putting it right", self.endpoint)
+                self._open_container()
         return self._reachable
 
     async def upload(self, package: InstallationPackage) -> None:

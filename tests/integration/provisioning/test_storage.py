@@ -114,6 +114,42 @@ async def test_a_revocation_that_a_crash_has_cut_off_is_made_up_for_by_the_next_
         assert (await client.get(url)).status_code == 403
 
 
+async def test_a_container_without_room_for_a_policy_says_so(
+    package: InstallationPackage, azurite: LocalAzurite, unique: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with ContainerClient.from_connection_string(azurite.connection_string, unique) as container:
+        await container.create_container()
+        read = AccessPolicy(permission=ContainerSasPermissions(read=True))
+        await container.set_container_access_policy({f"other-{n}": read for n in range(5)})
+        async with PackageStore(
+            connection_string=azurite.connection_string,
+            container=unique,
+            policy=new_policy(),
+            max_concurrent_uploads=1,
+            upload_timeout_s=1,
+        ) as store:
+            with pytest.raises(StorageAwayError):
+                await store.upload(package)
+    assert f"The container {unique} has 5 stored access policies of others" in caplog.text
+
+
+async def test_a_storage_that_forgot_a_revocation_is_told_again(
+    store: PackageStore, package: InstallationPackage, azurite: LocalAzurite, unique: str
+) -> None:
+    await store.upload(package)
+    async with ContainerClient.from_connection_string(azurite.connection_string, unique) as container:
+        before = (await container.get_container_access_policy())["signed_identifiers"]
+        revoked = (await store.share(package.blob_name, lifetime_s=60)).url
+        await store.revoke(new_policy(store.policy))
+        await container.set_container_access_policy({known.id: known.access_policy for known in before})
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(revoked)).is_success
+        assert await store.probe()
+        url = (await store.share(package.blob_name, lifetime_s=60)).url
+        assert (await client.get(url)).is_success
+        assert (await client.get(revoked)).status_code == 403
+
+
 async def test_a_storage_that_forgot_its_container_gets_it_back(
     store: PackageStore, package: InstallationPackage, azurite: LocalAzurite, unique: str
 ) -> None:
