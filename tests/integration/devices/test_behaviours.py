@@ -206,7 +206,7 @@ async def test_a_package_that_is_told_again_in_mid_download_brings_its_fresh_url
     async with fleet_of(service, any_broker, unique):
         await service.until(lambda: bool(service.registrations))
         await service.send(device_id, first)
-        await service.until(lambda: bool(service.blobs.queries))
+        await service.until(lambda: bool(service.events(device_id, DownloadStarted)))
         fresh = first.model_copy(update={"url": f"{service.blobs.url}/fresh?sig=b", "expires_at": later})
         await service.send(device_id, fresh)
         await service.until(lambda: device_id in service.provisioned)
