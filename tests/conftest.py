@@ -9,10 +9,12 @@ Where a part is missing its tests are skipped, which MUSTER_REQUIRE_ALL=1 (set i
 
 from __future__ import annotations
 
+import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import pytest_asyncio
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 # These say where the tests get their parts from; every other setting of the user's must not reach a test.
 KEPT_VARIABLES = {"MUSTER_CACHE", "MUSTER_CHROMIUM", "MUSTER_REQUIRE_ALL"}
+SDK_LOOKS_S = 0.05
 
 
 def free_port() -> int:
@@ -48,6 +51,24 @@ def clean_environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in [n for n in os.environ if n.startswith("MUSTER_") and n not in KEPT_VARIABLES]:
             patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sdk_workers_end_at_once() -> Iterator[None]:
+    """The SDK's worker looks once a second whether it is to end, with no option for that; here it looks often."""
+    from durabletask import worker
+
+    class Quick(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            return getattr(asyncio, name)
+
+        @staticmethod
+        async def wait_for(awaitable: Awaitable[Any], timeout: float | None) -> Any:
+            return await asyncio.wait_for(awaitable, SDK_LOOKS_S if timeout == 1.0 else timeout)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "asyncio", Quick("asyncio"))
         yield
 
 
