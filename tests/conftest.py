@@ -56,7 +56,7 @@ def clean_environment() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def sdk_workers_end_at_once() -> Iterator[None]:
-    """The SDK's worker looks once a second whether it is to end, with no option for that; here it looks often."""
+    """The SDK's worker looks once a second whether it is to end, and has no option for it; here often."""
     from durabletask import worker
 
     class Quick(ModuleType):
