@@ -10,6 +10,7 @@ Where a part is missing its tests are skipped, which MUSTER_REQUIRE_ALL=1 (set i
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Iterator
@@ -69,6 +70,16 @@ def sdk_workers_end_at_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker, "asyncio", Quick("asyncio"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_tls_context_for_clients() -> Iterator[None]:
+    """Each client of httpx reads all authorities' certificates, for 20 ms; none of them speaks TLS here."""
+    from httpx._transports import default
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(default, "create_ssl_context", functools.cache(default.create_ssl_context))
         yield
 
 
