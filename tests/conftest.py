@@ -10,10 +10,12 @@ Where a part is missing its tests are skipped, which MUSTER_REQUIRE_ALL=1 (set i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -32,6 +34,17 @@ if TYPE_CHECKING:
 # These say where the tests get their parts from; every other setting of the user's must not reach a test.
 KEPT_VARIABLES = {"MUSTER_CACHE", "MUSTER_CHROMIUM", "MUSTER_REQUIRE_ALL"}
 SDK_LOOKS_S = 0.05
+ENOUGH_BYTES = 4 * 1024**3
+
+
+def pytest_configure() -> None:
+    """Put the tests' files into memory where there is room: an engine's file is synced at each commit."""
+    memory = Path("/dev/shm")
+    with contextlib.suppress(OSError):
+        about = os.statvfs(memory)
+        # A container's own may be small, and may not be for programs, such as the tests put there.
+        if about.f_bavail * about.f_frsize >= ENOUGH_BYTES and not about.f_flag & os.ST_NOEXEC:
+            os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
 
 
 def free_port() -> int:

@@ -190,7 +190,7 @@ def test_a_user_directory_named_like_ours_is_not_imported(
 
 
 def wait_registered(sandbox: Sandbox, count: int) -> bool:
-    """Wait until so many devices have registered; asked of the API, since a command is a process each time."""
+    """Wait until so many devices have registered. The API is asked: a command is a process each time."""
     url = json.loads((sandbox.state_dir / "service.json").read_text())["url"]
 
     def registered() -> bool:
