@@ -22,7 +22,8 @@ RESUME ?=
 SEEDS ?= 10000
 FIRST ?= 0
 
-TEST_WORKERS ?= 2
+# One more than CI has cores: half of what the tests do is waiting.
+TEST_WORKERS ?= 3
 PYTEST_ARGS ?=
 # Tests start some hundred Python processes, each of which would compile all that it imports.
 RUN_TESTS = env -u PYTHONDONTWRITEBYTECODE $(VENV)/bin/python -m pytest -n $(TEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
