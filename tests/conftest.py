@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from pathlib import Path
@@ -44,7 +45,7 @@ def pytest_configure() -> None:
         about = os.statvfs(memory)
         # A container's own may be small, and may not be for programs, such as the tests put there.
         if about.f_bavail * about.f_frsize >= ENOUGH_BYTES and not about.f_flag & os.ST_NOEXEC:
-            os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
+            tempfile.tempdir = os.environ.setdefault("TMPDIR", str(memory))
 
 
 def free_port() -> int:
