@@ -90,10 +90,11 @@ def sdk_workers_end_at_once() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def one_tls_context_for_clients() -> Iterator[None]:
     """Each client of httpx reads all authorities' certificates, for 20 ms; none of them speaks TLS here."""
-    from httpx._transports import default
+    import httpx
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(default, "create_ssl_context", functools.cache(default.create_ssl_context))
+        one = functools.cache(httpx.create_ssl_context)
+        patch.setattr("httpx._transports.default.create_ssl_context", one)
         yield
 
 
