@@ -203,9 +203,9 @@ class Device:
         self.link.forget_unanswered()
         return mine
 
-    def publish_raw(self, kind: str, payload: bytes) -> None:
-        """Publish whatever a behaviour likes below the device's own topics."""
-        self.link.tell(Outgoing(topic=f"devices/{self.device_id}/{kind}", payload=payload))
+    def publish_raw(self, device_id: str, kind: str, payload: bytes) -> None:
+        """Publish whatever a behaviour likes below the topics of a device, which may be another one."""
+        self.link.tell(Outgoing(topic=f"devices/{device_id}/{kind}", payload=payload))
 
     def _describe(self) -> Register:
         group = self._group
