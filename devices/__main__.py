@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from broker.connection import BrokerAddress, BrokerAddressError
+from broker.logs import MAX_LOG_BYTES, start_log
+from broker.masking import masked
 from broker.private_files import UMASK, open_private, write_private
 from devices.arguments import FleetArguments, parse
 from devices.control import ControlServer
@@ -26,7 +28,6 @@ from devices.dice import Trace
 from devices.errors import DevicesError, FleetStartError
 from devices.fleet import Fleet, FleetOptions
 from devices.limits import descriptors_of, ensure_file_descriptors
-from devices.log import BoundedHandler
 from devices.roster import Roster
 from devices.verify import Verifier
 
@@ -44,16 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.umask(UMASK)
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
-        logging.basicConfig(
-            level=arguments.log_level.upper(),
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-            handlers=[BoundedHandler()],
-        )
+        start_log(arguments.log_level, max_bytes=MAX_LOG_BYTES)
         if arguments.held and not os.read(sys.stdin.fileno(), 1):
             return 0
         return asyncio.run(_run(arguments))
     except (DevicesError, BrokerAddressError) as error:
-        print(f"devices: {error}", file=sys.stderr)
+        print(masked(f"devices: {error}"), file=sys.stderr)
         return 2
 
 
@@ -137,7 +134,8 @@ def _tracing(path: Path | None) -> Iterator[Trace | None]:
     with file:
 
         def trace(device_id: str, what: str, nth: int, value: float) -> None:
-            file.write(json.dumps({"device": device_id, "what": what, "nth": nth, "value": value}) + "\n")
+            line = json.dumps({"device": device_id, "what": what, "nth": nth, "value": value})
+            file.write(masked(line) + "\n")
 
         yield trace
 

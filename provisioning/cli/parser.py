@@ -15,6 +15,7 @@ from provisioning.cli import (
     provision,
     release,
     rollout,
+    sas,
     up,
     watch,
 )
@@ -51,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         enrolment,
         watch,
         report,
+        sas,
         doctor,
     ):
         module.add_parser(subparsers)

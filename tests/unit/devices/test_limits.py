@@ -8,9 +8,9 @@ import resource
 
 import pytest
 
+from broker.logs import BoundedHandler
 from devices.errors import FleetStartError
 from devices.limits import RESERVE, ensure_file_descriptors
-from devices.log import BoundedHandler
 
 
 class Limits:
