@@ -123,8 +123,9 @@ def fuzz_tokens(data: bytes) -> None:
     text = data.decode("utf-8", "surrogateescape")
     key = device_key(b"k" * 32, "dev-1")
     with contextlib.suppress(TokenError):
-        assert check_token(text, device_id="dev-1", key=key, now=0.0).device_id == "dev-1"
-        assert text == make_token(key, "dev-1", read_token(text).expires_at)
+        token = check_token(text, device_id="dev-1", key=key, now=0.0)
+        # The same token may be written in several ways: %2f is %2F.
+        assert token == read_token(make_token(key, "dev-1", token.expires_at))
     with tempfile.NamedTemporaryFile() as file, contextlib.suppress(GroupKeyError):
         file.write(data)
         file.flush()
