@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from broker.connection import BrokerAddress, BrokerAddressError
 from devices.arguments import FleetArguments, parse
+from devices.certificates import DeviceTls
 from devices.control import ControlServer
 from devices.credentials import Credentials
 from devices.dice import Trace
@@ -64,12 +65,14 @@ async def _run(arguments: FleetArguments) -> int:
     roster = Roster(given.spec, given.changes, shard=arguments.shard)
     ensure_file_descriptors(descriptors_of(len(roster.entries)))
     address = BrokerAddress.parse(arguments.broker_url)
+    tls = _tls(arguments, address, roster)
     with _tracing(arguments.trace_file) as trace:
         fleet = Fleet(
             roster,
             address=address,
             verifier=Verifier.from_base64(arguments.trust),
             credentials=Credentials.of(address, arguments.group_key_file),
+            tls=tls,
             options=options,
             trace=trace,
         )
@@ -82,6 +85,17 @@ async def _run(arguments: FleetArguments) -> int:
         last = fleet.statistics()
     _keep(last, arguments.stats_file)
     return 1 if last["crashed"] else 0
+
+
+def _tls(arguments: FleetArguments, address: BrokerAddress, roster: Roster) -> DeviceTls | None:
+    """What the devices trust and show; raises `FleetStartError`."""
+    if not address.tls:
+        if arguments.certificates is not None or arguments.ca_file is not None:
+            raise FleetStartError(f"certificates are of no use with {address.url}: give an mqtts:// URL")
+        return None
+    tls = DeviceTls(ca_file=arguments.ca_file, certificates=arguments.certificates)
+    tls.check(roster.entries)
+    return tls
 
 
 def _on_input(stop: asyncio.Event) -> None:

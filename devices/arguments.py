@@ -34,6 +34,9 @@ class FleetArguments:
     broker_file: Path | None = None
     shard: tuple[int, int] = (1, 1)
     group_key_file: Path | None = None
+    ca_file: Path | None = None
+    certificates: Path | None = None
+    """A directory with the key and certificate of each device."""
     stats_file: Path | None = None
     control_file: Path | None = None
     trace_file: Path | None = None
@@ -63,6 +66,8 @@ def to_argv(arguments: FleetArguments) -> list[str]:
     argv += [f"--trust={key}" for key in arguments.trust]
     for option, path in (
         ("group-key-file", arguments.group_key_file),
+        ("ca-file", arguments.ca_file),
+        ("certificates", arguments.certificates),
         ("stats-file", arguments.stats_file),
         ("control-file", arguments.control_file),
         ("trace-file", arguments.trace_file),
@@ -89,6 +94,8 @@ def parse(argv: Sequence[str]) -> FleetArguments:
         trust=tuple(given.trust),
         shard=parse_shard(given.shard),
         group_key_file=given.group_key_file,
+        ca_file=given.ca_file,
+        certificates=given.certificates,
         stats_file=given.stats_file,
         control_file=given.control_file,
         trace_file=given.trace_file,
@@ -152,6 +159,18 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="PATH",
         help="log in as each device, with a key derived from this one (base64)",
+    )
+    option(
+        "--ca-file",
+        type=Path,
+        metavar="PATH",
+        help="trust the broker's certificate by this authority's (PEM)",
+    )
+    option(
+        "--certificates",
+        type=Path,
+        metavar="DIR",
+        help="log in as each device, by DIR/<device id>.pem with its key and certificate (mqtts:// only)",
     )
     option(
         "--stats-file", type=Path, metavar="PATH", help="where to keep statistics as JSON, anew each second"
