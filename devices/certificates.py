@@ -26,15 +26,19 @@ class DeviceTls:
         self._certificates = certificates
 
     def check(self, device_ids: Iterable[str]) -> None:
-        """`FleetStartError` where a device has no certificate; whether it is any good, the broker says."""
-        if self._certificates is None:
+        """`FleetStartError` where none of the devices has a certificate.
+
+        Single ones that have none, as those that were revoked, are just not let in.
+        """
+        directory = self._certificates
+        device_ids = list(device_ids)
+        if directory is None or not device_ids:
             return
-        for device_id in device_ids:
-            if not (self._certificates / f"{device_id}.pem").is_file():
-                raise FleetStartError(
-                    f"there is no certificate {self._certificates / device_id}.pem: make it with"
-                    f" `muster ca issue {device_id} --out {self._certificates}`"
-                )
+        if not any((directory / f"{device_id}.pem").is_file() for device_id in device_ids):
+            raise FleetStartError(
+                f"there are no certificates of these devices in {directory}: make them, as with"
+                f" `muster ca issue {device_ids[0]} --out {directory}`"
+            )
 
     def context_for(self, device_id: str) -> ssl.SSLContext:
         """The context for the next connection of a device; raises `ConnectionLostError`.

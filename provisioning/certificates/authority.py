@@ -20,7 +20,7 @@ import secrets
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,7 +33,13 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from broker.topics import DEVICE_ID_PATTERN
-from provisioning.errors import AuthorityExistsError, AuthorityMissingError, CertificateError, StateError
+from provisioning.errors import (
+    AuthorityExistsError,
+    AuthorityMissingError,
+    CertificateError,
+    StateError,
+    name_some,
+)
 
 from .building import KeyPair, authority, issue, revocation_list
 from .records import IssuedRecord, Numbers, Records
@@ -47,6 +53,7 @@ LIFETIME: Final = timedelta(days=3_652)
 DEFAULT_DAYS: Final = 90
 MAX_DAYS: Final = 825
 _BROKER_DAYS: Final = 365
+_STAND_IN: Final = timedelta(minutes=5)
 _RENEW_BEFORE: Final = timedelta(days=30)
 _LIST_BEFORE_S: Final = 3_600
 _LOCAL_HOSTS: Final = ("127.0.0.1", "localhost", "::1")
@@ -174,7 +181,8 @@ class Authority:
     def issue(self, subjects: Sequence[str], *, days: int = DEFAULT_DAYS) -> list[Issued]:
         """Certificates for devices, or for `SERVICE_NAME`; on record, all or none, when this returns.
 
-        Raises CertificateError for a name that no device can have and for days out of bounds.
+        Raises CertificateError for a name that no device can have, for a device that is revoked, and for days
+        out of bounds.
         """
         for subject in subjects:
             if subject != SERVICE_NAME and not _DEVICE_ID.fullmatch(subject):
@@ -186,22 +194,29 @@ class Authority:
             raise CertificateError(f"a certificate is good for 1 to {MAX_DAYS} days, not {days}")
         made = [self._issue(subject, lifetime=timedelta(days=days)) for subject in subjects]
         with self._explained():
-            self._records.add(map(self._record, made))
+            refused = self._records.add(map(self._record, made))
+        if refused:
+            raise CertificateError(
+                f"{name_some(refused)} {'is' if len(refused) == 1 else 'are'} revoked:"
+                f" `muster enrolment restore {refused[0]}` comes first"
+            )
         return made
 
     def issue_into(self, directory: Path, device_ids: Sequence[str]) -> int:
         """See to it that ``directory`` has ``<device id>.pem`` for each; returns how many were issued.
 
-        What is there stays while it is good for a month, and was not revoked. Whether a device that was is
-        let in again is for the caller to know.
+        What is there stays while it is good for a month, and was not revoked. Devices that are revoked are
+        left out.
         """
         with self._explained():
             until = self._records.valid_until(now=int(self._clock()))
+            refused = self._records.refused()
         soon = self._clock() + _RENEW_BEFORE.total_seconds()
         needed = [
             device_id
             for device_id in device_ids
-            if until.get(device_id, 0) < soon or not (directory / f"{device_id}.pem").exists()
+            if device_id not in refused
+            and (until.get(device_id, 0) < soon or not (directory / f"{device_id}.pem").exists())
         ]
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -234,8 +249,8 @@ class Authority:
 
     # -- revoking -------------------------------------------------------------------------------------
 
-    def revoke(self, device_ids: Iterable[str]) -> int:
-        """Revoke all certificates of devices, for ever; returns how many there were.
+    def revoke(self, device_ids: Iterable[str]) -> list[str]:
+        """Revoke all certificates of devices, for ever, and issue them no more; returns those that had one.
 
         The list is written anew; who has read the old one (a broker) is to read it again. After a crash in
         between the next `write_list` has them.
@@ -244,6 +259,24 @@ class Authority:
             revoked = self._records.revoke(device_ids, at=int(self._clock()))
         self.write_list()
         return revoked
+
+    def allow(self, device_ids: Iterable[str]) -> None:
+        """Issue certificates to these devices again; those that were revoked stay so."""
+        with self._explained():
+            self._records.allow(device_ids)
+
+    def refuse_exactly(self, device_ids: Collection[str]) -> list[str]:
+        """Make ``device_ids`` those that are revoked, and no others; returns those that had a certificate."""
+        with self._explained():
+            self._records.allow(self._records.refused().difference(device_ids))
+        return self.revoke(device_ids)
+
+    def stand_in(self, device_id: str) -> bytes:
+        """Key and certificate by which the service takes a device's place at a broker, for a moment.
+
+        It is good for some minutes, on no record, and not revoked with the device's.
+        """
+        return self._issue(device_id, lifetime=_STAND_IN).pem
 
     def write_list(self) -> Path:
         """Write the list of what is revoked, in one step; returns its file."""

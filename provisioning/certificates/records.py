@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS certificates (
     revoked_at INTEGER
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS certificates_of_subject ON certificates (subject);
+CREATE TABLE IF NOT EXISTS refused (subject TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS lists (number INTEGER PRIMARY KEY, this_update INTEGER NOT NULL);
 """
 _BUSY_TIMEOUT_S: Final = 20.0
@@ -62,23 +63,47 @@ class Records:
         with self._open() as database:
             database.executescript(_SCHEMA)
 
-    def add(self, records: Iterable[IssuedRecord]) -> None:
-        """Put certificates on record: all or none."""
+    def add(self, records: Iterable[IssuedRecord]) -> list[str]:
+        """Put certificates on record, all or none: none where it returns subjects, which are refused ones."""
+        records = list(records)
         with self._open() as database, database:
+            database.execute("BEGIN IMMEDIATE")
+            names = json.dumps([record.subject for record in records])
+            refused = database.execute(
+                "SELECT subject FROM refused WHERE subject IN (SELECT value FROM json_each(?))", (names,)
+            ).fetchall()
+            if refused:
+                return [row[0] for row in refused]
             database.executemany(
                 "INSERT INTO certificates (serial, subject, issued_at, expires_at) VALUES (?, ?, ?, ?)",
                 ((f"{r.serial:x}", r.subject, r.issued_at, r.expires_at) for r in records),
             )
+        return []
 
-    def revoke(self, subjects: Iterable[str], *, at: int) -> int:
-        """Revoke all certificates of ``subjects``; returns how many were not before."""
+    def revoke(self, subjects: Iterable[str], *, at: int) -> list[str]:
+        """Revoke all certificates of ``subjects`` and refuse them more; returns those that had one."""
+        names = json.dumps(list(subjects))
         with self._open() as database, database:
-            before = database.total_changes
-            database.executemany(
-                "UPDATE certificates SET revoked_at = ? WHERE subject = ? AND revoked_at IS NULL",
-                ((at, subject) for subject in subjects),
+            database.execute("INSERT OR IGNORE INTO refused SELECT value FROM json_each(?)", (names,))
+            rows = database.execute(
+                "UPDATE certificates SET revoked_at = ? WHERE revoked_at IS NULL"
+                " AND subject IN (SELECT value FROM json_each(?)) RETURNING subject",
+                (at, names),
+            ).fetchall()
+        return sorted({row[0] for row in rows})
+
+    def allow(self, subjects: Iterable[str]) -> None:
+        """Refuse these no more; what was revoked stays so."""
+        with self._open() as database, database:
+            database.execute(
+                "DELETE FROM refused WHERE subject IN (SELECT value FROM json_each(?))",
+                (json.dumps(list(subjects)),),
             )
-            return database.total_changes - before
+
+    def refused(self) -> set[str]:
+        """The subjects that get no certificate."""
+        with self._open() as database:
+            return {row[0] for row in database.execute("SELECT subject FROM refused")}
 
     def revoked(self, *, now: int) -> list[tuple[int, int]]:
         """Serial numbers and when each was revoked, of those that have not expired."""

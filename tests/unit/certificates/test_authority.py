@@ -144,8 +144,11 @@ def test_days_have_bounds(authority: Authority, days: int) -> None:
 def test_all_certificates_of_a_device_are_revoked_and_no_other_s(authority: Authority) -> None:
     first, second, other, service = authority.issue(["a", "a", "b", SERVICE_NAME])
     assert revoked(authority) == set()
-    assert authority.revoke(["a"]) == 2
+    assert authority.revoke(["a", "c"]) == ["a"]
     assert revoked(authority) == {first.serial, second.serial}
+    with pytest.raises(CertificateError, match="a is revoked: `muster enrolment restore a`"):
+        authority.issue(["b", "a"])
+    authority.allow(["a"])
     (restored,) = authority.issue(["a"])
     assert revoked(authority).isdisjoint({restored.serial, other.serial, service.serial})
     numbers = authority.numbers()
@@ -207,5 +210,16 @@ def test_a_device_whose_certificate_was_revoked_gets_another_where_it_is_asked_f
     directory = tmp_path / "devices"
     authority.issue_into(directory, ["a", "b"])
     authority.revoke(["a"])
+    assert authority.issue_into(directory, ["a", "b"]) == 0, "not while it is revoked"
+    authority.allow(["a"])
     assert authority.issue_into(directory, ["a", "b"]) == 1
     assert certificate((directory / "a.pem").read_bytes()).serial_number not in revoked(authority)
+
+
+def test_a_start_makes_good_what_a_crash_has_left_undone(tmp_path: Path, authority: Authority) -> None:
+    authority.issue(["a", "b"])
+    authority.revoke(["a"])
+    assert authority.refuse_exactly({"b"}) == ["b"]
+    assert authority.issue(["a"]), "restored before the crash, and now told"
+    with pytest.raises(CertificateError, match="revoked"):
+        authority.issue(["b"])
