@@ -14,6 +14,9 @@ from typing import Final
 
 from broker.address import BrokerTlsError
 
+NO_WORD: Final = "the broker closed the connection without a word: it may not take the client certificate"
+"""What is told where TLS was set up and nothing more came."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TlsFiles:
@@ -62,7 +65,7 @@ def explain(error: BaseException | str) -> str:
         return _UNTRUSTED.get(error.verify_code) or f"the broker's certificate is bad: {error.verify_message}"
     text = str(error)
     if _ENDED in text:
-        return "the broker closed the connection without a word: it may not take the client certificate"
+        return NO_WORD
     if found := _REASON.search(text):
         return _REASONS.get(found[1], text)
     return text

@@ -12,10 +12,11 @@ import contextlib
 import ssl
 from typing import Final, cast
 
-from broker.tls import explain
+from broker.tls import NO_WORD, explain
 from devices.errors import ConnectionLostError
 
 _CHUNK_BYTES: Final = 64 * 1024
+_NO_TLS: Final = "the broker closed the connection while TLS was set up"
 
 
 class SecureChannel(asyncio.Protocol, asyncio.Transport):
@@ -29,6 +30,7 @@ class SecureChannel(asyncio.Protocol, asyncio.Transport):
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self._transport: asyncio.Transport | None = None
         self._established = False
+        self._heard = False
         self._aborted = False
         self._error: Exception | None = None
 
@@ -47,8 +49,9 @@ class SecureChannel(asyncio.Protocol, asyncio.Transport):
 
     def connection_lost(self, exc: Exception | None) -> None:
         reason = self._error or exc
-        if not self._established and reason is None:
-            reason = ConnectionLostError("the broker closed the connection while TLS was set up")
+        if not self._heard and (reason is None or isinstance(reason, ConnectionError)):
+            # Its alert, if it has sent one, was overtaken by the end.
+            reason = ConnectionLostError(NO_WORD if self._established else _NO_TLS)
         self._inner.connection_lost(reason)
 
     # -- what the inner protocol calls ----------------------------------------------------------------
@@ -88,6 +91,7 @@ class SecureChannel(asyncio.Protocol, asyncio.Transport):
                 if not data:
                     self.close()
                     break
+                self._heard = True
                 self._inner.data_received(data)
         except ssl.SSLWantReadError:
             pass

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import ssl
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -203,3 +205,28 @@ async def test_a_device_that_nobody_has_enrolled_can_be_revoked_too(gate: Gate, 
         with pytest.raises(ConnectionLostError):
             await device.client.wait_closed()
     assert await refused(gate.peer(unique, file))
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_revoked_device_resumes_no_session_of_tls(
+    gate: Gate, unique: str, version: ssl.TLSVersion
+) -> None:
+    # A session that is resumed shows no certificate.
+    files = TlsFiles(ca_file=gate.authority.certificate_file, certificate_file=gate.file(unique))
+    context = files.context()
+    context.maximum_version = version
+    assert gate.broker.tls_url is not None
+    address = BrokerAddress.parse(gate.broker.tls_url)
+    connect = packets.connect(unique, keepalive_s=60, will_topic=topics.presence(unique), will_payload=b"{}")
+
+    def attempt(session: ssl.SSLSession | None) -> tuple[bytes, ssl.SSLSession | None]:
+        plain = socket.create_connection((address.host, address.port))
+        with context.wrap_socket(plain, server_hostname=address.host, session=session) as there:
+            there.sendall(connect)
+            return there.recv(4), there.session
+
+    answer, session = await asyncio.to_thread(attempt, None)
+    assert answer.startswith(b"\x20\x02")
+    await gate.access.dismiss([unique])
+    with contextlib.suppress(OSError):
+        assert (await asyncio.to_thread(attempt, session))[0] == b""

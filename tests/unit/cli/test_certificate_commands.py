@@ -42,3 +42,13 @@ def test_mistakes_are_told(muster: Muster, tmp_path: Path) -> None:
     assert muster("ca", "issue", "--out", out).exit_code == 2
     (tmp_path / "file").write_text("")
     assert "can't be written" in muster("ca", "issue", "a", "--out", str(tmp_path / "file")).error_line
+
+
+def test_a_listener_for_certificates_needs_an_authority_and_a_broker_of_ours(muster: Muster) -> None:
+    for options in (("--open-broker",), ("--broker", "mqtt://127.0.0.1:1883")):
+        told = muster("up", "--mtls", *options)
+        assert told.exit_code == 2
+        assert "--mtls is for the local broker" in told.error_line
+    assert muster("up", "--mtls", "--broker", "mosquitto").error_line.endswith(
+        "make one with `muster ca init`"
+    )
