@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Final
 
 from provisioning.enrolment.store import Access
 
 from .authority import Authority
 from .eviction import evict
 
+UNFINISHED_S: Final = 100.0
+"""Mosquitto gives a connection 90 s for its CONNECT, Aedes 30 s."""
+
 
 class CertificateAccess:
     """The `Access` of a local broker with a listener for certificates.
 
     ``accounts`` is the access by key; ``reload`` makes the broker read its files; ``directory`` has the
-    certificates of fleets' devices, ``address`` is the listener's.
+    certificates of fleets' devices, ``address`` is the listener's. ``unfinished_s`` is how long the broker
+    waits for the first word on a connection: a certificate was looked at before that.
     """
 
     def __init__(
@@ -27,12 +32,21 @@ class CertificateAccess:
         reload: Callable[[], None],
         directory: Path,
         address: tuple[str, int],
+        unfinished_s: float = UNFINISHED_S,
     ) -> None:
         self._authority = authority
         self._accounts = accounts
         self._reload = reload
         self._directory = directory
         self._host, self._port = address
+        self._unfinished_s = unfinished_s
+        self._late: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Leave those alone who may still have a connection on which they have said nothing."""
+        for late in tuple(self._late):
+            late.cancel()
+        await asyncio.gather(*self._late, return_exceptions=True)
 
     async def set(self, keys: Mapping[str, str], *, revoked: Collection[str]) -> None:
         """Let in the devices with ``keys``, and refuse those that are revoked, at a start of the service."""
@@ -61,4 +75,16 @@ class CertificateAccess:
     async def _end(self, device_ids: list[str]) -> None:
         # The list first: who is disconnected comes back at once.
         self._reload()
+        await self._evict(device_ids)
+        if device_ids:
+            late = asyncio.create_task(self._end_late(device_ids), name="disconnect revoked devices again")
+            self._late.add(late)
+            late.add_done_callback(self._late.discard)
+
+    async def _end_late(self, device_ids: list[str]) -> None:
+        await asyncio.sleep(self._unfinished_s)
+        refused = await asyncio.to_thread(self._authority.refused)
+        await self._evict([device_id for device_id in device_ids if device_id in refused])
+
+    async def _evict(self, device_ids: list[str]) -> None:
         await evict(self._authority, device_ids, host=self._host, port=self._port)

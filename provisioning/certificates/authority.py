@@ -265,11 +265,21 @@ class Authority:
         with self._explained():
             self._records.allow(device_ids)
 
+    def refused(self) -> set[str]:
+        """The devices that are revoked."""
+        with self._explained():
+            return self._records.refused()
+
     def refuse_exactly(self, device_ids: Collection[str]) -> list[str]:
-        """Make ``device_ids`` those that are revoked, and no others; returns those that had a certificate."""
+        """Make ``device_ids`` those that are revoked, and no others.
+
+        Returns those that may have a connection since a crash has left the revocation unfinished.
+        """
         with self._explained():
             self._records.allow(self._records.refused().difference(device_ids))
-        return self.revoke(device_ids)
+        self.revoke(device_ids)
+        with self._explained():
+            return self._records.once_let_in(now=int(self._clock()))
 
     def stand_in(self, device_id: str) -> bytes:
         """Key and certificate by which the service takes a device's place at a broker, for a moment.

@@ -105,6 +105,15 @@ class Records:
         with self._open() as database:
             return {row[0] for row in database.execute("SELECT subject FROM refused")}
 
+    def once_let_in(self, *, now: int) -> list[str]:
+        """Subjects that are refused and have had a certificate that has not expired."""
+        with self._open() as database:
+            rows = database.execute(
+                "SELECT DISTINCT subject FROM certificates JOIN refused USING (subject) WHERE expires_at > ?",
+                (now,),
+            )
+            return [row[0] for row in rows]
+
     def revoked(self, *, now: int) -> list[tuple[int, int]]:
         """Serial numbers and when each was revoked, of those that have not expired."""
         with self._open() as database:

@@ -130,8 +130,11 @@ class Foreground:
                 group_key_file=group_key_file,
                 api_port=options.api_port,
             )
+            gate = _access(access, broker, certificates)
+            if isinstance(gate, CertificateAccess):
+                cleanup.push_async_callback(gate.close)
             service = await cleanup.enter_async_context(
-                Service(settings, fleet_launcher=launcher, access=_access(access, broker, certificates))
+                Service(settings, fleet_launcher=launcher, access=gate)
             )
             if options.engine.kind != "embedded":
                 reporter.part("engine", f"{options.engine.name}; {_lacking(await service.health())}")

@@ -127,9 +127,12 @@ async def gate(
             reload=broker.process.reload,
             directory=directory / "devices",
             address=(address.host, address.port),
+            unfinished_s=0.2,
         )
+        (directory / "devices").mkdir()
         await access.set({}, revoked=())
         yield Gate(broker, access, authority, directory / "devices")
+        await access.close()
 
 
 async def test_only_who_has_a_good_certificate_comes_in(gate: Gate, unique: str, tmp_path: Path) -> None:
@@ -230,3 +233,19 @@ async def test_a_revoked_device_resumes_no_session_of_tls(
     await gate.access.dismiss([unique])
     with contextlib.suppress(OSError):
         assert (await asyncio.to_thread(attempt, session))[0] == b""
+
+
+async def test_a_connection_from_before_the_revocation_is_of_no_use_after_it(gate: Gate, unique: str) -> None:
+    files = TlsFiles(ca_file=gate.authority.certificate_file, certificate_file=gate.file(unique))
+    assert gate.broker.tls_url is not None
+    address = BrokerAddress.parse(gate.broker.tls_url)
+    reader, writer = await asyncio.open_connection(address.host, address.port, ssl=files.context())
+    await gate.access.dismiss([unique])
+    # Its certificate was looked at when it was good.
+    writer.write(
+        packets.connect(unique, keepalive_s=60, will_topic=topics.presence(unique), will_payload=b"{}")
+    )
+    with contextlib.suppress(OSError):
+        while await reader.read(1024):
+            pass
+    writer.close()
