@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from broker import topics
 from broker.address import BrokerAddress
+from broker.connection import BrokerConnection, ConnectionOptions, Delivery
 from broker.identity import device_key
 from broker.local import AccessControl, BrokerKind, LocalBroker, TlsFilesOfBroker, start_broker
 from broker.local.mosquitto import find_mosquitto
@@ -249,3 +250,29 @@ async def test_a_connection_from_before_the_revocation_is_of_no_use_after_it(gat
         while await reader.read(1024):
             pass
     writer.close()
+
+
+async def test_the_service_s_own_connection_goes_by_tls_too(gate: Gate, unique: str) -> None:
+    files = TlsFiles(ca_file=gate.authority.certificate_file, certificate_file=gate.file(SERVICE_NAME))
+    taken: asyncio.Queue[Delivery] = asyncio.Queue()
+    assert gate.broker.tls_url is not None
+    async with BrokerConnection(
+        url=gate.broker.tls_url,
+        client_id=SERVICE_NAME,
+        on_message=taken.put_nowait,
+        subscriptions=(topics.event(unique, "+"),),
+        tls=files,
+        # So few that reading stops again and again, with more in the hands of TLS.
+        options=ConnectionOptions(max_unacked=8),
+    ) as service:
+        await service.wait_connected()
+        async with gate.peer(unique) as device:
+            for number in range(300):
+                device.client.publish(topics.event(unique, f"E{number}"), b"x" * 2_000)
+            came: list[str] = []
+            while len(came) < 300:
+                delivery = await taken.get()
+                came.append(delivery.topic)
+                delivery.ack()
+            await service.publish(topics.package(unique), b"{}", timeout_s=10)
+    assert came == [topics.event(unique, f"E{number}") for number in range(300)]
