@@ -19,6 +19,7 @@ import re
 import secrets
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -101,15 +102,15 @@ class Authority:
                 shutil.rmtree(fresh, ignore_errors=True)
                 fresh.mkdir(mode=0o700)
                 write_private(fresh / "ca.key", pair.key_pem())
-                write_private(fresh / "ca.pem", pair.certificate.public_bytes(Encoding.PEM), mode=0o644)
+                write_private(fresh / "ca.pem", pair.certificate.public_bytes(Encoding.PEM))
                 made = cls(fresh, pair, clock=clock)
                 made._records.create()
                 made.write_list()
                 fresh.rename(directory)
                 _sync(directory.parent)
-        except OSError as error:
+        except (OSError, sqlite3.Error) as error:
             raise CertificateError(
-                f"the certificate authority can't be made in {directory} ({error.strerror}): make room there,"
+                f"the certificate authority can't be made in {directory} ({error}): make room there,"
                 " or choose another state directory"
             ) from error
         return cls(directory, pair, clock=clock)
@@ -355,11 +356,11 @@ def _utc(seconds: float) -> datetime:
     return datetime.fromtimestamp(int(seconds), UTC)
 
 
-def write_private(path: Path, content: bytes, *, mode: int = 0o600, sync: bool = True) -> None:
+def write_private(path: Path, content: bytes, *, sync: bool = True) -> None:
     """Write a file whole or not at all; nobody but its owner may read it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(content)
             if sync:
                 file.flush()

@@ -15,7 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from broker.connection import BrokerAddress, BrokerConnection, BrokerTlsError, TlsFiles
+from broker.connection import (
+    BrokerAddress,
+    BrokerConnection,
+    BrokerTlsError,
+    ConnectionOptions,
+    Delivery,
+    TlsFiles,
+)
 from broker.tls import explain
 from devices import packets
 from devices.certificates import DeviceTls
@@ -25,6 +32,7 @@ from provisioning.certificates import Authority
 from provisioning.certificates.authority import write_private
 
 CONNACK = b"\x20\x02\x00\x00"
+SUBSCRIBE = 8
 
 
 @pytest.fixture
@@ -33,8 +41,13 @@ def authority(tmp_path: Path) -> Authority:
 
 
 @asynccontextmanager
-async def serving(authority: Authority, *, file: Path | None = None) -> AsyncIterator[BrokerAddress]:
-    """A broker that wants certificates of ``authority``, says CONNACK, and then repeats what it is told."""
+async def serving(
+    authority: Authority, *, file: Path | None = None, then: bytes = b""
+) -> AsyncIterator[BrokerAddress]:
+    """A broker that wants certificates of ``authority`` and says CONNACK.
+
+    To what it is told next it answers ``then``, in one piece, or it repeats that and all that comes.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(file or authority.broker_file())
     context.load_verify_locations(authority.certificate_file)
@@ -59,7 +72,10 @@ async def serving(authority: Authority, *, file: Path | None = None) -> AsyncIte
                 there.recv(1024)
                 there.sendall(CONNACK)
                 while data := there.recv(65_536):
-                    there.sendall(data)
+                    if not then:
+                        there.sendall(data)
+                    elif data[0] >> 4 == SUBSCRIBE:
+                        there.sendall(then)
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
@@ -119,6 +135,31 @@ async def test_much_goes_both_ways(tmp_path: Path, authority: Authority) -> None
         client.finish()
         with pytest.raises(ConnectionLostError):
             await client.wait_closed()
+
+
+async def test_what_tls_holds_back_is_read_when_reading_goes_on(tmp_path: Path, authority: Authority) -> None:
+    # One record of TLS with more messages than may be unacknowledged: the socket has nothing more to tell.
+    count = 50
+    messages = b"".join(packets.publish(number, "t", b"%d" % number) for number in range(1, count + 1))
+    files = TlsFiles(
+        ca_file=authority.certificate_file, certificate_file=certificate_file(tmp_path, authority)
+    )
+    taken: asyncio.Queue[Delivery] = asyncio.Queue()
+    async with (
+        serving(authority, then=b"\x90\x03\x00\x01\x01" + messages) as address,
+        BrokerConnection(
+            url=f"mqtts://{address.host}:{address.port}",
+            client_id="s",
+            on_message=taken.put_nowait,
+            subscriptions=("t",),
+            tls=files,
+            options=ConnectionOptions(max_unacked=4),
+        ),
+    ):
+        for number in range(1, count + 1):
+            delivery = await taken.get()
+            assert delivery.payload == b"%d" % number
+            delivery.ack()
 
 
 async def test_why_a_broker_is_not_trusted_or_does_not_trust_is_told(
