@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,9 +187,9 @@ def run(args: argparse.Namespace) -> int:
         tls_port=args.tls_port,
         broker_tls=environment.broker_tls,
     )
-    logging.basicConfig(
-        level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    from broker.logs import start_log  # here, as every command imports this module
+
+    start_log(args.log_level)
     reporter = Reporter(as_json=args.json)
     try:
         _prepare(options)
