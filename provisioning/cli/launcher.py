@@ -36,10 +36,11 @@ from provisioning.cli.fleet_limits import check_machine, processes_for
 from provisioning.cli.fleet_metrics import prometheus
 from provisioning.cli.fleet_processes import FleetProcesses, FleetStartError, shard_of
 from provisioning.cli.fleet_records import FleetBook, FleetEntry
+from provisioning.cli.fleet_refusals import FleetRefusedError, explained, writing
 from provisioning.cli.fleet_statistics import FleetStatistics
 from provisioning.cli.known_fleet import KnownFleet, owner_of, roster_of
 from provisioning.cli.supervisor import Part, Supervisor
-from provisioning.errors import CertificateError, RequestError, UnknownFleetError, name_some
+from provisioning.errors import RequestError, UnknownFleetError, name_some
 from provisioning.settings import MAX_FLEET_PROCESSES
 
 if TYPE_CHECKING:
@@ -55,20 +56,6 @@ Json = dict[str, Any]
 
 async def _nobody_asks(_device_ids: Sequence[str], _fleet_id: str) -> None:
     """For a broker that does not ask who is enrolled."""
-
-
-class FleetRefusedError(RequestError):
-    """A fleet, or a change of one, that can't be as it was asked for."""
-
-    status = 409
-    title = "Fleet refused"
-
-    @classmethod
-    def unprocessable(cls, reason: str) -> FleetRefusedError:
-        """For what could be nowhere, whatever there is already."""
-        error = cls(reason)
-        error.status = 422
-        return error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +140,7 @@ class ProcessFleetLauncher:
                 raise FleetRefusedError(
                     f"there are {MAX_FLEETS} fleets: stop some first (`muster fleet stop`)"
                 )
-            with _explained():
+            with explained():
                 roster = await asyncio.to_thread(roster_of, request.spec, request.shard)
             devices = len(roster.entries)
             if not devices:
@@ -179,7 +166,7 @@ class ProcessFleetLauncher:
             await self._let_in(list(roster.entries), entry.fleet_id)
             # Known only when it is there: nobody is to look after it before.
             try:
-                with _writing():
+                with writing():
                     await self._start(fleet, range(1, processes + 1))
             except BaseException:
                 # A launch that failed leaves nothing that would come back later.
@@ -272,7 +259,7 @@ class ProcessFleetLauncher:
             fleet = await self._fleet(fleet_id)
             roster = self._roster_of(fleet)
             now = time.time()
-            with _explained():
+            with explained():
                 understood = Change.from_document(completed(change, fleet_id, await self._specs()))
                 self._check_change(fleet, roster, understood)
                 understood = replace(understood, which=roster.exact(understood.which))
@@ -285,7 +272,7 @@ class ProcessFleetLauncher:
                 affected = len(fleet.apply(understood, at=now) if new else roster.select(understood.which))
             if understood.lasts and new:
                 try:
-                    with _writing():
+                    with writing():
                         self._book.write_inputs(entry)
                         self._book.write(entry)
                 except RequestError:
@@ -335,12 +322,8 @@ class ProcessFleetLauncher:
         """Devices that are about to connect."""
         await self._enrol(device_ids, fleet_id)
         if self._certificates is not None:
-            try:
+            with writing():
                 await asyncio.to_thread(self._certificates.provide, device_ids)
-            except CertificateError as error:
-                refused = FleetRefusedError(str(error))
-                refused.status = 503
-                raise refused from error
 
     async def renew_certificates(self) -> None:
         """Make those anew that end soon; raises CertificateError."""
@@ -383,7 +366,7 @@ class ProcessFleetLauncher:
         if fleet.roster is not None and missing:
             try:
                 self._check_machine(devices=fleet.size, more=0, processes=entry.processes)
-                with _writing():
+                with writing():
                     await self._start(fleet, missing)
             except RequestError as error:
                 fleet.problem, fleet.stopped = str(error), True
@@ -516,23 +499,3 @@ class ProcessFleetLauncher:
 def process_count(count: int) -> int:
     """Return how many processes share ``count`` devices by default: no more than the machine has cores."""
     return max(1, min(-(-count // DEVICES_PER_PROCESS), os.cpu_count() or 1, MAX_FLEET_PROCESSES))
-
-
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """What can't be, as a refusal that names the key and the remedy."""
-    try:
-        yield
-    except FleetSpecError as error:
-        raise FleetRefusedError.unprocessable(str(error)) from error
-
-
-@contextlib.contextmanager
-def _writing() -> Iterator[None]:
-    """A record that can't be written, as a refusal."""
-    try:
-        yield
-    except OSError as error:
-        refused = FleetRefusedError(f"the fleet's record can't be written ({error.strerror}): make room")
-        refused.status = 503
-        raise refused from error
