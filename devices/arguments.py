@@ -36,6 +36,9 @@ class FleetArguments:
     broker_file: Path | None = None
     shard: tuple[int, int] = (1, 1)
     group_key_file: Path | None = None
+    ca_file: Path | None = None
+    certificates: Path | None = None
+    """A directory with the key and certificate of each device."""
     token_lifetime_s: int = DEFAULT_TOKEN_LIFETIME_S
     stats_file: Path | None = None
     control_file: Path | None = None
@@ -67,6 +70,8 @@ def to_argv(arguments: FleetArguments) -> list[str]:
     argv += [f"--trust={key}" for key in arguments.trust]
     for option, path in (
         ("group-key-file", arguments.group_key_file),
+        ("ca-file", arguments.ca_file),
+        ("certificates", arguments.certificates),
         ("stats-file", arguments.stats_file),
         ("control-file", arguments.control_file),
         ("trace-file", arguments.trace_file),
@@ -93,6 +98,8 @@ def parse(argv: Sequence[str]) -> FleetArguments:
         trust=tuple(given.trust),
         shard=parse_shard(given.shard),
         group_key_file=given.group_key_file,
+        ca_file=given.ca_file,
+        certificates=given.certificates,
         token_lifetime_s=given.token_lifetime,
         stats_file=given.stats_file,
         control_file=given.control_file,
@@ -169,6 +176,18 @@ def _parser() -> argparse.ArgumentParser:
         default=DEFAULT_TOKEN_LIFETIME_S,
         metavar="SECONDS",
         help=f"the period of these tokens, which the broker must know (default {DEFAULT_TOKEN_LIFETIME_S})",
+    )
+    option(
+        "--ca-file",
+        type=Path,
+        metavar="PATH",
+        help="trust the broker's certificate by this authority's (PEM)",
+    )
+    option(
+        "--certificates",
+        type=Path,
+        metavar="DIR",
+        help="log in as each device, by DIR/<device id>.pem with its key and certificate (mqtts:// only)",
     )
     option(
         "--stats-file", type=Path, metavar="PATH", help="where to keep statistics as JSON, anew each second"

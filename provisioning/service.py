@@ -287,6 +287,7 @@ class Service:
                 on_message=self._bridge.take,
                 on_new_session=self._bridge.session_is_new,
                 subscriptions=SUBSCRIPTIONS,
+                tls=settings.broker_tls,
                 options=ConnectionOptions(
                     max_unacked=settings.max_unacknowledged,
                     max_inflight_publishes=settings.max_inflight_publishes,

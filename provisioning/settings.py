@@ -6,6 +6,9 @@
 | MUSTER_URL | where clients find the service | the service.json of the state directory |
 | MUSTER_BROKER | mosquitto, aedes, auto, or mqtt://host:port of a broker that runs already | auto |
 | MUSTER_BROKER_FILE | a file with that, for a URL with a password | |
+| MUSTER_MTLS | 1: devices come to the local broker by TLS, with certificates | 0 |
+| MUSTER_BROKER_CA_FILE | whose certificates to trust at an mqtts:// broker, in PEM | the system's |
+| MUSTER_BROKER_CERT_FILE | key and certificate that the service shows there, in PEM | none |
 | MUSTER_BLOB | connection string of a blob account | an Azurite of our own |
 | MUSTER_BLOB_FILE | a file with that | |
 | MUSTER_CACHE | where the local stack is installed | the user's cache directory |
@@ -31,6 +34,7 @@ from urllib.parse import urlsplit
 
 from broker.address import holds_password
 from broker.identity import DEFAULT_TOKEN_LIFETIME_S
+from broker.tls import TlsFiles
 
 from .errors import OptionError, SettingsError
 from .retries import DEFAULT_RETRIES, KINDS, MAX_ATTEMPTS, FailureKind, Retries
@@ -216,6 +220,9 @@ class Environment:
     engine: EngineSettings
     group_key_file: Path | None = None
     token_lifetime_s: int = DEFAULT_TOKEN_LIFETIME_S
+    mtls: bool = False
+    broker_tls: TlsFiles = field(default_factory=TlsFiles)
+    """For a broker that runs already, by mqtts://."""
 
     @classmethod
     def read(
@@ -248,7 +255,22 @@ class Environment:
             engine=EngineSettings.read(values),
             group_key_file=Path(group_key) if group_key else None,
             token_lifetime_s=_token_lifetime(values.get("MUSTER_TOKEN_LIFETIME_S")),
+            mtls=_switch("MUSTER_MTLS", values.get("MUSTER_MTLS")),
+            broker_tls=TlsFiles(
+                ca_file=_path(values.get("MUSTER_BROKER_CA_FILE")),
+                certificate_file=_path(values.get("MUSTER_BROKER_CERT_FILE")),
+            ),
         )
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
+
+
+def _switch(name: str, text: str | None) -> bool:
+    if text not in (None, "", "0", "1"):
+        raise SettingsError(f"{name} is {text!r}. Use 1 or 0.")
+    return text == "1"
 
 
 def _token_lifetime(text: str | None) -> int:
@@ -269,6 +291,8 @@ class ServiceSettings:
     state_dir: Path
     broker_url: str = field(repr=False)
     """mqtt://host:port of a broker that runs; it may hold a password."""
+    broker_tls: TlsFiles = field(default_factory=TlsFiles)
+    """For an mqtts:// URL."""
     blob_connection_string: str = field(repr=False)
     engine: EngineSettings = field(default_factory=EngineSettings)
     group_key_file: Path | None = None

@@ -44,7 +44,7 @@ OWN_FILES = (
     "*.lock",
     f".*.{'[0-9a-f]' * 16}.part",
 )
-OWN_DIRECTORIES = ("stack", "fleets", "releases")
+OWN_DIRECTORIES = ("stack", "fleets", "releases", "ca")
 
 
 def prepare_state_directory(path: Path) -> None:

@@ -149,7 +149,8 @@ def clear_state(state_dir: Path) -> None:
         for path in state_dir.glob(pattern):
             if not path.is_dir():
                 path.unlink(missing_ok=True)
-    for name in (name for name in OWN_DIRECTORIES if name != "releases"):
+    # An authority outlives demos: devices elsewhere trust it.
+    for name in (name for name in OWN_DIRECTORIES if name not in ("releases", "ca")):
         if (state_dir / name).is_dir() and not (state_dir / name).is_symlink():
             shutil.rmtree(state_dir / name)
     # What a name like this holds may be somebody's own.

@@ -86,6 +86,8 @@ class FleetProcesses:
             # Credentials in the broker's URL are meant for all devices.
             group_key_file=None if key is None or _has_credentials(entry.broker_url) else Path(key),
             token_lifetime_s=entry.token_lifetime_s,
+            ca_file=None if entry.ca_file is None else Path(entry.ca_file),
+            certificates=None if entry.certificates is None else Path(entry.certificates),
             stats_file=statistics,
             control_file=control,
             owned=self._owned,

@@ -76,6 +76,9 @@ class FleetEntry:
     restarts: int = 0
     group_key_file: str | None = None
     token_lifetime_s: int = DEFAULT_TOKEN_LIFETIME_S
+    ca_file: str | None = None
+    certificates: str | None = None
+    """The directory with the certificates by which devices log in; None: they have none."""
 
     def member(self, part: int) -> Member | None:
         """The process of that part; None where none was started."""

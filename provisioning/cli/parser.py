@@ -6,6 +6,7 @@ import argparse
 
 from provisioning import __version__
 from provisioning.cli import (
+    certificates,
     demo,
     devices,
     doctor,
@@ -52,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         enrolment,
         watch,
         report,
+        certificates,
         sas,
         doctor,
     ):

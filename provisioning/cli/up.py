@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.private_files import private_umask
+from broker.tls import TlsFiles
 from provisioning.cli.arguments import (
     Subparsers,
     add_command,
@@ -39,6 +40,7 @@ def add_parser(subparsers: Subparsers) -> None:
         examples="""muster up
             muster up --state-dir /tmp/lab --port 0
             muster up --broker mqtt://broker.lan:1883
+            muster ca init; muster up --mtls
             muster up --engine durabletask --engine-endpoint 127.0.0.1:4001""",
     )
     add_state_dir(parser)
@@ -59,6 +61,15 @@ def add_parser(subparsers: Subparsers) -> None:
         "--open-broker",
         action="store_true",
         help="let anybody on this machine use the local broker, as any device (default: enrolled ones only)",
+    )
+    parser.add_argument(
+        "--mtls",
+        action="store_true",
+        help="let devices in at the local broker by TLS, with certificates of `muster ca init` (default:"
+        " $MUSTER_MTLS)",
+    )
+    parser.add_argument(
+        "--tls-port", type=port_number, metavar="PORT", help="port of that listener (default: 8883 or any)"
     )
     parser.add_argument(
         "--broker-port", type=port_number, metavar="PORT", help="port of the local broker (0: any)"
@@ -106,6 +117,9 @@ class UpOptions:
     group_key_file: Path | None = None
     token_lifetime_s: int
     open_broker: bool = False
+    mtls: bool = False
+    tls_port: int | None = None
+    broker_tls: TlsFiles = field(default_factory=TlsFiles)
 
 
 class Reporter:
@@ -162,6 +176,12 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.open_broker and broker not in LOCAL_BROKERS:
         raise UsageError("--open-broker is for the local broker, and --broker names another: leave one out")
+    mtls = args.mtls or environment.mtls
+    if mtls and (args.open_broker or broker not in LOCAL_BROKERS):
+        raise UsageError(
+            "--mtls is for the local broker with its access control: leave out --open-broker, and a --broker"
+            " that runs already (for that one see MUSTER_BROKER_CA_FILE in docs/SECURITY.md)"
+        )
     options = UpOptions(
         state_dir=state_dir_of(args),
         broker=broker,
@@ -174,6 +194,9 @@ def run(args: argparse.Namespace) -> int:
         group_key_file=environment.group_key_file,
         token_lifetime_s=environment.token_lifetime_s,
         open_broker=args.open_broker,
+        mtls=mtls,
+        tls_port=args.tls_port,
+        broker_tls=environment.broker_tls,
     )
     from broker.logs import start_log  # here, as every command imports this module
 

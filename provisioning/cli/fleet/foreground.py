@@ -37,6 +37,7 @@ class Options:
     broker_url: str = field(repr=False)
     trust: str
     group_key_file: Path | None
+    ca_file: Path | None
     for_s: float | None
     metrics_port: int | None
     as_json: bool
@@ -69,6 +70,7 @@ async def _run(options: Options) -> int:
             broker_url=options.broker_url,
             trust=lambda: options.trust,
             group_key_file=None if key is None else provide_group_key(Path(directory), key),
+            ca_file=options.ca_file,
             owned=True,
         )
         try:

@@ -81,6 +81,7 @@ def run_fleet(args: argparse.Namespace) -> int:
         broker_url=broker,
         trust=args.trust,
         group_key_file=group_key,
+        ca_file=environment.broker_tls.ca_file,
         for_s=args.for_s,
         metrics_port=args.metrics_port,
         as_json=args.json,

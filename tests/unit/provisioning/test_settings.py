@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.tls import TlsFiles
 from provisioning.errors import SettingsError
 from provisioning.settings import (
     SECRET_VARIABLES,
@@ -204,3 +205,15 @@ def test_the_engine_s_credential_is_a_secret() -> None:
     assert engine.credential == "authorization=Bearer hunter2"
     assert "hunter2" not in f"{engine!r} {engine.name} {engine.identity} {_settings(engine=engine)!r}"
     assert _engine(TASKHUB="hub", TLS="on", CREDENTIAL="azure").credential == "azure"
+
+
+def test_certificates_are_asked_for_by_the_environment() -> None:
+    none = Environment.read({"MUSTER_MTLS": "", "MUSTER_BROKER_CA_FILE": ""})
+    assert (none.mtls, none.broker_tls) == (False, TlsFiles())
+    given = Environment.read(
+        {"MUSTER_MTLS": "1", "MUSTER_BROKER_CA_FILE": "ca.pem", "MUSTER_BROKER_CERT_FILE": "s"}
+    )
+    assert given.mtls
+    assert given.broker_tls == TlsFiles(ca_file=Path("ca.pem"), certificate_file=Path("s"))
+    with pytest.raises(SettingsError, match="MUSTER_MTLS is 'yes'"):
+        Environment.read({"MUSTER_MTLS": "yes"})
