@@ -29,7 +29,7 @@ from devices.limits import ensure_file_descriptors
 from devices.roster import Roster
 from devices.spec import FleetSpec, RampSpec
 from devices.verify import Verifier
-from provisioning.packages import SigningKey
+from provisioning.signing import SigningKey
 
 BROKER_VARIABLE: Final = "MUSTER_BENCHMARK_BROKER"
 """Which broker, as `start_broker` has it; `child` hands it on."""

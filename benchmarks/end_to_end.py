@@ -34,9 +34,10 @@ from broker.local import start_broker
 from provisioning.activities import Activities
 from provisioning.azurite import start_azurite
 from provisioning.bridge import SUBSCRIPTIONS
-from provisioning.packages import PackageStore, Release, SigningKey
+from provisioning.packages import PackageStore, Release
 from provisioning.registry import Registry
 from provisioning.settings import RunOptions, ServiceSettings
+from provisioning.signing import SigningKey
 from provisioning.states import DeviceState
 
 BrokerChoice = Literal["auto", "mosquitto", "aedes"]

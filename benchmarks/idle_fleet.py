@@ -16,7 +16,7 @@ import psutil
 from benchmarks.connections import fresh_broker
 from benchmarks.workloads import Values
 from devices.limits import ensure_file_descriptors
-from provisioning.packages import SigningKey
+from provisioning.signing import SigningKey
 
 CPU_PERCENT, RSS_KB, USS_KB = "cpu_percent", "rss_kb_each", "uss_kb_each"
 _PATIENCE_S: Final = 300.0

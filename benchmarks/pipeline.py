@@ -24,9 +24,10 @@ from broker.connection import BrokerConnection, Delivery
 from broker.messages import Activate, Package, instance_id_of, parse_event
 from provisioning.activities import Activities
 from provisioning.bridge import Bridge
-from provisioning.packages import PackageStore, Release, SigningKey, build_package
+from provisioning.packages import PackageStore, Release, build_package
 from provisioning.registry import STEPS, Registry
 from provisioning.settings import RunOptions
+from provisioning.signing import SigningKey
 
 _ACK = "DownloadCompletedAck"
 _ACTIVATED = "ActivationCompleted"

@@ -23,17 +23,11 @@ from broker import messages, topics
 from . import orchestrations
 from .errors import ProvisioningError
 from .masking import mask_sas
-from .packages import (
-    InstallationPackage,
-    PackageStore,
-    Release,
-    SigningKey,
-    blob_name_of,
-    build_package,
-)
+from .packages import InstallationPackage, PackageStore, Release, blob_name_of, build_package
 from .registry import DeviceRecord, Outcome, Registry
 from .releases.records import ReleaseRecord
 from .settings import MAX_RUN_DEVICES
+from .signing import SigningKey
 from .states import DeviceState
 
 Json = dict[str, Any]

@@ -22,11 +22,9 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, cast
 
@@ -35,19 +33,12 @@ from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFo
 from azure.core.pipeline.transport import AioHttpTransport
 from azure.storage.blob import BlobSasPermissions, ContentSettings, generate_blob_sas
 from azure.storage.blob.aio import BlobServiceClient, ContainerClient
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
 
-from .errors import PackageError, SettingsError, StateError, StorageAwayError
+from .errors import PackageError, SettingsError, StorageAwayError
 from .masking import mask_sas
 from .releases.archive import Entry, directory
 from .releases.firmware import FILE_NAME, Firmware, generated
+from .signing import SigningKey
 
 _LOG = logging.getLogger(__name__)
 # The Azure SDK logs each request and answer at INFO: a cost per device, and noise where INFO is on.
@@ -62,62 +53,6 @@ _SLOW_UPLOAD_BYTES_PER_S = 1024 * 1024
 _SAS_START_SKEW = timedelta(minutes=5)
 _CONTENT = ContentSettings(content_type="application/zip")
 _CONTAINER_RETRY_INTERVAL_S = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class SigningKey:
-    """The key that packages are signed with; devices get its public half when they are made."""
-
-    private: Ed25519PrivateKey = field(repr=False)
-    key_id: str
-    public_key: str
-    """Base64 of the 32 raw bytes."""
-
-    @classmethod
-    def load_or_create(cls, path: Path) -> SigningKey:
-        """Read the key in `path` (PEM, mode 0600), or make one there; StateError if it is none."""
-        try:
-            pem = path.read_bytes()
-        except FileNotFoundError:
-            return cls._create(path)
-        except OSError as error:
-            raise StateError(f"Can't read the signing key {path}: {error.strerror}.") from error
-        try:
-            private = load_pem_private_key(pem, password=None)
-        except ValueError as error:
-            raise StateError(
-                f"{path} holds no signing key. Put the right file back, or remove it to get a new key "
-                f"(fleets that run trust the old one)."
-            ) from error
-        if not isinstance(private, Ed25519PrivateKey):
-            raise StateError(f"{path} holds a key of another kind than Ed25519.")
-        return cls._of(private)
-
-    @classmethod
-    def _create(cls, path: Path) -> SigningKey:
-        private = Ed25519PrivateKey.generate()
-        # Whole or not at all: half a key after a crash would be worse than none.
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        return cls._of(private)
-
-    @classmethod
-    def _of(cls, private: Ed25519PrivateKey) -> SigningKey:
-        raw = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-        return cls(
-            private=private,
-            key_id=hashlib.sha256(raw).hexdigest()[:16],
-            public_key=base64.b64encode(raw).decode(),
-        )
-
-    def sign(self, data: bytes) -> bytes:
-        """The 64 bytes of the signature over `data`."""
-        return self.private.sign(data)
 
 
 @dataclass(frozen=True, kw_only=True)

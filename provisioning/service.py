@@ -46,7 +46,7 @@ from .http.serving import Server
 from .inspection.devices import Devices
 from .inspection.overview import Inspection
 from .orchestrations import DeviceProvisioningOrchestration, ProvisionNewDevices
-from .packages import PackageStore, Release, SigningKey
+from .packages import PackageStore, Release
 from .registry import Registry, RegistryError, RegistryFormatError
 from .releases.store import Releases
 from .rollouts.activities import RolloutActivities
@@ -55,6 +55,7 @@ from .rollouts.orchestrations import LaneOrchestration, RolloutOrchestration, Wa
 from .rollouts.store import RolloutStore
 from .runs import Runs
 from .settings import DEFAULT_API_PORT, RunOptions, ServiceSettings
+from .signing import SigningKey
 from .state_directory import SERVICE_RECORD, iso, owned, prepare_state_directory, readable, write_atomically
 
 __all__ = ["Service", "prepare_state_directory", "run_service"]

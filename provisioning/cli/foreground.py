@@ -22,9 +22,9 @@ from provisioning.cli.launcher import ProcessFleetLauncher
 from provisioning.cli.up import Reporter, UpOptions
 from provisioning.engines import EngineError
 from provisioning.errors import ProvisioningError
-from provisioning.packages import SigningKey
 from provisioning.service import Service, prepare_state_directory
 from provisioning.settings import LOCAL_BROKERS, ServiceSettings
+from provisioning.signing import SigningKey
 
 SIGNING_KEY = "signing.key"
 # What can go wrong while starting, each with a message that says what to do; all else is a bug.

@@ -33,7 +33,7 @@ from provisioning.cli.launcher import (
 )
 from provisioning.errors import UnknownFleetError
 from provisioning.fleets import FleetRecord, FleetRequest
-from provisioning.packages import SigningKey
+from provisioning.signing import SigningKey
 
 PATIENCE_S = 60.0
 

@@ -11,7 +11,8 @@ from azure.storage.blob.aio import ContainerClient
 
 from provisioning.azurite import LocalAzurite
 from provisioning.errors import StorageAwayError
-from provisioning.packages import InstallationPackage, PackageStore, Release, SigningKey, build_package
+from provisioning.packages import InstallationPackage, PackageStore, Release, build_package
+from provisioning.signing import SigningKey
 from tests.conftest import free_port
 
 pytestmark = pytest.mark.real

@@ -13,8 +13,9 @@ import pytest
 from broker.messages import PackageRejected
 from devices.behaviours import Refusal
 from devices.manifest import MAX_MANIFEST_BYTES, Manifest, ManifestReader
-from provisioning.packages import Release, SigningKey, build_package
+from provisioning.packages import Release, build_package
 from provisioning.releases.firmware import Firmware
+from provisioning.signing import SigningKey
 from tests.unit.devices.test_device import World, world
 
 

@@ -15,9 +15,10 @@ from typing import Any, cast
 import pytest
 
 from provisioning.activities import Activities
-from provisioning.packages import InstallationPackage, Release, SharedAccess, SigningKey, build_package
+from provisioning.packages import InstallationPackage, Release, SharedAccess, build_package
 from provisioning.registry import Registry
 from provisioning.releases.store import Releases
+from provisioning.signing import SigningKey
 from tests.unit.releases.making import DEFAULT, add, new, opened, registry_in
 
 Json = dict[str, Any]

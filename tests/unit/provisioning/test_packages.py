@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from broker.topics import check_package_id
 from provisioning.errors import SettingsError, StateError
 from provisioning.masking import mask_sas
-from provisioning.packages import PackageStore, Release, SigningKey, build_package
+from provisioning.packages import PackageStore, Release, build_package
+from provisioning.signing import SigningKey
 
 ACCOUNT_KEY = base64.b64encode(b"not a real key").decode()
 RELEASE = Release.demo("demo-1.0.0", 1024)
