@@ -59,7 +59,7 @@ async def _fleet(
     devices: int, processes: int, broker_url: str, directory: Path
 ) -> AsyncIterator[dict[psutil.Process, Path]]:
     """The processes of a fleet, each with the file of its statistics; stopped at the end."""
-    key = SigningKey.load_or_create(directory / "signing.key").public_key
+    key = SigningKey.generate().public_key
     running: dict[asyncio.subprocess.Process, Path] = {}
     try:
         for number in range(1, processes + 1):

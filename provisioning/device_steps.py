@@ -115,7 +115,11 @@ class DeviceSteps(DeviceProgress):
         self._begin("packaging", DeviceState.PACKAGING)
         package: Json = yield from self._call(
             CREATE_INSTALLATION_PACKAGE,
-            {"sas_lifetime_s": self._options.sas_lifetime_s, **self._release},
+            {
+                "sas_lifetime_s": self._options.sas_lifetime_s,
+                **({"allow_downgrade": True} if self._options.allow_downgrade else {}),
+                **self._release,
+            },
             what="packaging",
             timeout_s=self._options.packaging_timeout_s,
         )

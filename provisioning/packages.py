@@ -3,7 +3,8 @@
 A package is a ZIP (stored, not compressed) of
 
 - `firmware.bin`    the release's firmware,
-- `manifest.json`   format, release with version and models, device, and the size and SHA-256 of each file,
+- `manifest.json`   format, release with version and models, device, key, whether the device may go back to it
+                    from a newer version, and the size and SHA-256 of each file,
 - `manifest.sig`    the Ed25519 signature (64 bytes) of manifest.json,
 - `config.json`     the device's own configuration.
 
@@ -81,6 +82,8 @@ class InstallationPackage:
     sha256: str
     signature: str
     """Base64 Ed25519 over the 32 raw bytes of the SHA-256."""
+    key_id: str
+    """The key of that signature, and of the manifest's."""
 
     @property
     def content(self) -> bytes:
@@ -89,9 +92,17 @@ class InstallationPackage:
 
 
 def build_package(
-    release: Release, *, device_id: str, configuration: Mapping[str, object], key: SigningKey
+    release: Release,
+    *,
+    device_id: str,
+    configuration: Mapping[str, object],
+    key: SigningKey,
+    allow_downgrade: bool = False,
 ) -> InstallationPackage:
-    """The package of one device: deterministic. PackageError if it is too large."""
+    """The package of one device: deterministic. PackageError if it is too large.
+
+    ``allow_downgrade``: the device takes it though it runs a newer version.
+    """
     firmware = release.firmware
     config = _json({"device_id": device_id, **configuration})
     manifest = _json(
@@ -101,6 +112,8 @@ def build_package(
             "version": release.version,
             "models": release.models,
             "device_id": device_id,
+            "key_id": key.key_id,
+            **({"allow_downgrade": True} if allow_downgrade else {}),
             "files": {
                 FILE_NAME: {"size_bytes": firmware.entry.size_bytes, "sha256": firmware.sha256},
                 "config.json": {"size_bytes": len(config), "sha256": hashlib.sha256(config).hexdigest()},
@@ -132,6 +145,7 @@ def build_package(
         size_bytes=size_bytes,
         sha256=digest.hexdigest(),
         signature=base64.b64encode(key.sign(digest.digest())).decode(),
+        key_id=key.key_id,
     )
 
 

@@ -1,28 +1,88 @@
-"""The key that packages are signed with: made at the first start, kept for its owner only."""
+"""The keys that packages are signed with: made, replaced, retired; in one file that its owner alone can read.
+
+``signing.key`` holds PEM blocks, the oldest key first. The last one, a PRIVATE KEY, signs. A key that was
+replaced is left as a PUBLIC KEY: devices trust it on, for what it has signed may be on its way, until it is
+retired. Lines ahead of a block say when the key was made and retired; a file of one block, without any, is
+what earlier versions have left.
+
+``trusted.keys``, beside it, holds the public keys that devices trust, in base64, one on each line, as
+``python -m devices --trust-file`` reads them. It follows from the other: a start writes it anew.
+
+| step of a rotation, and of a retirement | where everything ends after it |
+|---|---|
+| trusted.keys has the new key too | devices trust one that nobody has, until the next start |
+| signing.key has it, and the old one's public half | from the next start on it signs |
+| it signs | |
+| signing.key says that a key is retired | from the next start on devices refuse it |
+| trusted.keys has it no more | |
+
+RequestError
+├── UnknownKeyError   404
+└── KeyRefusedError   409: what was asked can't be done with this key, or now
+"""
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import hashlib
 import os
-from dataclasses import dataclass, field
+import re
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
     load_pem_private_key,
+    load_pem_public_key,
 )
 
-from .errors import StateError
+from .errors import RequestError, StateError
+from .state_directory import iso
+
+SIGNING_KEYS: Final = "signing.key"
+TRUSTED_KEYS: Final = "trusted.keys"
+MAX_TRUSTED_KEYS: Final = 16
+"""Of one state directory at once, the one that signs among them."""
+MAX_RETIRED_KEYS: Final = 100
+"""That are remembered; the oldest ones are forgotten, and then no key of the file's."""
+_MAX_FILE_BYTES: Final = 256 * 1024
+
+_BLOCK: Final = re.compile(rb"-----BEGIN (PRIVATE|PUBLIC) KEY-----.+?-----END \1 KEY-----", re.DOTALL)
+_CREATED: Final = re.compile(rb"^Created: (\S+)\s*$", re.MULTILINE)
+_RETIRED: Final = re.compile(rb"^Retired: (\S+)\s*$", re.MULTILINE)
+
+Json = dict[str, Any]
+
+
+class UnknownKeyError(RequestError):
+    """There is no key of that id."""
+
+    status = 404
+    title = "Unknown key"
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"There is no signing key {key_id[:80]!r}: `muster key list` shows all.")
+
+
+class KeyRefusedError(RequestError):
+    """What was asked of the keys can't be done as things are."""
+
+    status = 409
+    title = "Key refused"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SigningKey:
-    """The key that packages are signed with; devices get its public half when they are made."""
+    """A key that packages are signed with."""
 
     private: Ed25519PrivateKey = field(repr=False)
     key_id: str
@@ -30,47 +90,240 @@ class SigningKey:
     """Base64 of the 32 raw bytes."""
 
     @classmethod
-    def load_or_create(cls, path: Path) -> SigningKey:
-        """Read the key in `path` (PEM, mode 0600), or make one there; StateError if it is none."""
-        try:
-            pem = path.read_bytes()
-        except FileNotFoundError:
-            return cls._create(path)
-        except OSError as error:
-            raise StateError(f"Can't read the signing key {path}: {error.strerror}.") from error
-        try:
-            private = load_pem_private_key(pem, password=None)
-        except ValueError as error:
-            raise StateError(
-                f"{path} holds no signing key. Put the right file back, or remove it to get a new key "
-                f"(fleets that run trust the old one)."
-            ) from error
-        if not isinstance(private, Ed25519PrivateKey):
-            raise StateError(f"{path} holds a key of another kind than Ed25519.")
-        return cls._of(private)
+    def generate(cls) -> SigningKey:
+        """A new one."""
+        return cls.of(Ed25519PrivateKey.generate())
 
     @classmethod
-    def _create(cls, path: Path) -> SigningKey:
-        private = Ed25519PrivateKey.generate()
-        # Whole or not at all: half a key after a crash would be worse than none.
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        return cls._of(private)
-
-    @classmethod
-    def _of(cls, private: Ed25519PrivateKey) -> SigningKey:
-        raw = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-        return cls(
-            private=private,
-            key_id=hashlib.sha256(raw).hexdigest()[:16],
-            public_key=base64.b64encode(raw).decode(),
-        )
+    def of(cls, private: Ed25519PrivateKey) -> SigningKey:
+        """A key by its private half."""
+        raw = private.public_key().public_bytes_raw()
+        return cls(private=private, key_id=_id_of(raw), public_key=base64.b64encode(raw).decode())
 
     def sign(self, data: bytes) -> bytes:
         """The 64 bytes of the signature over `data`."""
         return self.private.sign(data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownKey:
+    """A key on record. Only the last one that is not retired has its private half."""
+
+    public: Ed25519PublicKey
+    private: Ed25519PrivateKey | None = field(default=None, repr=False)
+    created_at: str | None = None
+    """ISO 8601; None: it was made by a version that did not say."""
+    retired_at: str | None = None
+
+    @property
+    def key_id(self) -> str:
+        return _id_of(self.public.public_bytes_raw())
+
+    @property
+    def public_key(self) -> str:
+        """Base64 of the 32 raw bytes."""
+        return base64.b64encode(self.public.public_bytes_raw()).decode()
+
+    def to_pem(self) -> bytes:
+        """As it is on record."""
+        lines = [
+            f"{what}: {when}\n".encode()
+            for what, when in (("Created", self.created_at), ("Retired", self.retired_at))
+            if when is not None
+        ]
+        if self.private is not None:
+            lines.append(self.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        else:
+            lines.append(self.public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+        return b"".join(lines)
+
+
+class KeyRing:
+    """The keys of one state directory; one service at a time has it open."""
+
+    def __init__(self, directory: Path, keys: Sequence[KnownKey]) -> None:
+        """``keys`` are on record; the last one signs."""
+        self._path = directory / SIGNING_KEYS
+        self._trusted_path = directory / TRUSTED_KEYS
+        self._lock = asyncio.Lock()
+        self._adopt(keys)
+
+    def _adopt(self, keys: Sequence[KnownKey]) -> None:
+        signs = keys[-1].private
+        assert signs is not None
+        self._keys = tuple(keys)
+        self.current = SigningKey.of(signs)
+        """The key that signs; a package is signed by one, so it is asked for once."""
+
+    @classmethod
+    def open(cls, directory: Path) -> KeyRing:
+        """The keys of a state directory, with a first one where there is none; StateError for a bad file."""
+        path = directory / SIGNING_KEYS
+        try:
+            with path.open("rb") as file:
+                keys = _read(file.read(_MAX_FILE_BYTES))
+        except FileNotFoundError:
+            keys = [_made()]
+            _write(path, keys)
+        except OSError as error:
+            raise StateError(f"Can't read the signing keys {path}: {error.strerror}.") from error
+        except ValueError as error:
+            raise StateError(
+                f"{path} holds no signing key that can be used ({error}). Put the right file back, or remove "
+                f"it to get a new key, which fleets on other machines have to be told."
+            ) from error
+        ring = cls(directory, keys)
+        ring._write_trusted(keys)
+        return ring
+
+    @property
+    def trusted(self) -> tuple[str, ...]:
+        """What devices trust: public keys in base64, the one that signs last."""
+        return tuple(key.public_key for key in self._keys if key.retired_at is None)
+
+    def to_json(self) -> list[Json]:
+        """All keys, the oldest first; nothing secret."""
+        return [
+            {
+                "key_id": key.key_id,
+                "public_key": key.public_key,
+                "state": _state(key, signs=key is self._keys[-1]),
+                "created_at": key.created_at,
+                "retired_at": key.retired_at,
+            }
+            for key in self._keys
+        ]
+
+    def _show(self, key_id: str) -> Json:
+        """One key; UnknownKeyError."""
+        for key in self.to_json():
+            if key["key_id"] == key_id:
+                return key
+        raise UnknownKeyError(key_id)
+
+    async def rotate(self) -> Json:
+        """Make a key that signs from now on; the others are trusted on. Returns the new one.
+
+        KeyRefusedError where there are too many, or no room on the disk; then nothing has changed.
+        """
+        async with self._lock:
+            if len(self.trusted) >= MAX_TRUSTED_KEYS:
+                raise KeyRefusedError(
+                    f"{MAX_TRUSTED_KEYS} keys are trusted: retire some first (`muster key retire`)"
+                )
+            keys = [*(replace(key, private=None) for key in self._keys), _made()]
+            await asyncio.to_thread(self._put_rotated, keys)
+            self._adopt(keys)
+            return self.to_json()[-1]
+
+    async def retire(self, key_id: str) -> Json:
+        """Have devices refuse what a key has signed. Returns the key; twice is as once.
+
+        Raises UnknownKeyError, and KeyRefusedError for the one that signs.
+        """
+        async with self._lock:
+            self._show(key_id)
+            if key_id == self.current.key_id:
+                raise KeyRefusedError(
+                    f"{key_id} signs the packages: make another one first (`muster key rotate`)"
+                )
+            keys = [
+                replace(key, retired_at=iso(time.time()))
+                if key.key_id == key_id and not key.retired_at
+                else key
+                for key in self._keys
+            ]
+            retired = [key for key in keys if key.retired_at is not None]
+            forgotten = retired[: max(len(retired) - MAX_RETIRED_KEYS, 0)]
+            keys = [key for key in keys if key not in forgotten]
+            await asyncio.to_thread(self._put_retired, keys)
+            return self._show(key_id)
+
+    def _put_rotated(self, keys: Sequence[KnownKey]) -> None:
+        with _writing(self._path):
+            self._write_trusted(keys)
+            _write(self._path, keys)
+
+    def _put_retired(self, keys: Sequence[KnownKey]) -> None:
+        with _writing(self._path):
+            _write(self._path, keys)
+            # On record: it holds whatever becomes of the next line, which the next try, or start, makes good.
+            self._adopt(keys)
+            self._write_trusted(keys)
+
+    def _write_trusted(self, keys: Sequence[KnownKey]) -> None:
+        lines = [f"{key.public_key}\n" for key in keys if key.retired_at is None]
+        _write_private(self._trusted_path, "".join(lines).encode())
+
+
+def _made() -> KnownKey:
+    private = Ed25519PrivateKey.generate()
+    return KnownKey(public=private.public_key(), private=private, created_at=iso(time.time()))
+
+
+def _id_of(raw: bytes) -> str:
+    """A key by the beginning of its SHA-256; devices know it by the same."""
+    return hashlib.sha256(raw).hexdigest()[:16]
+
+
+def _state(key: KnownKey, *, signs: bool) -> str:
+    if signs:
+        return "signs"
+    return "trusted" if key.retired_at is None else "retired"
+
+
+def _read(data: bytes) -> list[KnownKey]:
+    """The keys of a file; ValueError says why they can't be used."""
+    keys: list[KnownKey] = []
+    at = 0
+    for block in _BLOCK.finditer(data):
+        said, at = data[at : block.start()], block.end()
+        public, private = _parsed(block[0], private=block[1] == b"PRIVATE")
+        created, retired = _CREATED.search(said), _RETIRED.search(said)
+        keys.append(
+            KnownKey(
+                public=public,
+                private=private,
+                created_at=None if created is None else created[1].decode("ascii", "replace"),
+                retired_at=None if retired is None else retired[1].decode("ascii", "replace"),
+            )
+        )
+    if not keys or data[at:].strip():
+        raise ValueError("it is no PEM file of keys, or it is cut off")
+    if keys[-1].private is None or keys[-1].retired_at is not None:
+        raise ValueError("the last key in it is not one to sign with")
+    return keys
+
+
+def _parsed(pem: bytes, *, private: bool) -> tuple[Ed25519PublicKey, Ed25519PrivateKey | None]:
+    key = load_pem_private_key(pem, password=None) if private else load_pem_public_key(pem)
+    if isinstance(key, Ed25519PrivateKey):
+        return key.public_key(), key
+    if isinstance(key, Ed25519PublicKey):
+        return key, None
+    raise ValueError("a key in it is of another kind than Ed25519")
+
+
+def _write(path: Path, keys: Sequence[KnownKey]) -> None:
+    _write_private(path, b"".join(key.to_pem() for key in keys))
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """Write a file for its owner only, whole or not at all: half a key would be worse than none."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Generator[None, None, None]:
+    try:
+        yield
+    except OSError as error:
+        refused = KeyRefusedError(f"the keys can't be written to {path.parent} ({error.strerror}): make room")
+        refused.status = 503
+        raise refused from error

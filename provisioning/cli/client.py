@@ -218,6 +218,18 @@ class ServiceClient:
         """Remove a release; returns what it was."""
         return cast(Release, self._request("DELETE", f"/api/releases/{_part(name)}"))
 
+    def keys(self) -> list[Json]:
+        """The keys that packages are signed with, the oldest first."""
+        return cast("list[Json]", self._request("GET", "/api/keys")["keys"])
+
+    def rotate_key(self) -> Json:
+        """Make a key that signs from now on."""
+        return self._request("POST", "/api/keys")
+
+    def retire_key(self, key_id: str) -> Json:
+        """Have devices refuse what a key has signed."""
+        return self._request("DELETE", f"/api/keys/{_part(key_id)}")
+
     def create_rollout(self, plan: Mapping[str, Any], *, actor: str) -> Rollout:
         """Start a rollout by ``plan``."""
         body = {"plan": dict(plan), "actor": actor}

@@ -24,9 +24,8 @@ from provisioning.engines import EngineError
 from provisioning.errors import ProvisioningError
 from provisioning.service import Service, prepare_state_directory
 from provisioning.settings import LOCAL_BROKERS, ServiceSettings
-from provisioning.signing import SigningKey
+from provisioning.signing import TRUSTED_KEYS
 
-SIGNING_KEY = "signing.key"
 # What can go wrong while starting, each with a message that says what to do; all else is a bug.
 EXPECTED_ERRORS = (BrokerError, ProvisioningError, EngineError, DevicesError, OSError)
 
@@ -98,7 +97,7 @@ class Foreground:
             launcher = ProcessFleetLauncher(
                 state_dir=options.state_dir,
                 broker_url=broker_url,
-                trust=lambda: SigningKey.load_or_create(options.state_dir / SIGNING_KEY).public_key,
+                trust_file=options.state_dir / TRUSTED_KEYS,
                 group_key_file=provide_group_key(options.state_dir, options.group_key_file),
                 broker_files=descriptor_limit() if options.broker in LOCAL_BROKERS else None,
             )

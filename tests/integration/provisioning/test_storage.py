@@ -31,7 +31,7 @@ async def store(azurite: LocalAzurite, unique: str) -> AsyncIterator[PackageStor
 
 @pytest.fixture
 def package(tmp_path: Path) -> InstallationPackage:
-    key = SigningKey.load_or_create(tmp_path / "signing.key")
+    key = SigningKey.generate()
     return build_package(Release.demo("demo-1.0.0", 4096), device_id="dev-1", configuration={}, key=key)
 
 

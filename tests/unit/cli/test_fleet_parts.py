@@ -195,7 +195,7 @@ def an_entry(**more: Any) -> FleetEntry:
         "request": {"spec": {"groups": [{"count": 2}]}, "processes": 2, "shard": None},
         "processes": 2,
         "broker_url": "mqtt://user:hunter2@broker",
-        "trust": "key",
+        "trust_file": "/state/trusted.keys",
         "started_at": "2026-01-01T00:00:00+00:00",
         **more,
     }

@@ -18,7 +18,7 @@ from provisioning.activities import Activities
 from provisioning.packages import InstallationPackage, Release, SharedAccess, build_package
 from provisioning.registry import Registry
 from provisioning.releases.store import Releases
-from provisioning.signing import SigningKey
+from provisioning.signing import KeyRing, SigningKey
 from tests.unit.releases.making import DEFAULT, add, new, opened, registry_in
 
 Json = dict[str, Any]
@@ -54,7 +54,7 @@ class Store:
 
 
 class World:
-    def __init__(self, registry: Registry, releases: Releases, key: SigningKey) -> None:
+    def __init__(self, registry: Registry, releases: Releases, keys: KeyRing) -> None:
         self.registry = registry
         self.releases = releases
         self.store = Store()
@@ -64,7 +64,7 @@ class World:
             publisher=cast(Any, None),
             release=DEFAULT,
             releases=releases,
-            key=key,
+            keys=keys,
             publish_timeout_s=1.0,
         )
 
@@ -90,7 +90,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with registry_in(tmp_path) as registry, opened(registry, tmp_path) as releases:
         registry.register("d1", model="m1", firmware_version="1", tags={"site": "lab"})
         await registry.flush()
-        yield World(registry, releases, SigningKey.load_or_create(tmp_path / "signing.key"))
+        yield World(registry, releases, KeyRing.open(tmp_path))
 
 
 async def test_without_a_release_it_is_that_of_the_service(world: World) -> None:
@@ -152,7 +152,7 @@ async def test_a_thousand_packages_of_a_release_share_its_firmware_and_are_made_
 
 def test_the_hash_that_goes_on_from_the_firmware_is_that_of_the_whole(tmp_path: Path) -> None:
 
-    key = SigningKey.load_or_create(tmp_path / "signing.key")
+    key = SigningKey.generate()
     release = Release.demo("x", 3_000_001)
     for device_id in ("d1", "d2"):
         package = build_package(release, device_id=device_id, configuration={}, key=key)

@@ -6,10 +6,8 @@ import base64
 import hashlib
 import io
 import json
-import stat
 import zipfile
 from datetime import UTC, datetime
-from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -17,7 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from broker.topics import check_package_id
-from provisioning.errors import SettingsError, StateError
+from provisioning.errors import SettingsError
 from provisioning.masking import mask_sas
 from provisioning.packages import PackageStore, Release, build_package
 from provisioning.signing import SigningKey
@@ -27,8 +25,8 @@ RELEASE = Release.demo("demo-1.0.0", 1024)
 
 
 @pytest.fixture
-def key(tmp_path: Path) -> SigningKey:
-    return SigningKey.load_or_create(tmp_path / "signing.key")
+def key() -> SigningKey:
+    return SigningKey.generate()
 
 
 def _store(scheme: str = "http", endpoint: str = "127.0.0.1:10000/account") -> PackageStore:
@@ -70,20 +68,6 @@ def test_manifest_and_package_are_signed(key: SigningKey) -> None:
         assert json.loads(archive.read("config.json"))["device_id"] == "dev-1"
         with pytest.raises(InvalidSignature):
             public.verify(archive.read("manifest.sig"), manifest + b" ")
-
-
-def test_the_signing_key_is_kept_and_private(tmp_path: Path, key: SigningKey) -> None:
-    path = tmp_path / "signing.key"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert SigningKey.load_or_create(path).public_key == key.public_key
-    assert "private" not in repr(key)
-
-
-def test_a_file_that_is_no_key_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "signing.key"
-    path.write_text("nonsense")
-    with pytest.raises(StateError, match=r"signing\.key"):
-        SigningKey.load_or_create(path)
 
 
 @pytest.mark.parametrize(("scheme", "protocol"), [("http", None), ("https", ["https"])])
