@@ -14,6 +14,7 @@
 | GET /api/runs/{run_id}/devices | a run's devices in pages, what became of each in it |
 | /api/overview, /api/devices, /api/cells, /api/ready, /metrics, series, children | see `inspection.api` |
 | /api/releases, /api/rollouts, /api/events | see `releases.api`, `rollouts.api`, `events.api` |
+| /api/enrolments | see `enrolment.api` |
 | GET /api/keys, POST /api/keys | the keys that packages are signed with; one more, which signs from now on |
 | DELETE /api/keys/{key_id} | devices refuse what this key has signed |
 | GET /api/statistics | counters of every part |
@@ -29,6 +30,8 @@ from fastapi import FastAPI, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from . import __version__
+from .enrolment.api import enrolment_routes
+from .enrolment.store import Enrolments
 from .events.api import Events, event_routes
 from .fleets import FleetRecord, FleetRequest
 from .http.counting import Counting, HttpCounts
@@ -58,6 +61,8 @@ class Backend(Protocol):
 
     @property
     def url(self) -> str: ...
+    @property
+    def enrolments(self) -> Enrolments: ...
     @property
     def releases(self) -> Releases: ...
     @property
@@ -165,6 +170,7 @@ def create_api(backend: Backend) -> FastAPI:
         """Counters of every part of the service."""
         return await backend.statistics()
 
+    app.include_router(enrolment_routes(lambda: backend.enrolments))
     app.include_router(release_routes(lambda: backend.releases))
     app.include_router(inspection_routes(lambda: backend.inspection, http))
     app.include_router(rollout_routes(lambda: backend.rollouts))

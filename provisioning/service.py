@@ -22,12 +22,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from broker.connection import BrokerConnection, ConnectionOptions
+from broker.identity import SERVICE_ACCOUNT, GroupKeyError, read_group_key
 
 from . import __version__
 from .activities import Activities
 from .api import create_api
 from .bridge import SUBSCRIPTIONS, Bridge
 from .engines import ENGINE_FILE, ManagementClient, OrchestrationEngine, create_engine
+from .enrolment.group_key import provide_group_key
+from .enrolment.store import Access, Enrolments
 from .errors import (
     PortBusyError,
     ProvisioningError,
@@ -79,8 +82,16 @@ class Service:
     not wait for the broker, blob storage or an engine's backend.
     """
 
-    def __init__(self, settings: ServiceSettings, fleet_launcher: FleetLauncher | None = None) -> None:
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        fleet_launcher: FleetLauncher | None = None,
+        *,
+        access: Access | None = None,
+    ) -> None:
+        """``access`` lets devices in at the broker; None where it is somebody else's, or open to all."""
         self.settings = settings
+        self._access = access
         self.url = ""
         """Where the API is; set on entering."""
         self._launcher = fleet_launcher
@@ -97,6 +108,8 @@ class Service:
         self._runs: Runs
         self._release: Release
         self._releases: Releases
+        self.enrolments: Enrolments
+        """Who may connect."""
         self._rollouts: Rollouts
         self._rollout_store: RolloutStore
         self.inspection: Inspection
@@ -161,6 +174,10 @@ class Service:
                     max_batch=settings.registry_max_batch,
                 )
             )
+        self.enrolments = Enrolments(
+            registry=self._registry, group_key=self._group_key(), access=self._access
+        )
+        await self.enrolments.open()
         self._release = Release.demo(settings.release, settings.firmware_size_bytes)
         self._releases = Releases(
             registry=self._registry, state_dir=state_dir, default=self._release, started_at=self._started_at
@@ -216,6 +233,16 @@ class Service:
             return listener
         raise PortBusyError(host=host, port=DEFAULT_API_PORT)
 
+    def _group_key(self) -> bytes:
+        try:
+            return read_group_key(provide_group_key(self.settings.state_dir, self.settings.group_key_file))
+        except GroupKeyError as error:
+            raise SettingsError(f"{error}.") from error
+        except OSError as error:
+            raise StateError(
+                f"The group key can't be written to {self.settings.state_dir} ({error.strerror})."
+            ) from error
+
     async def _check_engine(self) -> None:
         """Another engine knows nothing of the runs under way: here they would be taken for gone."""
         engine, state_dir = self.settings.engine, self.settings.state_dir
@@ -239,7 +266,12 @@ class Service:
         client_id = await self._registry.identity(
             "mqtt_client_id", lambda: f"muster-service-{secrets.token_hex(6)}"
         )
-        self._bridge = Bridge(registry=self._registry, sink=self._client)
+        if self._access is not None:
+            # Our own broker knows accounts by their client ids.
+            client_id = SERVICE_ACCOUNT
+        self._bridge = Bridge(
+            registry=self._registry, sink=self._client, is_revoked=self.enrolments.is_revoked
+        )
         self._runs = Runs(registry=self._registry, client=self._client, releases=self._releases)
         self._rollout_store = RolloutStore(self._registry)
         self._rollouts = Rollouts(
@@ -274,6 +306,7 @@ class Service:
             keys=self._keys,
             publish_timeout_s=settings.publish_timeout_s,
             on_claim=self._runs.on_claim,
+            is_revoked=self.enrolments.is_revoked,
         )
         self._engine.add_orchestrator(ProvisionNewDevices)
         self._engine.add_orchestrator(DeviceProvisioningOrchestration)
@@ -358,7 +391,12 @@ class Service:
             "pid": os.getpid(),
             "started_at": iso(self._started_at),
             "state_dir": str(self.settings.state_dir.absolute()),
-            "broker": {"url": self._connection.address.url, "connected": connected},
+            "broker": {
+                "url": self._connection.address.url,
+                "connected": connected,
+                # Whether it lets in enrolled devices only, as far as this service knows.
+                "enrolled_only": self._access is not None,
+            },
             "blob": {"endpoint": self._store.endpoint, "reachable": reachable},
             "engine": self._engine.health(),
             "trust": {

@@ -8,6 +8,7 @@
 | MUSTER_BLOB | connection string of a blob account | an Azurite of our own |
 | MUSTER_CACHE | where the local stack is installed | the user's cache directory |
 | MUSTER_GROUP_KEY_FILE | the key that devices derive theirs from, base64 | one in the state directory |
+| MUSTER_TOKEN_LIFETIME_S | the period of devices' tokens, in seconds | 86400 |
 | MUSTER_ENGINE | embedded, or durabletask for a Durable Task backend elsewhere | embedded |
 | MUSTER_ENGINE_ENDPOINT | that backend: host:port, or a URL whose scheme says whether by TLS | |
 | MUSTER_ENGINE_TASKHUB | its task hub, where it is Azure's Durable Task Scheduler or the emulator of it | |
@@ -25,6 +26,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
+from broker.identity import DEFAULT_TOKEN_LIFETIME_S
+
 from .errors import OptionError, SettingsError
 from .retries import DEFAULT_RETRIES, KINDS, MAX_ATTEMPTS, FailureKind, Retries
 
@@ -40,6 +43,8 @@ MAX_FLEET_DEVICES = 100_000
 """Devices in one fleet."""
 MAX_FLEET_PROCESSES = 64
 """Processes that share one fleet on one host."""
+MAX_TOKEN_LIFETIME_S = 30 * 86_400
+"""Of a period of devices' tokens."""
 MAX_PAGE = 1_000
 """Devices in one answer of the API."""
 
@@ -194,6 +199,7 @@ class Environment:
     cache_dir: Path | None
     engine: EngineSettings
     group_key_file: Path | None = None
+    token_lifetime_s: int = DEFAULT_TOKEN_LIFETIME_S
 
     @classmethod
     def read(
@@ -222,7 +228,19 @@ class Environment:
             cache_dir=Path(cache) if cache else None,
             engine=EngineSettings.read(values),
             group_key_file=Path(group_key) if group_key else None,
+            token_lifetime_s=_token_lifetime(values.get("MUSTER_TOKEN_LIFETIME_S")),
         )
+
+
+def _token_lifetime(text: str | None) -> int:
+    if not text:
+        return DEFAULT_TOKEN_LIFETIME_S
+    seconds = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
+    if not 1 <= seconds <= MAX_TOKEN_LIFETIME_S:
+        raise SettingsError(
+            f"MUSTER_TOKEN_LIFETIME_S is {text!r}. Use 1 to {MAX_TOKEN_LIFETIME_S:,} seconds."
+        )
+    return seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +252,8 @@ class ServiceSettings:
     """mqtt://host:port of a broker that runs; it may hold a password."""
     blob_connection_string: str = field(repr=False)
     engine: EngineSettings = field(default_factory=EngineSettings)
+    group_key_file: Path | None = None
+    """What the keys of devices follow from, in base64; None: one of its own in the state directory."""
     api_host: str = DEFAULT_API_HOST
     api_port: int | None = None
     """None: 8470 if it is free, else any; 0: any; else that one or PortBusyError."""

@@ -51,6 +51,16 @@ class Run(TypedDict, total=False):
     percentiles: RunPercentiles | None
 
 
+class Enrolment(TypedDict):
+    """GET /api/enrolments/{device_id}."""
+
+    device_id: str
+    state: str
+    by: str
+    enrolled_at: str
+    revoked_at: str | None
+
+
 class Step(TypedDict, total=False):
     """One attempt at one step of a device's provisioning."""
 

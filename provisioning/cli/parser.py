@@ -5,7 +5,20 @@ from __future__ import annotations
 import argparse
 
 from provisioning import __version__
-from provisioning.cli import demo, devices, doctor, down, fleet, keys, provision, release, rollout, up, watch
+from provisioning.cli import (
+    demo,
+    devices,
+    doctor,
+    down,
+    enrolment,
+    fleet,
+    keys,
+    provision,
+    release,
+    rollout,
+    up,
+    watch,
+)
 from provisioning.cli.arguments import OneLineParser
 from provisioning.cli.report import command as report
 
@@ -27,6 +40,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"muster {__version__}")
     parser.set_defaults(run=lambda args: parser.error("say what to do"))
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (demo, up, down, fleet, provision, release, rollout, devices, watch, report, keys, doctor):
+    for module in (
+        demo,
+        up,
+        down,
+        fleet,
+        provision,
+        release,
+        rollout,
+        devices,
+        enrolment,
+        watch,
+        report,
+        keys,
+        doctor,
+    ):
         module.add_parser(subparsers)
     return parser
