@@ -214,6 +214,17 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert book.next_id() == "fleet-2"
 
 
+def test_a_fleet_that_was_given_a_key_is_given_the_file_of_keys(tmp_path: Path) -> None:
+    book = FleetBook(tmp_path)
+    book.write(an_entry())
+    path = tmp_path / "fleets" / "fleet-1.json"
+    record = json.loads(path.read_text())
+    del record["trust_file"]
+    path.write_text(json.dumps({**record, "trust": "a key"}))
+    # No file of a service's: it starts the processes anew.
+    assert book.entries() == [an_entry(trust_file="")]
+
+
 def test_a_record_of_an_earlier_version_is_the_same_fleet(tmp_path: Path) -> None:
     book = FleetBook(tmp_path)
     book.directory.mkdir()

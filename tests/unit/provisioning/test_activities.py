@@ -103,6 +103,15 @@ async def test_without_a_release_it_is_that_of_the_service(world: World) -> None
     assert json.loads(files["config.json"]) == {"device_id": "d1", "model": "m1", "tags": {"site": "lab"}}
 
 
+async def test_a_package_says_in_its_manifest_that_a_device_may_go_back_to_it(world: World) -> None:
+    await add(world.releases)
+    for named in ({}, {"release": "fw-2"}):
+        await world.create(**named)
+        assert "allow_downgrade" not in json.loads(world.files()["manifest.json"])
+        await world.create(**named, allow_downgrade=True)
+        assert json.loads(world.files()["manifest.json"])["allow_downgrade"] is True
+
+
 async def test_a_named_one_brings_its_firmware_version_models_and_configuration(world: World) -> None:
     await add(world.releases, models=["m2", "m1"], configuration='{"at": "{tags.site}/{device_id}"}')
     package = await world.create(release="fw-2")
