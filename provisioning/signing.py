@@ -164,7 +164,8 @@ class KeyRing:
                 keys = _read(file.read(_MAX_FILE_BYTES))
         except FileNotFoundError:
             keys = [_made()]
-            _write(path, keys)
+            with _starting(path):
+                _write(path, keys)
         except OSError as error:
             raise StateError(f"Can't read the signing keys {path}: {error.strerror}.") from error
         except ValueError as error:
@@ -173,7 +174,8 @@ class KeyRing:
                 f"it to get a new key, which fleets on other machines have to be told."
             ) from error
         ring = cls(directory, keys)
-        ring._write_trusted(keys)
+        with _starting(ring._trusted_path):
+            ring._write_trusted(keys)
         return ring
 
     @property
@@ -252,8 +254,12 @@ class KeyRing:
             self._write_trusted(keys)
 
     def _write_trusted(self, keys: Sequence[KnownKey]) -> None:
-        lines = [f"{key.public_key}\n" for key in keys if key.retired_at is None]
-        _write_private(self._trusted_path, "".join(lines).encode())
+        content = "".join(f"{key.public_key}\n" for key in keys if key.retired_at is None).encode()
+        # What is so already needs no room: a service starts on a full disk too.
+        with contextlib.suppress(OSError):
+            if self._trusted_path.read_bytes() == content:
+                return
+        _write_private(self._trusted_path, content)
 
 
 def _made() -> KnownKey:
@@ -317,6 +323,14 @@ def _write_private(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _starting(path: Path) -> Generator[None, None, None]:
+    try:
+        yield
+    except OSError as error:
+        raise StateError(f"Can't write {path} ({error.strerror}): make room, or see whose it is.") from error
 
 
 @contextlib.contextmanager

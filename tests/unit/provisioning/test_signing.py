@@ -45,6 +45,24 @@ def test_the_first_start_makes_a_key_for_its_owner_only(tmp_path: Path) -> None:
     assert states(ring) == ["signs"]
 
 
+def test_a_full_disk_keeps_no_service_from_starting_that_has_its_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(signing, "_write_private", full)
+        with pytest.raises(StateError, match=r"signing\.key .*make room"):
+            KeyRing.open(tmp_path)
+    ring = KeyRing.open(tmp_path)
+    monkeypatch.setattr(signing, "_write_private", full)
+    assert KeyRing.open(tmp_path).current.key_id == ring.current.key_id
+    (tmp_path / "trusted.keys").unlink()
+    with pytest.raises(StateError, match=r"trusted\.keys .*make room"):
+        KeyRing.open(tmp_path)
+
+
 def test_a_key_of_an_earlier_version_is_used_on(tmp_path: Path) -> None:
     private = Ed25519PrivateKey.generate()
     (tmp_path / "signing.key").write_bytes(pem(private))
