@@ -337,7 +337,12 @@ class Service:
         self.inspection = Inspection(
             registry=self._registry,
             client=self._client,
-            devices=Devices(registry=self._registry, client=self._client, url_of_blob=self._store.url_of),
+            devices=Devices(
+                registry=self._registry,
+                client=self._client,
+                url_of_blob=self._store.url_of,
+                is_revoked=self.enrolments.is_revoked,
+            ),
             rollouts=self._rollouts,
             runs=self._runs,
             events=self._events,

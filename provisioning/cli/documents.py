@@ -85,7 +85,7 @@ class Package(TypedDict, total=False):
 
 
 class Device(TypedDict, total=False):
-    """One row of GET /api/devices, and with the last eight fields GET /api/devices/{id}."""
+    """One row of GET /api/devices, and with the last nine fields GET /api/devices/{id}."""
 
     device_id: str
     model: str
@@ -97,6 +97,7 @@ class Device(TypedDict, total=False):
     progress: float | None
     updated_at: str | None
     error: str | None
+    revoked: bool
     tags: dict[str, str]
     registered_at: str | None
     instance_id: str | None
