@@ -235,13 +235,13 @@ def _add_key_calls(app: FastAPI, backend: Backend) -> None:
 
     @app.get("/api/keys")
     async def list_keys() -> Json:
-        """All keys, the oldest first; the last one signs."""
+        """All keys, the oldest first; their `state` says which one signs."""
         return {"keys": backend.keys.to_json()}
 
     @app.post("/api/keys", status_code=HTTPStatus.CREATED)
-    async def rotate_key() -> Json:
-        """Make a key that signs from now on; the others are trusted on."""
-        return await backend.keys.rotate()
+    async def rotate_key(prepare: bool = False) -> Json:
+        """Make a key that signs from now on; with `prepare` one that does so at the next call without."""
+        return await (backend.keys.prepare() if prepare else backend.keys.rotate())
 
     @app.delete("/api/keys/{key_id}")
     async def retire_key(key_id: str) -> Json:

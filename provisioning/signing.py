@@ -1,9 +1,9 @@
 """The keys that packages are signed with: made, replaced, retired; in one file that its owner alone can read.
 
-``signing.key`` holds PEM blocks, the oldest key first. The last one, a PRIVATE KEY, signs. A key that was
-replaced is left as a PUBLIC KEY: devices trust it on, for what it has signed may be on its way, until it is
-retired. Lines ahead of a block say when the key was made and retired; a file of one block, without any, is
-what earlier versions have left.
+``signing.key`` holds PEM blocks, the oldest key first. The last PRIVATE KEY signs, but for one that is there
+for the next rotation. A key that was replaced is left as a PUBLIC KEY: devices trust it on, for what it has
+signed may be on its way, until it is retired. Lines ahead of a block say when the key was made and retired; a
+file of one block, without any, is what earlier versions have left.
 
 ``trusted.keys``, beside it, holds the public keys that devices trust, in base64, one on each line, as
 ``python -m devices --trust-file`` reads them. It follows from the other: a start writes it anew.
@@ -58,6 +58,7 @@ _MAX_FILE_BYTES: Final = 256 * 1024
 
 _BLOCK: Final = re.compile(rb"-----BEGIN (PRIVATE|PUBLIC) KEY-----.+?-----END \1 KEY-----", re.DOTALL)
 _CREATED: Final = re.compile(rb"^Created: (\S+)\s*$", re.MULTILINE)
+_LATER: Final = re.compile(rb"^Signs: later\s*$", re.MULTILINE)
 _RETIRED: Final = re.compile(rb"^Retired: (\S+)\s*$", re.MULTILINE)
 
 Json = dict[str, Any]
@@ -107,13 +108,15 @@ class SigningKey:
 
 @dataclass(frozen=True, kw_only=True)
 class KnownKey:
-    """A key on record. Only the last one that is not retired has its private half."""
+    """A key on record. Only the one that signs, and one that will, have their private halves."""
 
     public: Ed25519PublicKey
     private: Ed25519PrivateKey | None = field(default=None, repr=False)
     created_at: str | None = None
     """ISO 8601; None: it was made by a version that did not say."""
     retired_at: str | None = None
+    later: bool = False
+    """Whether it is trusted already and signs from the next rotation on."""
 
     @property
     def key_id(self) -> str:
@@ -126,11 +129,12 @@ class KnownKey:
 
     def to_pem(self) -> bytes:
         """As it is on record."""
-        lines = [
-            f"{what}: {when}\n".encode()
-            for what, when in (("Created", self.created_at), ("Retired", self.retired_at))
-            if when is not None
-        ]
+        said = (
+            ("Created", self.created_at),
+            ("Retired", self.retired_at),
+            ("Signs", "later" if self.later else None),
+        )
+        lines = [f"{what}: {value}\n".encode() for what, value in said if value is not None]
         if self.private is not None:
             lines.append(self.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         else:
@@ -142,17 +146,18 @@ class KeyRing:
     """The keys of one state directory; one service at a time has it open."""
 
     def __init__(self, directory: Path, keys: Sequence[KnownKey]) -> None:
-        """``keys`` are on record; the last one signs."""
+        """``keys`` are on record."""
         self._path = directory / SIGNING_KEYS
         self._trusted_path = directory / TRUSTED_KEYS
         self._lock = asyncio.Lock()
         self._adopt(keys)
 
     def _adopt(self, keys: Sequence[KnownKey]) -> None:
-        signs = keys[-1].private
+        signs = _signing(keys)
         assert signs is not None
+        assert signs.private is not None
         self._keys = tuple(keys)
-        self.current = SigningKey.of(signs)
+        self.current = SigningKey.of(signs.private)
         """The key that signs; a package is signed by one, so it is asked for once."""
 
     @classmethod
@@ -180,7 +185,7 @@ class KeyRing:
 
     @property
     def trusted(self) -> tuple[str, ...]:
-        """What devices trust: public keys in base64, the one that signs last."""
+        """What devices trust: public keys in base64, the oldest first."""
         return tuple(key.public_key for key in self._keys if key.retired_at is None)
 
     def to_json(self) -> list[Json]:
@@ -189,7 +194,7 @@ class KeyRing:
             {
                 "key_id": key.key_id,
                 "public_key": key.public_key,
-                "state": _state(key, signs=key is self._keys[-1]),
+                "state": _state(key, signs=key is _signing(self._keys)),
                 "created_at": key.created_at,
                 "retired_at": key.retired_at,
             }
@@ -203,20 +208,36 @@ class KeyRing:
                 return key
         raise UnknownKeyError(key_id)
 
-    async def rotate(self) -> Json:
-        """Make a key that signs from now on; the others are trusted on. Returns the new one.
+    async def prepare(self) -> Json:
+        """Make the key of the next rotation, which is trusted from now on; the one that is there already.
 
         KeyRefusedError where there are too many, or no room on the disk; then nothing has changed.
         """
         async with self._lock:
-            if len(self.trusted) >= MAX_TRUSTED_KEYS:
-                raise KeyRefusedError(
-                    f"{MAX_TRUSTED_KEYS} keys are trusted: retire some first (`muster key retire`)"
-                )
-            keys = [*(replace(key, private=None) for key in self._keys), _made()]
-            await asyncio.to_thread(self._put_rotated, keys)
-            self._adopt(keys)
+            if not self._keys[-1].later:
+                await self._put([*self._keys, replace(self._fresh(), later=True)])
             return self.to_json()[-1]
+
+    async def rotate(self) -> Json:
+        """Sign by the key that was prepared, or a new one, from now on; the others are trusted on.
+
+        Returns it; raises as `prepare` does.
+        """
+        async with self._lock:
+            *others, last = self._keys if self._keys[-1].later else (*self._keys, self._fresh())
+            await self._put([*(replace(key, private=None) for key in others), replace(last, later=False)])
+            return self._show(self.current.key_id)
+
+    def _fresh(self) -> KnownKey:
+        if len(self.trusted) >= MAX_TRUSTED_KEYS:
+            raise KeyRefusedError(
+                f"{MAX_TRUSTED_KEYS} keys are trusted: retire some first (`muster key retire`)"
+            )
+        return _made()
+
+    async def _put(self, keys: Sequence[KnownKey]) -> None:
+        await asyncio.to_thread(self._put_rotated, keys)
+        self._adopt(keys)
 
     async def retire(self, key_id: str) -> Json:
         """Have devices refuse what a key has signed. Returns the key; twice is as once.
@@ -230,7 +251,7 @@ class KeyRing:
                     f"{key_id} signs the packages: make another one first (`muster key rotate`)"
                 )
             keys = [
-                replace(key, retired_at=iso(time.time()))
+                replace(key, private=None, later=False, retired_at=iso(time.time()))
                 if key.key_id == key_id and not key.retired_at
                 else key
                 for key in self._keys
@@ -272,9 +293,23 @@ def _id_of(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()[:16]
 
 
+def _signing(keys: Sequence[KnownKey]) -> KnownKey | None:
+    """The one that signs."""
+    return next(
+        (
+            key
+            for key in reversed(keys)
+            if key.private is not None and not key.later and key.retired_at is None
+        ),
+        None,
+    )
+
+
 def _state(key: KnownKey, *, signs: bool) -> str:
     if signs:
         return "signs"
+    if key.later:
+        return "next"
     return "trusted" if key.retired_at is None else "retired"
 
 
@@ -292,12 +327,13 @@ def _read(data: bytes) -> list[KnownKey]:
                 private=private,
                 created_at=None if created is None else created[1].decode("ascii", "replace"),
                 retired_at=None if retired is None else retired[1].decode("ascii", "replace"),
+                later=_LATER.search(said) is not None,
             )
         )
     if not keys or data[at:].strip():
         raise ValueError("it is no PEM file of keys, or it is cut off")
-    if keys[-1].private is None or keys[-1].retired_at is not None:
-        raise ValueError("the last key in it is not one to sign with")
+    if _signing(keys) is None:
+        raise ValueError("there is no key in it to sign with")
     return keys
 
 

@@ -223,9 +223,9 @@ class ServiceClient:
         """The keys that packages are signed with, the oldest first."""
         return cast("list[Json]", self._request("GET", "/api/keys")["keys"])
 
-    def rotate_key(self) -> Json:
-        """Make a key that signs from now on."""
-        return self._request("POST", "/api/keys")
+    def rotate_key(self, *, prepare: bool = False) -> Json:
+        """Make a key that signs from now on, or from the next time on."""
+        return self._request("POST", "/api/keys?prepare=true" if prepare else "/api/keys")
 
     def retire_key(self, key_id: str) -> Json:
         """Have devices refuse what a key has signed."""

@@ -43,9 +43,16 @@ def add_parser(subparsers: Subparsers) -> None:
         summary="make a new key, which signs from now on",
         description=(
             "Make a new key, which signs from now on. The secret half of the one before it is destroyed;\n"
-            "devices trust it on until it is retired, as its packages may be on their way."
+            "devices trust it on until it is retired, as its packages may be on their way. For devices that\n"
+            "the service has not launched: --prepare, bring them the public key, and then rotate."
         ),
-        examples="muster key rotate\nmuster key rotate --json | jq -r .public_key",
+        examples="""muster key rotate
+            muster key rotate --prepare --json | jq -r .public_key""",
+    )
+    rotate.add_argument(
+        "--prepare",
+        action="store_true",
+        help="make the key now, trusted already, and sign with it when the keys are rotated next",
     )
     add_client_arguments(rotate)
     retire = add_command(
@@ -87,10 +94,12 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_rotate(args: argparse.Namespace) -> int:
-    key = client_of(args).rotate_key()
+    key = client_of(args).rotate_key(prepare=args.prepare)
     terminal = Terminal()
     if args.json:
         terminal.json(key)
+    elif args.prepare:
+        terminal.line(f"{key['key_id']} is trusted, and signs when you rotate: {key['public_key']}")
     else:
         terminal.line(
             f"{key['key_id']} signs from now on; those before it are trusted until they are retired"

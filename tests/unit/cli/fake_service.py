@@ -160,7 +160,7 @@ class FakeService:
             case "GET", ["keys"]:
                 return 200, {"keys": self.keys}
             case "POST", ["keys"]:
-                return 201, self._rotate()
+                return 201, self._rotate(prepare=query.get("prepare") == "true")
             case "DELETE", ["keys", key_id]:
                 return 200, self._retire(key_id)
             case _, ["releases", *rest]:
@@ -183,10 +183,10 @@ class FakeService:
                 return 200, self.devices[device_id]
         raise FakeProblemError(404, f"{method} {url.path}: Not Found")
 
-    def _rotate(self) -> Json:
-        for key in self.keys:
+    def _rotate(self, *, prepare: bool) -> Json:
+        for key in () if prepare else self.keys:
             key["state"] = "trusted"
-        self.keys.append(a_key(f"key-{len(self.keys) + 1}"))
+        self.keys.append({**a_key(f"key-{len(self.keys) + 1}"), "state": "next" if prepare else "signs"})
         return self.keys[-1]
 
     def _retire(self, key_id: str) -> Json:

@@ -29,6 +29,13 @@ def test_keys_are_listed_replaced_and_retired(service: FakeService, muster: Must
     ]
 
 
+def test_a_key_is_made_before_it_signs(service: FakeService, muster: Muster) -> None:
+    assert muster("key", "rotate", "--prepare").out == (
+        "key-2 is trusted, and signs when you rotate: public-key-2=\n"
+    )
+    assert service.requests[-1][:2] == ("POST", "/api/keys?prepare=true")
+
+
 def test_programs_get_json(service: FakeService, muster: Muster) -> None:
     assert json.loads(muster("key", "list", "--json").out) == {"keys": service.keys}
     assert json.loads(muster("key", "rotate", "--json").out) == service.keys[-1]

@@ -96,6 +96,29 @@ async def test_a_new_key_signs_and_the_old_one_is_trusted_until_it_is_retired(tm
     assert not trusts(tmp_path, old)
 
 
+async def test_a_key_that_is_prepared_is_trusted_before_it_signs(tmp_path: Path) -> None:
+    ring = KeyRing.open(tmp_path)
+    old = ring.current
+    prepared = await ring.prepare()
+    assert await ring.prepare() == prepared
+    assert states(ring) == ["signs", "next"]
+    assert ring.current is old or ring.current.key_id == old.key_id
+    assert prepared["public_key"] in (tmp_path / "trusted.keys").read_text().split()
+    ring = KeyRing.open(tmp_path)
+    assert (states(ring), ring.current.key_id) == (["signs", "next"], old.key_id)
+
+    assert (await ring.rotate())["key_id"] == ring.current.key_id == prepared["key_id"]
+    assert states(ring) == states(KeyRing.open(tmp_path)) == ["trusted", "signs"]
+
+    # One that leaked before it signed.
+    leaked = await ring.prepare()
+    assert (await ring.retire(leaked["key_id"]))["state"] == "retired"
+    assert states(KeyRing.open(tmp_path)) == ["trusted", "signs", "retired"]
+    assert (tmp_path / "signing.key").read_bytes().count(b"BEGIN PRIVATE KEY") == 1
+    await ring.rotate()
+    assert states(ring) == states(KeyRing.open(tmp_path)) == ["trusted", "trusted", "retired", "signs"]
+
+
 async def test_the_key_that_signs_and_one_that_is_none_are_not_retired(tmp_path: Path) -> None:
     ring = KeyRing.open(tmp_path)
     with pytest.raises(KeyRefusedError, match="make another one first"):
