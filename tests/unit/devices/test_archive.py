@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devices.archive import MAX_ENTRIES, MAX_MANIFEST_BYTES, Archive, ArchiveReader, File
@@ -114,6 +114,7 @@ def test_what_readers_may_see_differently_is_refused(content: bytes, reason: str
     assert refused(content) == reason
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400), st.integers(1, 50))
 def test_no_bytes_make_it_stumble(content: bytes, size: int) -> None:
     for given_bytes in (content, b"PK\3\4" + content, BODY + content):
@@ -121,6 +122,7 @@ def test_no_bytes_make_it_stumble(content: bytes, size: int) -> None:
             read(given_bytes, size)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_no_flipped_byte_goes_unnoticed(data: st.DataObject) -> None:
     """Either it is refused, or other files are found; but for what says nothing of them: times, versions."""

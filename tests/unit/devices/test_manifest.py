@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.messages import ActivationFailed, DownloadFailed, PackageRejected
@@ -251,12 +251,14 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
 def test_no_manifest_makes_it_stumble(content: bytes) -> None:
     with pytest.raises(Refusal):
         Manifest.read(content)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(list(manifest_of())), JSON))
 def test_no_field_of_a_manifest_makes_it_stumble(changes: Json) -> None:
     with contextlib.suppress(Refusal):
