@@ -16,6 +16,7 @@ from provisioning.cli import (
     provision,
     release,
     rollout,
+    sas,
     up,
     watch,
 )
@@ -53,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         watch,
         report,
         keys,
+        sas,
         doctor,
     ):
         module.add_parser(subparsers)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,9 +164,9 @@ def run(args: argparse.Namespace) -> int:
         token_lifetime_s=environment.token_lifetime_s,
         open_broker=args.open_broker,
     )
-    logging.basicConfig(
-        level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    from broker.logs import start_log  # here, as every command imports this module
+
+    start_log(args.log_level)
     reporter = Reporter(as_json=args.json)
     try:
         _prepare(options)

@@ -52,6 +52,7 @@ class FakeService:
         self.rollouts = FakeRollouts()
         self.releases = FakeReleases()
         self.keys = [a_key("key-1")]
+        self.sas = {"policy": "muster-1-2", "pending": False}
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -163,6 +164,8 @@ class FakeService:
                 return 201, self._rotate(prepare=query.get("prepare") == "true")
             case "DELETE", ["keys", key_id]:
                 return 200, self._retire(key_id)
+            case ("GET", ["sas"]) | ("POST", ["sas", "revoke"]):
+                return 200, self.sas
             case _, ["releases", *rest]:
                 return self.releases.route(method, rest, body or {})
             case _, ["rollouts", *rest]:
