@@ -367,7 +367,7 @@ class Service:
 
     async def _stop_serving(self) -> None:
         await self._events.close()  # else the server would wait for them
-        self._server.should_exit = True
+        self._server.end()
         await asyncio.wait([self._server_task])
 
     async def _keep_probing(self) -> None:

@@ -1,11 +1,12 @@
-"""The HTTP server: uvicorn, with its signals left to whoever runs the service, and connections that can be
-cut.
+"""The HTTP server: uvicorn, with its signals left to whoever runs the service, connections that can be cut,
+and an end that is told instead of looked for.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Generator
 from typing import Final
 
@@ -15,6 +16,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 ABORT: Final = "muster.abort"
 """In the state of a request's scope: what ends its connection at once, without what is not sent yet."""
+
+_DATE_INTERVAL_S: Final = 1.0
+"""How often the clock of the answers' headers is set."""
+_POLL_INTERVAL_S: Final = 0.005
+"""How often it is looked whether the last calls have been answered, which uvicorn has no event for."""
 
 
 class Connection(H11Protocol):
@@ -29,6 +35,7 @@ class Server(uvicorn.Server):
     """For the service's API."""
 
     def __init__(self, app: ASGIApp, *, last_calls_s: int) -> None:
+        self._end = asyncio.Event()
         super().__init__(
             uvicorn.Config(
                 app,
@@ -46,3 +53,34 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
+
+    def end(self) -> None:
+        """Take no more calls, and end when those under way are answered, or the time for that has passed."""
+        self.should_exit = True
+        self._end.set()
+
+    async def main_loop(self) -> None:
+        """Until `end`; uvicorn's own looks ten times a second."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DATE_INTERVAL_S):
+                    await self._end.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's own, which waits for a tenth of a second at least."""
+        for server in self.servers:
+            server.close()
+        for listener in sockets or ():
+            listener.close()
+        state = self.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        try:
+            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
+                while state.connections or state.tasks:  # noqa: ASYNC110 -- nobody tells
+                    await asyncio.sleep(_POLL_INTERVAL_S)
+                for server in self.servers:
+                    await server.wait_closed()
+        except TimeoutError:
+            for task in state.tasks:
+                task.cancel()
