@@ -72,7 +72,9 @@ async def _run(arguments: FleetArguments) -> int:
         fleet = Fleet(
             roster,
             address=address,
-            verifier=Verifier.from_base64(arguments.trust),
+            verifier=Verifier.from_base64(arguments.trust)
+            if arguments.trust_file is None
+            else Verifier.from_file(arguments.trust_file),
             credentials=Credentials.of(
                 address, arguments.group_key_file, token_lifetime_s=arguments.token_lifetime_s
             ),

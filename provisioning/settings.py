@@ -363,6 +363,8 @@ class RunOptions:
     """For the whole device from its start, all attempts and what lies between them; None: no end."""
     retries: Retries = DEFAULT_RETRIES
     """By kind of failure; `max_attempts` bounds all."""
+    allow_downgrade: bool = False
+    """Whether devices take a version that is older than what they run: their packages say so, signed."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -382,6 +384,10 @@ class RunOptions:
                 raise SettingsError(f"The option {name} must be between {low:g} and {high:g}, not {value!r}.")
         if not isinstance(self.max_attempts, int):
             raise SettingsError(f"The option max_attempts must be a whole number, not {self.max_attempts!r}.")
+        if not isinstance(self.allow_downgrade, bool):
+            raise SettingsError(
+                f"The option allow_downgrade must be true or false, not {self.allow_downgrade!r}."
+            )
         for kind in KINDS:
             own = self.retries.of(kind).max_attempts
             if own is not None and own > self.max_attempts:
@@ -427,7 +433,7 @@ class RunOptions:
         options |= {
             name: value
             for name in _OMITTED
-            if name != "retries" and (value := getattr(self, name)) is not None
+            if name != "retries" and (value := getattr(self, name)) not in (None, False)
         }
         if retries := self.retries.to_json():
             options["retries"] = retries
@@ -441,4 +447,5 @@ _OMITTED: Final = (
     "notifying_timeout_s",
     "device_timeout_s",
     "retries",
+    "allow_downgrade",
 )

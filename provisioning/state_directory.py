@@ -38,6 +38,7 @@ OWN_FILES = (
     "demo.json",
     "service.log",
     "signing.key",
+    "trusted.keys",
     "group.key",
     "engine.db*",
     "registry.db*",

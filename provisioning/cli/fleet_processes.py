@@ -81,7 +81,7 @@ class FleetProcesses:
             fleet=book.fleet_path(fleet_id),
             broker_url=entry.broker_url,
             broker_file=book.broker_path(fleet_id),
-            trust=(entry.trust,),
+            trust_file=Path(entry.trust_file),
             shard=part_of(shard_of(entry), part, entry.processes),
             # Credentials in the broker's URL are meant for all devices.
             group_key_file=None if key is None or _has_credentials(entry.broker_url) else Path(key),

@@ -68,7 +68,7 @@ class FleetEntry:
     request: dict[str, Any]
     processes: int
     broker_url: str = field(repr=False)
-    trust: str
+    trust_file: str
     started_at: str
     members: tuple[Member, ...] = ()
     changes: tuple[dict[str, Any], ...] = ()
@@ -187,6 +187,9 @@ class FleetBook:
                     entry = _migrated(data)
                 case 2:
                     members = tuple(Member(**member) for member in data.pop("members"))
+                    # Earlier versions had a key here: processes that know no file are started anew.
+                    if data.pop("trust", None) is not None:
+                        data["trust_file"] = ""
                     entry = FleetEntry(members=members, changes=tuple(data.pop("changes")), **data)
                 case _:
                     return None
@@ -209,7 +212,7 @@ def living(members: Iterable[Member]) -> list[psutil.Process]:
 _KINDS: Final[dict[type, dict[str, Any]]] = {
     Member: {"part": int, "pid": int, "created_at": int | float},
     FleetEntry: {
-        **dict.fromkeys(("fleet_id", "broker_url", "trust", "started_at"), str),
+        **dict.fromkeys(("fleet_id", "broker_url", "trust_file", "started_at"), str),
         **dict.fromkeys(("processes", "number", "restarts"), int),
         "request": dict,
         "group_key_file": str | None,
@@ -251,7 +254,7 @@ def _migrated(data: dict[str, Any]) -> FleetEntry:
         },
         processes=data["processes"],
         broker_url="",
-        trust=data["trust"],
+        trust_file="",
         started_at=data["started_at"],
         members=tuple(
             Member(part=member["shard"], pid=member["pid"], created_at=member["created_at"])

@@ -27,13 +27,12 @@ from provisioning.engines import EngineError
 from provisioning.enrolment.group_key import provide_group_key
 from provisioning.enrolment.store import Access
 from provisioning.errors import ProvisioningError
-from provisioning.packages import SigningKey
 from provisioning.service import Service, prepare_state_directory
 from provisioning.settings import LOCAL_BROKERS, ServiceSettings
+from provisioning.signing import TRUSTED_KEYS
 
 logger = logging.getLogger(__name__)
 
-SIGNING_KEY = "signing.key"
 # A month before their end certificates are due.
 _RENEWAL_INTERVAL_S: Final = 43_200.0
 # What can go wrong while starting, each with a message that says what to do; all else is a bug.
@@ -113,7 +112,7 @@ class Foreground:
             launcher = ProcessFleetLauncher(
                 state_dir=options.state_dir,
                 broker_url=broker_url if broker is None else broker.tls_url or broker_url,
-                trust=lambda: SigningKey.load_or_create(options.state_dir / SIGNING_KEY).public_key,
+                trust_file=options.state_dir / TRUSTED_KEYS,
                 group_key_file=None if options.open_broker or options.mtls else group_key_file,
                 ca_file=options.broker_tls.ca_file,
                 certificates=certificates,

@@ -71,13 +71,12 @@ class Restored:
 class ProcessFleetLauncher:
     """Launches, changes, lists, stops, restores the fleets of one state directory; one at a time uses it.
 
-    ``trust`` gives the base64 public key that packages are signed with; it is asked when a fleet starts,
-    because the service makes the key on its first start. ``group_key_file`` holds what devices derive their
-    credentials from, where the broker's URL has none. ``certificates``: they log in by these instead.
-    ``ca_file`` is whom they trust at another broker, where that is not for the system to say. ``enrol`` lets
-    devices in at the broker, before they connect: their ids, and the fleet's. ``broker_files`` is how many
-    files the broker may open, None where it is not of this machine. ``owned``: the fleets end with this
-    process, however it ends.
+    ``trust_file`` holds the public keys that packages are signed with; devices follow it, and the service
+    writes it before the first fleet starts. ``group_key_file`` holds what devices derive their credentials
+    from, where the broker's URL has none. ``certificates``: they log in by these instead. ``ca_file`` is whom
+    they trust at another broker, where that is not for the system to say. ``enrol`` lets devices in at the
+    broker, before they connect: their ids, and the fleet's. ``broker_files`` is how many files the broker may
+    open, None where it is not of this machine. ``owned``: the fleets end with this process, however it ends.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class ProcessFleetLauncher:
         *,
         state_dir: Path,
         broker_url: str,
-        trust: Callable[[], str],
+        trust_file: Path,
         group_key_file: Path | None = None,
         token_lifetime_s: int = DEFAULT_TOKEN_LIFETIME_S,
         ca_file: Path | None = None,
@@ -96,7 +95,7 @@ class ProcessFleetLauncher:
     ) -> None:
         self._book = FleetBook(state_dir)
         self._broker_url = broker_url
-        self._trust = trust
+        self._trust_file = str(trust_file.absolute())
         self._group_key_file = None if group_key_file is None else str(group_key_file)
         self._token_lifetime_s = token_lifetime_s
         self._certificates = certificates
@@ -155,7 +154,7 @@ class ProcessFleetLauncher:
                 request={"spec": roster.spec.to_document(), "processes": processes, "shard": request.shard},
                 processes=processes,
                 broker_url=self._broker_url,
-                trust=self._trust(),
+                trust_file=self._trust_file,
                 started_at=datetime.now(UTC).isoformat(),
                 group_key_file=self._group_key_file,
                 token_lifetime_s=self._token_lifetime_s,
@@ -214,7 +213,7 @@ class ProcessFleetLauncher:
     async def restore(self) -> Sequence[Restored]:
         """Bring all fleets on record to life: adopt the processes that live, start the others.
 
-        Devices that were started with another broker, signing key or group key are started anew.
+        Devices that were started with another broker, trust file or group key are started anew.
         """
         async with self._lock:
             restored = [await self._bring_back(fleet) for fleet in (await self._known()).values()]
@@ -342,7 +341,7 @@ class ProcessFleetLauncher:
         current = replace(
             entry,
             broker_url=self._broker_url,
-            trust=self._trust(),
+            trust_file=self._trust_file,
             group_key_file=self._group_key_file,
             token_lifetime_s=self._token_lifetime_s,
             ca_file=self._ca_file,

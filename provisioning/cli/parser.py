@@ -13,6 +13,7 @@ from provisioning.cli import (
     down,
     enrolment,
     fleet,
+    keys,
     provision,
     release,
     rollout,
@@ -54,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         watch,
         report,
         certificates,
+        keys,
         sas,
         doctor,
     ):

@@ -95,6 +95,9 @@ def test_run_options_survive_a_round_trip_and_fill_in_defaults() -> None:
     assert (options.ack_timeout_s, options.max_attempts) == (5, 3)
     assert RunOptions.from_json(options.to_json()) == options
     assert RunOptions.from_json(None) == RunOptions()
+    assert "allow_downgrade" not in options.to_json()
+    allowing = RunOptions(allow_downgrade=True)
+    assert RunOptions.from_json(allowing.to_json()) == allowing
 
 
 @pytest.mark.parametrize(
@@ -106,6 +109,7 @@ def test_run_options_survive_a_round_trip_and_fill_in_defaults() -> None:
         ({"ack_timeout_s": float("nan")}, "ack_timeout_s must be between"),
         ({"max_attempts": 1.5}, "whole number"),
         ({"max_attempts": True}, "max_attempts must be"),
+        ({"allow_downgrade": "yes"}, "allow_downgrade must be true or false"),
     ],
 )
 def test_bad_run_options_are_named(options: dict[str, object], message: str) -> None:
