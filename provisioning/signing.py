@@ -27,7 +27,6 @@ import asyncio
 import base64
 import contextlib
 import hashlib
-import os
 import re
 import time
 from collections.abc import Generator, Sequence
@@ -44,6 +43,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
+
+from broker.private_files import write_private
 
 from .errors import RequestError, StateError
 from .state_directory import iso
@@ -280,7 +281,7 @@ class KeyRing:
         with contextlib.suppress(OSError):
             if self._trusted_path.read_bytes() == content:
                 return
-        _write_private(self._trusted_path, content)
+        write_private(self._trusted_path, content, durable=True)
 
 
 def _made() -> KnownKey:
@@ -347,18 +348,8 @@ def _parsed(pem: bytes, *, private: bool) -> tuple[Ed25519PublicKey, Ed25519Priv
 
 
 def _write(path: Path, keys: Sequence[KnownKey]) -> None:
-    _write_private(path, b"".join(key.to_pem() for key in keys))
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    """Write a file for its owner only, whole or not at all: half a key would be worse than none."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    # Whole or not at all: half a key would be worse than none.
+    write_private(path, b"".join(key.to_pem() for key in keys), durable=True)
 
 
 @contextlib.contextmanager
