@@ -8,11 +8,20 @@
 | MUSTER_BLOB | connection string of a blob account | an Azurite of our own |
 | MUSTER_CACHE | where the local stack is installed | the user's cache directory |
 | MUSTER_GROUP_KEY_FILE | the key that devices derive theirs from, base64 | one in the state directory |
+| MUSTER_HOST | the address that the API listens on | 127.0.0.1 |
+| MUSTER_API_TOKEN | the API's token, for service and clients; then it is needed on loopback too | see below |
+| MUSTER_API_READ_TOKEN | a token that may only read | see below |
+| MUSTER_API_TOKEN_FILE, MUSTER_API_READ_TOKEN_FILE | the same, in files that may change meanwhile | |
+| MUSTER_API_AUTH | auto, or always: a token on loopback too | auto |
+| MUSTER_API_CERT_FILE, MUSTER_API_KEY_FILE | by which the API is by TLS, PEM | |
 | MUSTER_ENGINE | embedded, or durabletask for a Durable Task backend elsewhere | embedded |
 | MUSTER_ENGINE_ENDPOINT | that backend: host:port, or a URL whose scheme says whether by TLS | |
 | MUSTER_ENGINE_TASKHUB | its task hub, where it is Azure's Durable Task Scheduler or the emulator of it | |
 | MUSTER_ENGINE_TLS | on or off | as the URL says; else off on loopback, on elsewhere |
 | MUSTER_ENGINE_CREDENTIAL | azure, or NAME=VALUE to be sent with each call | none |
+
+Where no variable has the API's token it is that of the state directory's `api.token`, which is made where one
+is needed; the one that may only read is that of `api-read.token`: `muster token show --read-only` makes it.
 """
 
 from __future__ import annotations
@@ -25,11 +34,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
+from .api_settings import ApiSettings
 from .errors import OptionError, SettingsError
 from .retries import DEFAULT_RETRIES, KINDS, MAX_ATTEMPTS, FailureKind, Retries
 
 DEFAULT_STATE_DIR = ".muster"
-DEFAULT_API_HOST = "127.0.0.1"
 DEFAULT_API_PORT = 8470
 DEFAULT_BROKER = "auto"
 LOCAL_BROKERS = ("auto", "mosquitto", "aedes")
@@ -194,6 +203,7 @@ class Environment:
     cache_dir: Path | None
     engine: EngineSettings
     group_key_file: Path | None = None
+    api: ApiSettings = field(default_factory=ApiSettings)
 
     @classmethod
     def read(
@@ -222,6 +232,7 @@ class Environment:
             cache_dir=Path(cache) if cache else None,
             engine=EngineSettings.read(values),
             group_key_file=Path(group_key) if group_key else None,
+            api=ApiSettings.read(values),
         )
 
 
@@ -234,7 +245,7 @@ class ServiceSettings:
     """mqtt://host:port of a broker that runs; it may hold a password."""
     blob_connection_string: str = field(repr=False)
     engine: EngineSettings = field(default_factory=EngineSettings)
-    api_host: str = DEFAULT_API_HOST
+    api: ApiSettings = field(default_factory=ApiSettings)
     api_port: int | None = None
     """None: 8470 if it is free, else any; 0: any; else that one or PortBusyError."""
     container: str = "packages"
@@ -261,10 +272,6 @@ class ServiceSettings:
     def __post_init__(self) -> None:
         if self.api_port is not None and not 0 <= self.api_port <= 65_535:
             raise SettingsError(f"The API's port must be between 0 and 65535, not {self.api_port}.")
-        if self.api_host not in _LOOPBACK_HOSTS:
-            raise SettingsError(
-                f"The API has no authentication: it listens on loopback only, not on {self.api_host}."
-            )
         if not _CONTAINER_NAME.fullmatch(self.container):
             raise SettingsError(
                 f"{self.container!r} is no container name: 3 to 63 lower-case letters, digits, hyphens."

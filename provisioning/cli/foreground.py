@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NoReturn, cast
 
@@ -14,6 +15,7 @@ from broker.errors import BrokerError
 from broker.local import LocalBroker, start_broker
 from broker.local.process import descriptor_limit
 from devices.errors import DevicesError
+from provisioning.api_settings import ApiSettings, is_loopback
 from provisioning.azurite import LocalAzurite, start_azurite
 from provisioning.cli.errors import InterruptedBySignalError, StackError, one_line
 from provisioning.cli.group_key import provide_group_key
@@ -107,12 +109,15 @@ class Foreground:
                 broker_url=broker_url,
                 blob_connection_string=blob,
                 engine=options.engine,
+                api=options.api,
                 api_port=options.api_port,
             )
             service = await cleanup.enter_async_context(Service(settings, fleet_launcher=launcher))
             if options.engine.kind != "embedded":
                 reporter.part("engine", f"{options.engine.name}; {_lacking(await service.health())}")
             reporter.part("service", f"{service.url}, state in {options.state_dir}")
+            for text in _about_access(options.api):
+                reporter.part("access", text)
             # The devices say goodbye while the service still listens.
             cleanup.push_async_callback(launcher.stop_all)
             for fleet in await launcher.restore():
@@ -176,6 +181,19 @@ def end_at_once(state_dir: Path, signum: int) -> NoReturn:
 
 def _adopted(part: LocalBroker | LocalAzurite) -> str:
     return " (found running)" if part.process.adopted else ""
+
+
+def _about_access(api: ApiSettings) -> Iterator[str]:
+    """Who may ask the service, where that is not this machine alone."""
+    if not is_loopback(api.host):
+        yield f"the API listens on {api.host}"
+    if api.token_needed:
+        yield "whoever asks needs a token: `muster token show` prints it"
+    if not is_loopback(api.host) and api.certificate is None:
+        yield (
+            "tokens go over the network in the clear: set MUSTER_API_CERT_FILE and MUSTER_API_KEY_FILE, "
+            "or have a proxy do TLS"
+        )
 
 
 def _lacking(health: dict[str, Any]) -> str:

@@ -5,7 +5,19 @@ from __future__ import annotations
 import argparse
 
 from provisioning import __version__
-from provisioning.cli import demo, devices, doctor, down, fleet, provision, release, rollout, up, watch
+from provisioning.cli import (
+    demo,
+    devices,
+    doctor,
+    down,
+    fleet,
+    provision,
+    release,
+    rollout,
+    tokens,
+    up,
+    watch,
+)
 from provisioning.cli.arguments import OneLineParser
 from provisioning.cli.report import command as report
 
@@ -27,6 +39,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"muster {__version__}")
     parser.set_defaults(run=lambda args: parser.error("say what to do"))
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (demo, up, down, fleet, provision, release, rollout, devices, watch, report, doctor):
+    for module in (
+        demo,
+        up,
+        down,
+        fleet,
+        provision,
+        release,
+        rollout,
+        devices,
+        watch,
+        report,
+        tokens,
+        doctor,
+    ):
         module.add_parser(subparsers)
     return parser

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from provisioning.api_settings import ApiSettings
 from provisioning.cli.arguments import Subparsers, add_command, add_state_dir, port_number, state_dir_of
 from provisioning.cli.demo_record import forget_finished_demo, held
 from provisioning.cli.errors import CliError, StackError, UsageError, one_line
@@ -30,10 +31,18 @@ def add_parser(subparsers: Subparsers) -> None:
         ),
         examples="""muster up
             muster up --state-dir /tmp/lab --port 0
+            muster up --host 0.0.0.0
             muster up --broker mqtt://broker.lan:1883
             muster up --engine durabletask --engine-endpoint 127.0.0.1:4001""",
     )
     add_state_dir(parser)
+    # Who may ask is the environment's: a command line is seen by all.
+    parser.add_argument(
+        "--host",
+        metavar="ADDRESS",
+        help="address that the HTTP API listens on; one that others reach needs a token, which `muster token"
+        " show` prints (default: $MUSTER_HOST, 127.0.0.1)",
+    )
     parser.add_argument(
         "--port",
         type=port_number,
@@ -89,6 +98,7 @@ class UpOptions:
     blob_port: int | None
     owned: bool
     group_key_file: Path | None = None
+    api: ApiSettings = field(default_factory=ApiSettings)
 
 
 class Reporter:
@@ -133,6 +143,7 @@ class Reporter:
 def run(args: argparse.Namespace) -> int:
     environment = Environment.read(
         flags={
+            "MUSTER_HOST": args.host,
             "MUSTER_ENGINE": args.engine,
             "MUSTER_ENGINE_ENDPOINT": args.engine_endpoint,
             "MUSTER_ENGINE_TASKHUB": args.engine_taskhub,
@@ -153,6 +164,7 @@ def run(args: argparse.Namespace) -> int:
         blob_port=args.blob_port,
         owned=args.owned,
         group_key_file=environment.group_key_file,
+        api=environment.api,
     )
     logging.basicConfig(
         level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
