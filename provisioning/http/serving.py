@@ -159,6 +159,8 @@ class Server(uvicorn.Server):
                 app,
                 http=Connection,
                 log_config=None,
+                # Its warnings are of requests that are no HTTP: anybody could fill the log with them.
+                log_level="error",
                 access_log=False,
                 lifespan="off",
                 ws="none",
