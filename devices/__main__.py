@@ -69,7 +69,9 @@ async def _run(arguments: FleetArguments) -> int:
             roster,
             address=address,
             verifier=Verifier.from_base64(arguments.trust),
-            credentials=Credentials.of(address, arguments.group_key_file),
+            credentials=Credentials.of(
+                address, arguments.group_key_file, token_lifetime_s=arguments.token_lifetime_s
+            ),
             options=options,
             trace=trace,
         )

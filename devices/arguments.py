@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from broker.identity import DEFAULT_TOKEN_LIFETIME_S
 from devices.errors import FleetSpecError
 from devices.fleet_file import FleetFile
 from devices.roster import parse_shard
@@ -34,6 +35,7 @@ class FleetArguments:
     broker_file: Path | None = None
     shard: tuple[int, int] = (1, 1)
     group_key_file: Path | None = None
+    token_lifetime_s: int = DEFAULT_TOKEN_LIFETIME_S
     stats_file: Path | None = None
     control_file: Path | None = None
     trace_file: Path | None = None
@@ -58,6 +60,7 @@ def to_argv(arguments: FleetArguments) -> list[str]:
         if arguments.broker_file is None
         else f"--broker-file={arguments.broker_file}",
         f"--shard={arguments.shard[0]}/{arguments.shard[1]}",
+        f"--token-lifetime={arguments.token_lifetime_s}",
         f"--log-level={arguments.log_level}",
     ]
     argv += [f"--trust={key}" for key in arguments.trust]
@@ -89,6 +92,7 @@ def parse(argv: Sequence[str]) -> FleetArguments:
         trust=tuple(given.trust),
         shard=parse_shard(given.shard),
         group_key_file=given.group_key_file,
+        token_lifetime_s=given.token_lifetime,
         stats_file=given.stats_file,
         control_file=given.control_file,
         trace_file=given.trace_file,
@@ -151,7 +155,14 @@ def _parser() -> argparse.ArgumentParser:
         "--group-key-file",
         type=Path,
         metavar="PATH",
-        help="log in as each device, with a key derived from this one (base64)",
+        help="log in as each device, with a token by a key derived from this one (base64)",
+    )
+    option(
+        "--token-lifetime",
+        type=_seconds,
+        default=DEFAULT_TOKEN_LIFETIME_S,
+        metavar="SECONDS",
+        help=f"the period of these tokens, which the broker must know (default {DEFAULT_TOKEN_LIFETIME_S})",
     )
     option(
         "--stats-file", type=Path, metavar="PATH", help="where to keep statistics as JSON, anew each second"
@@ -162,6 +173,12 @@ def _parser() -> argparse.ArgumentParser:
     option("--held", action="store_true", help="begin when a byte comes on standard input")
     option("--log-level", choices=LOG_LEVELS, default="warning")
     return parser
+
+
+def _seconds(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= 10**8:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 1 on")
+    return int(text)
 
 
 def _read_url(path: Path) -> str:

@@ -4,6 +4,7 @@ DevicesError
 ├── FleetSpecError      a fleet that can't be: names the key and the remedy
 ├── FleetStartError     a fleet that can't start here: bad trust key, too few file descriptors
 ├── ConnectionLostError a connection to the broker that has ended, or never was one: says why
+│   └── NotAuthorisedError  the broker does not let the device in with these credentials
 └── DownloadError       one attempt at a package has failed; ``reason`` goes to the service
 """
 
@@ -34,6 +35,10 @@ class FleetStartError(DevicesError):
 
 class ConnectionLostError(DevicesError):
     """A connection to the broker has ended, or never was one; the message says why. Another one may hold."""
+
+
+class NotAuthorisedError(ConnectionLostError):
+    """The broker does not let the device in: its token is of another time, or it was revoked."""
 
 
 class DownloadError(DevicesError):

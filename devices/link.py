@@ -25,7 +25,7 @@ from broker import topics
 from broker.messages import Event, Presence, Register
 from devices import packets
 from devices.client import DeviceClient
-from devices.errors import ConnectionLostError
+from devices.errors import ConnectionLostError, NotAuthorisedError
 from devices.pacing import backoff_s
 from devices.surroundings import Surroundings
 
@@ -72,6 +72,7 @@ class Link:
         "_hurry_s",
         "_on_message",
         "_on_registered",
+        "_refusals",
         "_resting",
         "_seed",
         "_unanswered",
@@ -100,6 +101,8 @@ class Link:
         self._hurry_s: float | None = None
         self._resting: asyncio.Future[None] | None = None
         self._failures = 0
+        # How often in a row the broker did not take the credentials.
+        self._refusals = 0
         self._up_since_s: float | None = None
         # What the next registration says: a token while nothing is remembered that was said before.
         self._fresh: str | None = secrets.token_hex(8)
@@ -210,8 +213,10 @@ class Link:
                 await client.open(around.address, tls=around.tls, timeout_s=around.link.connect_timeout_s)
         except ConnectionLostError as error:
             counters.connect_failures += 1
+            self._refusals += isinstance(error, NotAuthorisedError)
             around.report(f"can't connect to {around.address.url}: {error}")
             raise
+        self._refusals = 0
         self._up_since_s = around.true_clock()
         counters.connects += 1
         counters.reconnects += self.registered
@@ -227,7 +232,7 @@ class Link:
 
     def _new_client(self) -> DeviceClient:
         options = self._around.link
-        username, password = self._around.credentials.for_device(self._device_id)
+        username, password = self._around.credentials.for_device(self._device_id, refusals=self._refusals)
         # Spread, so that the pings of ten thousand idle devices don't come together.
         keepalive_s = options.keepalive_s + self._seed % _KEEPALIVE_SPREAD_S
         connect = packets.connect(

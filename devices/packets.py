@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from devices.errors import ConnectionLostError
+from devices.errors import ConnectionLostError, NotAuthorisedError
 
 # Control packet types (2.2.1), as in the upper half of a packet's first byte.
 CONNACK: Final = 2
@@ -42,6 +42,7 @@ _REFUSALS: Final = {
     4: "bad user name or password",
     5: "not authorised",
 }
+_BAD_CREDENTIALS: Final = frozenset({4, 5})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +114,8 @@ def read_connack(body: bytes) -> bool:
     if len(body) != 2:
         raise ConnectionLostError("the broker sent a CONNACK of the wrong size")
     if body[1]:
-        raise ConnectionLostError(f"the broker refuses: {_REFUSALS.get(body[1], f'code {body[1]}')}")
+        kind = NotAuthorisedError if body[1] in _BAD_CREDENTIALS else ConnectionLostError
+        raise kind(f"the broker refuses: {_REFUSALS.get(body[1], f'code {body[1]}')}")
     return bool(body[0] & 1)
 
 

@@ -73,6 +73,7 @@ class Activities:
         publish_timeout_s: float,
         releases: Catalogue | None = None,
         on_claim: Callable[[str], None] = lambda run_id: None,
+        is_revoked: Callable[[str], bool] = lambda device_id: False,
     ) -> None:
         self._registry = registry
         self._store = store
@@ -82,6 +83,7 @@ class Activities:
         self._key = key
         self._publish_timeout_s = publish_timeout_s
         self._on_claim = on_claim
+        self._is_revoked = is_revoked
 
     def named(self) -> dict[str, Callable[[ActivityContext, Json], Any]]:
         """The activities by name, to be registered with an engine or a worker."""
@@ -108,13 +110,16 @@ class Activities:
     async def create_installation_package(self, _ctx: ActivityContext, request: Json) -> Json:
         """Build and store the device's package and share it by a fresh SAS URL.
 
-        Where the release is not for this device: `{"rejected": reason}`, and there is no package.
+        Where the device was revoked, or the release is not for it: `{"rejected": reason}`, and there is no
+        package.
         """
         device_id = request["device_id"]
         self._note(request, DeviceState.PACKAGING)
         device = self._registry.look_up(device_id)
         if device is None:
             raise ProvisioningError(f"The device {device_id} is not in the registry.")
+        if self._is_revoked(device_id):
+            return {"rejected": "the device was revoked"}
         name = request.get("release")
         if name is None:
             name = self._release.name

@@ -14,6 +14,7 @@
 | GET /api/runs/{run_id}/devices | a run's devices in pages, what became of each in it |
 | /api/overview, /api/devices, /api/cells, /api/ready, /metrics, series, children | see `inspection.api` |
 | /api/releases, /api/rollouts, /api/events | see `releases.api`, `rollouts.api`, `events.api` |
+| /api/enrolments | see `enrolment.api` |
 | GET /api/statistics | counters of every part |
 | GET /, GET /page/… | the page for people |
 | /login, /logout, /api/session | see `http.login` |
@@ -29,6 +30,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp
 
 from . import __version__
+from .enrolment.api import enrolment_routes
+from .enrolment.store import Enrolments
 from .events.api import Events, event_routes
 from .fleets import FleetRecord, FleetRequest
 from .http.access import GRANT, Access, Guarded
@@ -60,6 +63,8 @@ class Backend(Protocol):
 
     @property
     def url(self) -> str: ...
+    @property
+    def enrolments(self) -> Enrolments: ...
     @property
     def releases(self) -> Releases: ...
     @property
@@ -175,6 +180,7 @@ def create_api(backend: Backend, access: Access | None = None) -> FastAPI:
         """Counters of every part of the service."""
         return await backend.statistics()
 
+    app.include_router(enrolment_routes(lambda: backend.enrolments))
     app.include_router(release_routes(lambda: backend.releases))
     app.include_router(inspection_routes(lambda: backend.inspection, http))
     app.include_router(rollout_routes(lambda: backend.rollouts))

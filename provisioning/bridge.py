@@ -62,6 +62,8 @@ class BridgeStatistics:
     """Events of a device for an instance that is about another."""
     unknown: int = 0
     """Events for an instance that does not exist."""
+    revoked: int = 0
+    """Of devices that were revoked, at a broker that lets them in all the same."""
     returned: int = 0
     """Devices in mid-run that may have missed what was sent."""
     retries: int = 0
@@ -75,7 +77,14 @@ class Bridge:
     bounds it, as it bounds what is in flight.
     """
 
-    def __init__(self, *, registry: Registry, sink: EventSink) -> None:
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        sink: EventSink,
+        is_revoked: Callable[[str], bool] = lambda device_id: False,
+    ) -> None:
+        self._is_revoked = is_revoked
         self._registry = registry
         self._sink = sink
         self._early: list[Delivery] | None = []
@@ -129,6 +138,8 @@ class Bridge:
             handler = self._handlers.get(topic.kind)
             if handler is None:
                 self._drop(delivery, "malformed", f"{delivery.topic!r} is no topic that devices publish to")
+            elif self._is_revoked(topic.device_id) and not _is_goodbye(topic, delivery):
+                self._drop(delivery, "revoked", f"{topic.device_id} was revoked")
             else:
                 handler(topic, delivery)
         except ContractError as error:
@@ -277,6 +288,11 @@ class Bridge:
             _LOG.warning("dropped a message: %s", complaint)
             if self._complaints == _MAX_COMPLAINTS:
                 _LOG.warning("further dropped messages are only counted")
+
+
+def _is_goodbye(topic: topics.Topic, delivery: Delivery) -> bool:
+    """Whether it says that a device is gone: the will of one that the broker has cut off does."""
+    return topic.kind == "presence" and messages.parse_presence(topic, delivery.payload).state == "offline"
 
 
 def _key(delivery: Delivery) -> str:

@@ -42,7 +42,7 @@ from .states import WORKING, DeviceState, transition_rows
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _APPLICATION_ID = 0x4D555354  # "MUST"
 # What each version of the format adds to the one before it.
 _SCHEMAS = (
@@ -50,6 +50,7 @@ _SCHEMAS = (
     "rollouts/schema.sql",
     "rollouts/schema_overlap.sql",
     "releases/schema.sql",
+    "enrolment/schema.sql",
 )
 assert len(_SCHEMAS) == SCHEMA_VERSION
 _RETRY_INTERVAL_S = 0.5

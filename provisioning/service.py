@@ -22,12 +22,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from broker.connection import BrokerConnection, ConnectionOptions
+from broker.identity import SERVICE_ACCOUNT, GroupKeyError, read_group_key
 
 from . import __version__
 from .activities import Activities
 from .api import create_api
 from .bridge import SUBSCRIPTIONS, Bridge
 from .engines import ENGINE_FILE, ManagementClient, OrchestrationEngine, create_engine
+from .enrolment.group_key import provide_group_key
+from .enrolment.store import Access, Enrolments
 from .errors import (
     ProvisioningError,
     SettingsError,
@@ -40,7 +43,7 @@ from .events.feed import Feed
 from .events.hub import Hub
 from .fleet_check import check_fleet
 from .fleets import FleetLauncher, FleetRecord, FleetRequest, page_of
-from .http.access import Access
+from .http.access import Access as ApiAccess
 from .http.instances import Instances
 from .http.serving import Server, listen, url_of
 from .inspection.devices import Devices
@@ -78,8 +81,16 @@ class Service:
     not wait for the broker, blob storage or an engine's backend.
     """
 
-    def __init__(self, settings: ServiceSettings, fleet_launcher: FleetLauncher | None = None) -> None:
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        fleet_launcher: FleetLauncher | None = None,
+        *,
+        access: Access | None = None,
+    ) -> None:
+        """``access`` lets devices in at the broker; None where it is somebody else's, or open to all."""
         self.settings = settings
+        self._access = access
         self.url = ""
         """Where the API is; set on entering."""
         self._launcher = fleet_launcher
@@ -96,6 +107,8 @@ class Service:
         self._runs: Runs
         self._release: Release
         self._releases: Releases
+        self.enrolments: Enrolments
+        """Who may connect."""
         self._rollouts: Rollouts
         self._rollout_store: RolloutStore
         self.inspection: Inspection
@@ -160,6 +173,10 @@ class Service:
                     max_batch=settings.registry_max_batch,
                 )
             )
+        self.enrolments = Enrolments(
+            registry=self._registry, group_key=self._group_key(), access=self._access
+        )
+        await self.enrolments.open()
         self._release = Release.demo(settings.release, settings.firmware_size_bytes)
         self._releases = Releases(
             registry=self._registry, state_dir=state_dir, default=self._release, started_at=self._started_at
@@ -201,6 +218,16 @@ class Service:
         self.url = url_of(listener, tls=settings.api.certificate is not None)
         return listener
 
+    def _group_key(self) -> bytes:
+        try:
+            return read_group_key(provide_group_key(self.settings.state_dir, self.settings.group_key_file))
+        except GroupKeyError as error:
+            raise SettingsError(f"{error}.") from error
+        except OSError as error:
+            raise StateError(
+                f"The group key can't be written to {self.settings.state_dir} ({error.strerror})."
+            ) from error
+
     async def _check_engine(self) -> None:
         """Another engine knows nothing of the runs under way: here they would be taken for gone."""
         engine, state_dir = self.settings.engine, self.settings.state_dir
@@ -224,7 +251,12 @@ class Service:
         client_id = await self._registry.identity(
             "mqtt_client_id", lambda: f"muster-service-{secrets.token_hex(6)}"
         )
-        self._bridge = Bridge(registry=self._registry, sink=self._client)
+        if self._access is not None:
+            # Our own broker knows accounts by their client ids.
+            client_id = SERVICE_ACCOUNT
+        self._bridge = Bridge(
+            registry=self._registry, sink=self._client, is_revoked=self.enrolments.is_revoked
+        )
         self._runs = Runs(registry=self._registry, client=self._client, releases=self._releases)
         self._rollout_store = RolloutStore(self._registry)
         self._rollouts = Rollouts(
@@ -259,6 +291,7 @@ class Service:
             key=self._key,
             publish_timeout_s=settings.publish_timeout_s,
             on_claim=self._runs.on_claim,
+            is_revoked=self.enrolments.is_revoked,
         )
         self._engine.add_orchestrator(ProvisionNewDevices)
         self._engine.add_orchestrator(DeviceProvisioningOrchestration)
@@ -289,7 +322,12 @@ class Service:
         self.inspection = Inspection(
             registry=self._registry,
             client=self._client,
-            devices=Devices(registry=self._registry, client=self._client, url_of_blob=self._store.url_of),
+            devices=Devices(
+                registry=self._registry,
+                client=self._client,
+                url_of_blob=self._store.url_of,
+                is_revoked=self.enrolments.is_revoked,
+            ),
             rollouts=self._rollouts,
             runs=self._runs,
             events=self._events,
@@ -302,7 +340,7 @@ class Service:
 
     async def _serve(self, listener: socket.socket) -> None:
         api = self.settings.api
-        access = Access(api.tokens(self.settings.state_dir), token_needed=api.token_needed)
+        access = ApiAccess(api.tokens(self.settings.state_dir), token_needed=api.token_needed)
         self._server = Server(
             create_api(self, access), last_calls_s=_LAST_CALLS_S, certificate=api.certificate, key=api.key
         )
@@ -349,7 +387,12 @@ class Service:
             "pid": os.getpid(),
             "started_at": iso(self._started_at),
             "state_dir": str(self.settings.state_dir.absolute()),
-            "broker": {"url": self._connection.address.url, "connected": connected},
+            "broker": {
+                "url": self._connection.address.url,
+                "connected": connected,
+                # Whether it lets in enrolled devices only, as far as this service knows.
+                "enrolled_only": self._access is not None,
+            },
             "blob": {"endpoint": self._store.endpoint, "reachable": reachable},
             "engine": self._engine.health(),
             "trust": {"key_id": self._key.key_id, "public_key": self._key.public_key},

@@ -14,6 +14,7 @@
 | MUSTER_API_TOKEN_FILE, MUSTER_API_READ_TOKEN_FILE | the same, in files that may change meanwhile | |
 | MUSTER_API_AUTH | auto, or always: a token on loopback too | auto |
 | MUSTER_API_CERT_FILE, MUSTER_API_KEY_FILE | by which the API is by TLS, PEM | |
+| MUSTER_TOKEN_LIFETIME_S | the period of devices' tokens, in seconds | 86400 |
 | MUSTER_ENGINE | embedded, or durabletask for a Durable Task backend elsewhere | embedded |
 | MUSTER_ENGINE_ENDPOINT | that backend: host:port, or a URL whose scheme says whether by TLS | |
 | MUSTER_ENGINE_TASKHUB | its task hub, where it is Azure's Durable Task Scheduler or the emulator of it | |
@@ -34,6 +35,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
+from broker.identity import DEFAULT_TOKEN_LIFETIME_S
+
 from .api_settings import ApiSettings
 from .errors import OptionError, SettingsError
 from .retries import DEFAULT_RETRIES, KINDS, MAX_ATTEMPTS, FailureKind, Retries
@@ -49,6 +52,8 @@ MAX_FLEET_DEVICES = 100_000
 """Devices in one fleet."""
 MAX_FLEET_PROCESSES = 64
 """Processes that share one fleet on one host."""
+MAX_TOKEN_LIFETIME_S = 30 * 86_400
+"""Of a period of devices' tokens."""
 MAX_PAGE = 1_000
 """Devices in one answer of the API."""
 
@@ -204,6 +209,7 @@ class Environment:
     engine: EngineSettings
     group_key_file: Path | None = None
     api: ApiSettings = field(default_factory=ApiSettings)
+    token_lifetime_s: int = DEFAULT_TOKEN_LIFETIME_S
 
     @classmethod
     def read(
@@ -233,7 +239,19 @@ class Environment:
             engine=EngineSettings.read(values),
             group_key_file=Path(group_key) if group_key else None,
             api=ApiSettings.read(values),
+            token_lifetime_s=_token_lifetime(values.get("MUSTER_TOKEN_LIFETIME_S")),
         )
+
+
+def _token_lifetime(text: str | None) -> int:
+    if not text:
+        return DEFAULT_TOKEN_LIFETIME_S
+    seconds = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
+    if not 1 <= seconds <= MAX_TOKEN_LIFETIME_S:
+        raise SettingsError(
+            f"MUSTER_TOKEN_LIFETIME_S is {text!r}. Use 1 to {MAX_TOKEN_LIFETIME_S:,} seconds."
+        )
+    return seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +264,8 @@ class ServiceSettings:
     blob_connection_string: str = field(repr=False)
     engine: EngineSettings = field(default_factory=EngineSettings)
     api: ApiSettings = field(default_factory=ApiSettings)
+    group_key_file: Path | None = None
+    """What the keys of devices follow from, in base64; None: one of its own in the state directory."""
     api_port: int | None = None
     """None: 8470 if it is free, else any; 0: any; else that one or PortBusyError."""
     container: str = "packages"

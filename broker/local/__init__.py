@@ -11,7 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from broker.local.aedes import aedes_program
+from broker.local.access import AccessControl
+from broker.local.aedes import AedesFile, aedes_program
 from broker.local.errors import (
     InstallError,
     LocalStackError,
@@ -20,7 +21,7 @@ from broker.local.errors import (
     StackInUseError,
     StartError,
 )
-from broker.local.mosquitto import find_mosquitto, mosquitto_program
+from broker.local.mosquitto import MosquittoFiles, find_mosquitto, mosquitto_program
 from broker.local.node import provide_node_stack
 from broker.local.ports import LOOPBACK
 from broker.local.process import LocalProcess, Program, Progress, ignore_progress, stop_recorded
@@ -29,6 +30,7 @@ from broker.local.records import ProcessRecord, stack_directory
 BrokerKind = Literal["mosquitto", "aedes"]
 
 __all__ = [
+    "AccessControl",
     "BrokerKind",
     "InstallError",
     "LocalBroker",
@@ -56,9 +58,13 @@ class LocalBroker:
     port: int
     kind: BrokerKind
     process: LocalProcess
+    access: AccessControl | None = None
+    """None: it is open to all on this machine."""
 
     async def stop(self) -> None:
         """Stop it; clients' sessions and queued messages are kept for the next start."""
+        if self.access is not None:
+            await self.access.close()
         await self.process.stop()
 
     async def __aenter__(self) -> Self:
@@ -75,9 +81,12 @@ async def start_broker(
     state_dir: Path,
     kind: Literal["auto", "mosquitto", "aedes"] = "auto",
     port: int | None = None,
+    access: AccessControl | None = None,
     progress: Progress = ignore_progress,
 ) -> LocalBroker:
     """Start a broker with its data in ``state_dir``, or adopt the one that a killed service left running.
+
+    ``access`` says who may use it, from now on and until the broker's `stop`; None: all on this machine.
 
     ``kind``: "auto" is Mosquitto where it is installed, else Aedes. ``port``: None is the port of the last
     time, else 1883, else any free one; 0 the same without 1883; a number is that port or `PortInUseError`.
@@ -95,15 +104,26 @@ async def start_broker(
     other = directory.parent / ("mosquitto" if chosen == "aedes" else "aedes")
     if chosen == "mosquitto":
         assert executable is not None
-        program = mosquitto_program(executable, directory)
+        accounts = None
+        if access is not None:
+            accounts = MosquittoFiles(directory, token_lifetime_s=access.token_lifetime_s)
+            access.prepare(accounts)
+        program = mosquitto_program(executable, directory, accounts)
     else:
-        program = aedes_program(await provide_node_stack(progress=progress), directory)
+        stack = await provide_node_stack(progress=progress)
+        file = None
+        if access is not None:
+            access.prepare(file := AedesFile(directory))
+        program = aedes_program(stack, directory, file)
     process = LocalProcess(program, directory=directory, port=port, replaces=other, progress=progress)
     await process.start()
+    if access is not None:
+        access.start(process.reload)
     return LocalBroker(
         url=f"mqtt://{LOOPBACK}:{process.port}",
         host=LOOPBACK,
         port=process.port,
         kind=chosen,
         process=process,
+        access=access,
     )

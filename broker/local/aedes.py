@@ -8,17 +8,55 @@ disk every few seconds, is the better broker wherever it is installed.
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from broker.identity import SERVICE_ACCOUNT
+from broker.local.access import write_private
 from broker.local.node import STACK_SOURCE, NodeStack
 from broker.local.process import Program
 
 DEFAULT_PORT: Final = 1883
 
 
-def aedes_program(stack: NodeStack, directory: Path) -> Program:
-    """The program that runs ``stack/aedes.mjs`` with its log in ``directory``."""
+class AedesFile:
+    """The file with the accounts: ``{"passwords": {name: SHA-256 in hex}, "keys": {device id: base64}}``.
+
+    The script checks tokens itself, so each that a device signs is good until it expires.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "accounts.json"
+
+    def prepare(self, service_password: str) -> None:
+        """Write the service's account anew; the devices keep theirs."""
+        try:
+            keys: Any = json.loads(self.path.read_bytes())["keys"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            keys = {}
+        self._write(service_password, keys)
+
+    def write(self, service_password: str, keys: Mapping[str, str], *, now: float) -> None:
+        """Write all accounts; raises OSError."""
+        self._write(service_password, keys)
+
+    def stale(self, now: float) -> bool:
+        """Never: there are keys in it, no tokens."""
+        return False
+
+    def _write(self, service_password: str, keys: Mapping[str, str]) -> None:
+        digest = hashlib.sha256(service_password.encode()).hexdigest()
+        document = {"passwords": {SERVICE_ACCOUNT: digest}, "keys": dict(keys)}
+        write_private(self.path, json.dumps(document))
+
+
+def aedes_program(stack: NodeStack, directory: Path, file: AedesFile | None = None) -> Program:
+    """The program that runs ``stack/aedes.mjs`` with its log in ``directory``.
+
+    Without ``file`` it is open to all on this machine.
+    """
     script = STACK_SOURCE / "aedes.mjs"
 
     def command(port: int) -> tuple[str, ...]:
@@ -28,9 +66,12 @@ def aedes_program(stack: NodeStack, directory: Path) -> Program:
             str(port),
             str(stack.modules),
             str(directory / "sessions.jsonl"),
+            *(() if file is None else (str(file.path),)),
         )
 
-    digest = hashlib.sha256(f"{stack.node}\n{stack.key}\n{directory}\n".encode() + script.read_bytes())
+    digest = hashlib.sha256(
+        f"{stack.node}\n{stack.key}\n{directory}\n{file is None}\n".encode() + script.read_bytes()
+    )
     return Program(
         name="aedes",
         role="broker",

@@ -7,13 +7,20 @@ is away or slow, and only 20 are in flight to one.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import pwd
+import secrets
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from broker import topics
+from broker.identity import SERVICE_ACCOUNT, expiry_of, make_token
+from broker.local.access import write_private
 from broker.local.process import Program
 
 # Packages of Debian and Homebrew put it where a user's PATH often doesn't reach.
@@ -30,7 +37,7 @@ _CONFIGURATION: Final = """\
 # Written by Muster at every start; changes are lost.
 listener {port} 127.0.0.1
 socket_domain ipv4
-allow_anonymous true
+{access}
 user {user}
 max_connections -1
 max_inflight_messages {inflight}
@@ -50,18 +57,105 @@ log_type warning
 """
 
 
+_OPEN: Final = "allow_anonymous true"
+# The user name is the client id: else a device could take the session of another one.
+_BY_ACCOUNT: Final = """\
+allow_anonymous false
+password_file {passwords}
+acl_file {rights}
+use_username_as_clientid true"""
+
+# %u is the user name. What nobody is given nobody has: not $SYS, and no topic outside of the contract.
+_RIGHTS: Final = f"""\
+# Written by Muster at every start; changes are lost.
+user {SERVICE_ACCOUNT}
+topic readwrite devices/#
+
+pattern write {topics.presence("%u")}
+pattern write {topics.register("%u")}
+pattern write {topics.event("%u", "+")}
+pattern read {topics.package("%u")}
+pattern read {topics.command("%u", "+")}
+"""
+
+
+class MosquittoFiles:
+    """The password file and the list of rights.
+
+    The file has one password for each device, so it holds the token of the device's present period, hashed
+    once with a salt: what has 256 random bits needs no slow hash, and the broker checks all at each reload.
+    """
+
+    def __init__(self, directory: Path, *, token_lifetime_s: int) -> None:
+        self.passwords = directory / "passwords"
+        self.rights = directory / "rights"
+        self._lifetime_s = token_lifetime_s
+        self._entries: dict[str, _Entry] = {}
+
+    def prepare(self, service_password: str) -> None:
+        """Write the service's account anew; the devices keep theirs."""
+        devices = [line for line in _lines(self.passwords) if not line.startswith(f"{SERVICE_ACCOUNT}:")]
+        write_private(self.rights, _RIGHTS)
+        write_private(self.passwords, "\n".join((_hashed(SERVICE_ACCOUNT, service_password), *devices, "")))
+
+    def write(self, service_password: str, keys: Mapping[str, str], *, now: float) -> None:
+        """Write all accounts; raises OSError."""
+        entries = {}
+        for device_id, key in keys.items():
+            entry = self._entries.get(device_id)
+            expires_at = expiry_of(device_id, now=now, lifetime_s=self._lifetime_s)
+            if entry is None or entry.key != key or entry.expires_at != expires_at:
+                token = make_token(key, device_id, expires_at)
+                entry = _Entry(key=key, expires_at=expires_at, line=_hashed(device_id, token))
+            entries[device_id] = entry
+        lines = (entry.line for entry in entries.values())
+        write_private(self.passwords, "\n".join((_hashed(SERVICE_ACCOUNT, service_password), *lines, "")))
+        self._entries = entries
+
+    def stale(self, now: float) -> bool:
+        """Whether the period of some device has ended."""
+        return any(entry.expires_at - self._lifetime_s <= now for entry in self._entries.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A device's line in the password file, and what it was made from."""
+
+    key: str
+    expires_at: int
+    line: str
+
+
+def _hashed(username: str, password: str) -> str:
+    salt = secrets.token_bytes(12)
+    digest = hashlib.sha512(password.encode() + salt).digest()
+    return f"{username}:$6${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+
+
 def find_mosquitto() -> Path | None:
     """Mosquitto's server on PATH, else in the places where packages put it, else None."""
     found = shutil.which("mosquitto") or shutil.which("mosquitto", path=os.pathsep.join(EXTRA_PLACES))
     return None if found is None else Path(found)
 
 
-def mosquitto_program(executable: Path, directory: Path) -> Program:
-    """The program that runs ``executable`` with its configuration, database and log in ``directory``."""
+def mosquitto_program(executable: Path, directory: Path, files: MosquittoFiles | None = None) -> Program:
+    """The program that runs ``executable`` with its configuration, database and log in ``directory``.
+
+    Without ``files`` it is open to all on this machine.
+    """
+    access = _OPEN if files is None else _BY_ACCOUNT.format(passwords=files.passwords, rights=files.rights)
 
     def configuration(port: int) -> str:
         return _CONFIGURATION.format(
             port=port,
+            access=access,
             # Started by root it would become the user "mosquitto", who can't write to the state directory.
             user=pwd.getpwuid(os.geteuid()).pw_name,
             inflight=MAX_INFLIGHT_MESSAGES,

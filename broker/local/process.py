@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import resource
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -172,6 +173,13 @@ class LocalProcess:
             self._lock.release()
             raise
         self._watcher = asyncio.create_task(self._watch(), name=f"watch {self.name}")
+
+    def reload(self) -> None:
+        """Let it read its files again (SIGHUP); one that does not run reads them when it starts."""
+        process = None if self._record is None else self._record.process()
+        if process is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGHUP)
 
     async def stop(self) -> None:
         """Stop the process: SIGTERM, and SIGKILL after the program's ``stop_timeout_s``; may be repeated."""

@@ -20,6 +20,7 @@ from provisioning.api_settings import ApiSettings, is_loopback
 from provisioning.cli.documents import (
     Device,
     DevicePage,
+    Enrolment,
     Fleet,
     Json,
     LogEntry,
@@ -241,6 +242,30 @@ class ServiceClient:
     def remove_release(self, name: str) -> Release:
         """Remove a release; returns what it was."""
         return cast(Release, self._request("DELETE", f"/api/releases/{_part(name)}"))
+
+    def enrol(self, device_ids: Sequence[str]) -> Json:
+        """Enrol devices; returns how many, and how many of them are new."""
+        return self._request("POST", "/api/enrolments", {"device_ids": list(device_ids)})
+
+    def act_on_enrolments(self, action: str, device_ids: Sequence[str]) -> Json:
+        """Revoke, restore or remove devices; returns those of which that is new."""
+        body = {"action": action, "device_ids": list(device_ids)}
+        return self._request("POST", "/api/enrolments/actions", body)
+
+    def enrolment(self, device_id: str) -> Enrolment:
+        return cast(Enrolment, self._request("GET", f"/api/enrolments/{_part(device_id)}"))
+
+    def enrolments(self, *, state: str | None = None) -> Iterator[Enrolment]:
+        """Yield the enrolments by device id, a page at a time."""
+        after: str | None = None
+        while True:
+            query = {"state": state, "limit": str(PAGE_LIMIT), "after": after}
+            given = urlencode({name: value for name, value in query.items() if value is not None})
+            page = self._request("GET", f"/api/enrolments?{given}")
+            yield from cast("list[Enrolment]", page["enrolments"])
+            after = page.get("next")
+            if after is None:
+                return
 
     def create_rollout(self, plan: Mapping[str, Any], *, actor: str) -> Rollout:
         """Start a rollout by ``plan``."""

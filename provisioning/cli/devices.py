@@ -148,7 +148,7 @@ def percentage(progress: float | None) -> str:
 
 def _facts(device: Device) -> list[tuple[str, str]]:
     facts: list[tuple[str, str]] = [
-        ("online", "yes" if device.get("online") else "no"),
+        ("online", "yes" if device.get("online") else "no, revoked" if device.get("revoked") else "no"),
         ("model", device.get("model") or "-"),
         ("firmware", device.get("firmware_version") or "-"),
     ]

@@ -51,6 +51,16 @@ class Run(TypedDict, total=False):
     percentiles: RunPercentiles | None
 
 
+class Enrolment(TypedDict):
+    """GET /api/enrolments/{device_id}."""
+
+    device_id: str
+    state: str
+    by: str
+    enrolled_at: str
+    revoked_at: str | None
+
+
 class Step(TypedDict, total=False):
     """One attempt at one step of a device's provisioning."""
 
@@ -75,7 +85,7 @@ class Package(TypedDict, total=False):
 
 
 class Device(TypedDict, total=False):
-    """One row of GET /api/devices, and with the last eight fields GET /api/devices/{id}."""
+    """One row of GET /api/devices, and with the last nine fields GET /api/devices/{id}."""
 
     device_id: str
     model: str
@@ -87,6 +97,7 @@ class Device(TypedDict, total=False):
     progress: float | None
     updated_at: str | None
     error: str | None
+    revoked: bool
     tags: dict[str, str]
     registered_at: str | None
     instance_id: str | None

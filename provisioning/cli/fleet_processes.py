@@ -83,6 +83,7 @@ class FleetProcesses:
             shard=part_of(shard_of(entry), part, entry.processes),
             # Credentials in the broker's URL are meant for all devices.
             group_key_file=None if key is None or _has_credentials(entry.broker_url) else Path(key),
+            token_lifetime_s=entry.token_lifetime_s,
             stats_file=statistics,
             control_file=control,
             owned=self._owned,

@@ -26,6 +26,8 @@ from typing import Any, Literal, TextIO
 
 import psutil
 
+from broker.identity import DEFAULT_TOKEN_LIFETIME_S
+
 FORMAT = 2
 # A fleet may name its devices one by one.
 MAX_RECORD_BYTES = 64 * 1024 * 1024
@@ -71,6 +73,7 @@ class FleetEntry:
     number: int = 0
     restarts: int = 0
     group_key_file: str | None = None
+    token_lifetime_s: int = DEFAULT_TOKEN_LIFETIME_S
 
     def member(self, part: int) -> Member | None:
         """The process of that part; None where none was started."""

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, cast
 
 from broker.errors import BrokerError
-from broker.local import LocalBroker, start_broker
+from broker.local import AccessControl, LocalBroker, start_broker
 from broker.local.process import descriptor_limit
 from devices.errors import DevicesError
 from provisioning.api_settings import ApiSettings, is_loopback
 from provisioning.azurite import LocalAzurite, start_azurite
 from provisioning.cli.errors import InterruptedBySignalError, StackError, one_line
-from provisioning.cli.group_key import provide_group_key
 from provisioning.cli.interruption import STOP_SIGNALS
 from provisioning.cli.launcher import ProcessFleetLauncher
 from provisioning.cli.up import Reporter, UpOptions
 from provisioning.engines import EngineError
+from provisioning.enrolment.group_key import provide_group_key
 from provisioning.errors import ProvisioningError
 from provisioning.packages import SigningKey
 from provisioning.service import Service, prepare_state_directory
@@ -95,24 +95,33 @@ class Foreground:
         options, reporter = self._options, self._reporter
         # Before the stack: a state that this version can't use is told at once.
         prepare_state_directory(options.state_dir)
+        group_key_file = provide_group_key(options.state_dir, options.group_key_file)
+        access = None
+        if options.broker in LOCAL_BROKERS and not options.open_broker:
+            access = AccessControl(token_lifetime_s=options.token_lifetime_s)
         async with contextlib.AsyncExitStack() as cleanup:
-            broker_url, blob = await self._start_stack(cleanup)
+            broker_url, blob = await self._start_stack(cleanup, access)
             launcher = ProcessFleetLauncher(
                 state_dir=options.state_dir,
                 broker_url=broker_url,
                 trust=lambda: SigningKey.load_or_create(options.state_dir / SIGNING_KEY).public_key,
-                group_key_file=provide_group_key(options.state_dir, options.group_key_file),
+                group_key_file=None if options.open_broker else group_key_file,
+                token_lifetime_s=options.token_lifetime_s,
+                enrol=lambda device_ids, fleet_id: service.enrolments.enrol(device_ids, by=fleet_id),
                 broker_files=descriptor_limit() if options.broker in LOCAL_BROKERS else None,
             )
             settings = ServiceSettings(
                 state_dir=options.state_dir,
-                broker_url=broker_url,
+                broker_url=broker_url if access is None else access.url(broker_url),
                 blob_connection_string=blob,
                 engine=options.engine,
                 api=options.api,
+                group_key_file=group_key_file,
                 api_port=options.api_port,
             )
-            service = await cleanup.enter_async_context(Service(settings, fleet_launcher=launcher))
+            service = await cleanup.enter_async_context(
+                Service(settings, fleet_launcher=launcher, access=access)
+            )
             if options.engine.kind != "embedded":
                 reporter.part("engine", f"{options.engine.name}; {_lacking(await service.health())}")
             reporter.part("service", f"{service.url}, state in {options.state_dir}")
@@ -131,7 +140,9 @@ class Foreground:
             reporter.ready(service.url)
             await service.wait_closed()
 
-    async def _start_stack(self, cleanup: contextlib.AsyncExitStack) -> tuple[str, str]:
+    async def _start_stack(
+        self, cleanup: contextlib.AsyncExitStack, access: AccessControl | None
+    ) -> tuple[str, str]:
         """Start what the options don't name as running already; return the broker's URL, the blob account."""
         options, reporter = self._options, self._reporter
         broker_url = options.broker
@@ -143,11 +154,13 @@ class Foreground:
                 state_dir=options.state_dir,
                 kind=cast("Literal['auto', 'mosquitto', 'aedes']", options.broker),
                 port=options.broker_port,
+                access=access,
                 progress=reporter.progress,
             )
             cleanup.push_async_callback(started.stop)
             broker_url = started.url
-            reporter.part("broker", f"{started.kind.capitalize()} on {started.url}{_adopted(started)}")
+            whom = "" if access is not None else ", open to all on this machine"
+            reporter.part("broker", f"{started.kind.capitalize()} on {started.url}{whom}{_adopted(started)}")
 
         async def blob_storage() -> None:
             nonlocal blob

@@ -17,13 +17,14 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from broker.identity import DEFAULT_TOKEN_LIFETIME_S
 from devices.errors import FleetSpecError
 from devices.errors import FleetStartError as TooLargeError
 from devices.roster import Change, Roster
@@ -49,6 +50,10 @@ DEVICES_PER_PROCESS: Final = 2_500
 MAX_FLEETS: Final = 100
 
 Json = dict[str, Any]
+
+
+async def _nobody_asks(_device_ids: Sequence[str], _fleet_id: str) -> None:
+    """For a broker that does not ask who is enrolled."""
 
 
 class FleetRefusedError(RequestError):
@@ -80,8 +85,9 @@ class ProcessFleetLauncher:
 
     ``trust`` gives the base64 public key that packages are signed with; it is asked when a fleet starts,
     because the service makes the key on its first start. ``group_key_file`` holds what devices derive their
-    credentials from, where the broker's URL has none. ``broker_files`` is how many files the broker may open,
-    None where it is not of this machine. ``owned``: the fleets end with this process, however it ends.
+    credentials from, where the broker's URL has none. ``enrol`` lets devices in at the broker, before they
+    connect: their ids, and the fleet's. ``broker_files`` is how many files the broker may open, None where it
+    is not of this machine. ``owned``: the fleets end with this process, however it ends.
     """
 
     def __init__(
@@ -91,6 +97,8 @@ class ProcessFleetLauncher:
         broker_url: str,
         trust: Callable[[], str],
         group_key_file: Path | None = None,
+        token_lifetime_s: int = DEFAULT_TOKEN_LIFETIME_S,
+        enrol: Callable[[Sequence[str], str], Awaitable[object]] = _nobody_asks,
         broker_files: int | None = None,
         owned: bool = False,
     ) -> None:
@@ -98,6 +106,8 @@ class ProcessFleetLauncher:
         self._broker_url = broker_url
         self._trust = trust
         self._group_key_file = None if group_key_file is None else str(group_key_file)
+        self._token_lifetime_s = token_lifetime_s
+        self._enrol = enrol
         self._broker_files = broker_files
         self._processes = FleetProcesses(self._book, owned=owned)
         self._statistics = FleetStatistics(self._book)
@@ -152,8 +162,10 @@ class ProcessFleetLauncher:
                 trust=self._trust(),
                 started_at=datetime.now(UTC).isoformat(),
                 group_key_file=self._group_key_file,
+                token_lifetime_s=self._token_lifetime_s,
             )
             fleet = KnownFleet.of(entry, roster)
+            await self._enrol(list(roster.entries), entry.fleet_id)
             # Known only when it is there: nobody is to look after it before.
             try:
                 with _writing():
@@ -253,6 +265,8 @@ class ProcessFleetLauncher:
                 understood = replace(understood, which=roster.exact(understood.which))
                 # What changes nothing is not kept, and no reason not to judge devices. It is told all the
                 # same: devices may be offline for a while, or processes given up.
+                if understood.group is not None:
+                    await self._enrol(list(understood.group.device_ids()), fleet.fleet_id)
                 new = not roster.is_so(understood)
                 entry = fleet.recorded(understood, at=now) if new else fleet.entry
                 affected = len(fleet.apply(understood, at=now) if new else roster.select(understood.which))
@@ -313,7 +327,10 @@ class ProcessFleetLauncher:
             broker_url=self._broker_url,
             trust=self._trust(),
             group_key_file=self._group_key_file,
+            token_lifetime_s=self._token_lifetime_s,
         )
+        if fleet.roster is not None:
+            await self._enrol(list(fleet.roster.entries), fleet.fleet_id)
         living = processes.living(entry)
         if current != entry or fleet.roster is None:
             await processes.end(list(living.values()))

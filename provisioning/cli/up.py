@@ -55,6 +55,11 @@ def add_parser(subparsers: Subparsers) -> None:
         help="auto, mosquitto, aedes, or mqtt://host:port of one that runs (default: $MUSTER_BROKER, auto)",
     )
     parser.add_argument(
+        "--open-broker",
+        action="store_true",
+        help="let anybody on this machine use the local broker, as any device (default: enrolled ones only)",
+    )
+    parser.add_argument(
         "--broker-port", type=port_number, metavar="PORT", help="port of the local broker (0: any)"
     )
     parser.add_argument("--blob-port", type=port_number, metavar="PORT", help="port of Azurite (0: any)")
@@ -98,6 +103,8 @@ class UpOptions:
     blob_port: int | None
     owned: bool
     group_key_file: Path | None = None
+    token_lifetime_s: int
+    open_broker: bool = False
     api: ApiSettings = field(default_factory=ApiSettings)
 
 
@@ -154,6 +161,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"--broker {broker!r} is neither {', '.join(LOCAL_BROKERS)} nor an address like mqtt://host:1883"
         )
+    if args.open_broker and broker not in LOCAL_BROKERS:
+        raise UsageError("--open-broker is for the local broker, and --broker names another: leave one out")
     options = UpOptions(
         state_dir=state_dir_of(args),
         broker=broker,
@@ -165,6 +174,8 @@ def run(args: argparse.Namespace) -> int:
         owned=args.owned,
         group_key_file=environment.group_key_file,
         api=environment.api,
+        token_lifetime_s=environment.token_lifetime_s,
+        open_broker=args.open_broker,
     )
     logging.basicConfig(
         level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"

@@ -154,11 +154,17 @@ class Devices:
     """The devices of one registry. ``url_of_blob`` says where a blob is."""
 
     def __init__(
-        self, *, registry: Registry, client: EngineClient, url_of_blob: Callable[[str], str]
+        self,
+        *,
+        registry: Registry,
+        client: EngineClient,
+        url_of_blob: Callable[[str], str],
+        is_revoked: Callable[[str], bool],
     ) -> None:
         self._registry = registry
         self._client = client
         self._url_of_blob = url_of_blob
+        self._is_revoked = is_revoked
 
     async def page(
         self, which: DeviceFilter, *, sort: Sort = "device_id", limit: int, after: str | None = None
@@ -218,6 +224,7 @@ class Devices:
         )
         return {
             **_whole(device),
+            "revoked": self._is_revoked(device_id),
             "tags": device.tags,
             "registered_at": iso(device.registered_at),
             "instance_id": instance_id,

@@ -1,16 +1,19 @@
 // Aedes, the MQTT broker in Node, as Muster's local broker where Mosquitto is not installed.
 //
-//   node aedes.mjs PORT NODE_MODULES SESSIONS_FILE
+//   node aedes.mjs PORT NODE_MODULES SESSIONS_FILE [ACCOUNTS_FILE]
 //
-// Listens on 127.0.0.1 until SIGTERM or SIGINT; MQTT 3.1.1. Sessions, their queues and retained messages live in
+// Listens on 127.0.0.1 until SIGTERM or SIGINT; MQTT 3.1.1. Without ACCOUNTS_FILE (broker/local/aedes.py says what
+// is in it) it is open to all; with one it lets in whom that names, to topics of their own, and reads it again at
+// SIGHUP. Sessions, their queues and retained messages live in
 // memory: a clean stop writes them to SESSIONS_FILE, from where the next start takes them; a crash loses them.
+import { createHash, createHmac, timingSafeEqual } from 'node:crypto'
 import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import net from 'node:net'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 
-const [port, modules, sessionsFile] = [Number(process.argv[2]), process.argv[3], process.argv[4]]
+const [port, modules, sessionsFile, accountsFile] = [Number(process.argv[2]), ...process.argv.slice(3)]
 // The packages are in a cache, not beside this script: resolve them there.
 const requireThere = createRequire(join(modules, 'muster.js'))
 const { Aedes } = await import(pathToFileURL(requireThere.resolve('aedes')))
@@ -20,7 +23,11 @@ const { Packet } = requireThere('aedes-persistence')
 // Time for what is already inside the broker to reach the queues when it stops.
 const SETTLE_MS = 100
 const MAX_TROUBLES_LOGGED = 100
+const EXPIRY_CHECK_MS = 1000
 
+let accounts = { passwords: {}, keys: {} }
+let troubles = 0
+if (accountsFile) readAccounts()
 const sessions = rememberSessions(persistence)
 deliverTwiceRatherThanFail(persistence)
 const broker = await Aedes.createBroker({
@@ -31,8 +38,16 @@ const broker = await Aedes.createBroker({
   queueLimit: 10_000,
   // Messages that the emitter works on at once. One that waits for a slow client holds a place.
   concurrency: 1_000,
-  drainTimeout: 30_000
+  drainTimeout: 30_000,
+  ...(accountsFile ? accessControl() : {})
 })
+if (accountsFile) {
+  process.on('SIGHUP', () => {
+    readAccounts()
+    disconnectWhoMayNot()
+  })
+  setInterval(disconnectWhoMayNot, EXPIRY_CHECK_MS).unref()
+}
 // A device that drops its connection is daily life, not trouble.
 broker.on('clientError', () => {})
 broker.on('connectionError', () => {})
@@ -52,7 +67,6 @@ server.on('error', (error) => {
 })
 
 // A malformed packet of one client must not end the broker for all others.
-let troubles = 0
 process.on('uncaughtException', (error) => trouble(error.stack))
 
 process.once('SIGTERM', stop)
@@ -61,6 +75,87 @@ process.once('SIGINT', stop)
 server.listen({ port, host: '127.0.0.1', backlog: 4096 }, () => {
   console.log(`aedes listens on 127.0.0.1:${server.address().port}`)
 })
+
+function readAccounts () {
+  try {
+    accounts = JSON.parse(readFileSync(accountsFile, 'utf8'))
+  } catch (error) {
+    trouble(`the accounts can't be read, those of before hold: ${error.message}`)
+  }
+}
+
+// A client that is connected has `until`, in seconds since the epoch, and the `account` it had come in by.
+function disconnectWhoMayNot () {
+  const now = Date.now() / 1000
+  for (const client of Object.values(broker.clients)) {
+    if (client.until <= now || accountOf(client.id) !== client.account) client.close()
+  }
+}
+
+function accountOf (name) {
+  return Object.hasOwn(accounts.passwords, name)
+    ? accounts.passwords[name]
+    : Object.hasOwn(accounts.keys, name) ? accounts.keys[name] : undefined
+}
+
+// What nobody is given nobody has, as in Mosquitto's list of rights (broker/local/mosquitto.py).
+function accessControl () {
+  return {
+    authenticate (client, username, password, done) {
+      const until = goodUntil(String(username), String(password ?? ''))
+      // The user name is the client id: else a device could take the session of another one.
+      if (until === undefined || client.id !== username) {
+        return done(Object.assign(new Error('not authorised'), { returnCode: 5 }), false)
+      }
+      client.until = until
+      client.account = accountOf(client.id)
+      client.service = Object.hasOwn(accounts.passwords, client.id)
+      done(null, true)
+    },
+    authorizePublish (client, packet, done) {
+      const allowed = client?.service
+        ? packet.topic.startsWith('devices/')
+        : client && /^(presence|register|events\/[^/]+)$/.test(belowOwn(client, packet.topic))
+      done(allowed ? null : new Error(`${client?.id} may not publish on ${packet.topic}`))
+    },
+    authorizeSubscribe (client, subscription, done) {
+      const allowed = client.service
+        ? subscription.topic.startsWith('devices/')
+        : /^(package|commands\/[^/]+)$/.test(belowOwn(client, subscription.topic))
+      done(null, allowed ? subscription : null)
+    },
+    authorizeForward (client, packet) {
+      return client.service || belowOwn(client, packet.topic) !== '' ? packet : undefined
+    }
+  }
+}
+
+function belowOwn (client, topic) {
+  const own = `devices/${client.id}/`
+  return topic.startsWith(own) ? topic.slice(own.length) : ''
+}
+
+// Until when, in seconds since the epoch, a password lets somebody in; undefined: it does not.
+function goodUntil (name, password) {
+  if (Object.hasOwn(accounts.passwords, name)) {
+    const digest = createHash('sha256').update(password).digest()
+    return timingSafeEqual(digest, Buffer.from(accounts.passwords[name], 'hex')) ? Infinity : undefined
+  }
+  if (!Object.hasOwn(accounts.keys, name)) return undefined
+  // broker/identity.py has the form of a token.
+  const [, resource, signature, expiry] =
+    /^SharedAccessSignature sr=([\w.%-]{1,128})&sig=([\w.%~-]{1,128})&se=(\d{1,12})$/.exec(password) ?? []
+  if (resource !== `muster%2Fregistrations%2F${name}` || Number(expiry) <= Date.now() / 1000) return undefined
+  const key = Buffer.from(accounts.keys[name], 'base64')
+  const expected = createHmac('sha256', key).update(`${resource}\n${expiry}`).digest()
+  let given
+  try {
+    given = Buffer.from(decodeURIComponent(signature), 'base64')
+  } catch {
+    return undefined
+  }
+  return given.length === expected.length && timingSafeEqual(given, expected) ? Number(expiry) : undefined
+}
 
 function trouble (text) {
   troubles += 1

@@ -15,10 +15,10 @@ from provisioning.cli.documents import Fleet
 from provisioning.cli.errors import CliError, StackError, UsageError, one_line
 from provisioning.cli.fleet.stopping import show_summary
 from provisioning.cli.fleet.watching import POLL_INTERVAL_S, FleetView, JsonFleetView, fleet_view
-from provisioning.cli.group_key import provide_group_key
 from provisioning.cli.interruption import STOP_SIGNALS
 from provisioning.cli.launcher import ProcessFleetLauncher
 from provisioning.cli.terminal import Terminal
+from provisioning.enrolment.group_key import provide_group_key
 from provisioning.errors import RequestError
 from provisioning.fleets import FleetRecord, FleetRequest
 
@@ -44,13 +44,14 @@ class Options:
 
 def run_in_foreground(options: Options) -> int:
     """Run a fleet until a signal, or for as long as was said; returns the exit code."""
+    from broker.errors import BrokerError
     from devices.errors import DevicesError
 
     try:
         return asyncio.run(_run(options))
     except RequestError as error:
         raise (UsageError if error.status in (400, 422) else StackError)(one_line(str(error))) from error
-    except DevicesError as error:
+    except (BrokerError, DevicesError) as error:
         raise StackError(one_line(str(error))) from error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import os
 import resource
@@ -25,7 +24,6 @@ from provisioning.cli.fleet_metrics import prometheus
 from provisioning.cli.fleet_processes import FleetProcesses
 from provisioning.cli.fleet_records import FleetBook, FleetEntry, Member
 from provisioning.cli.fleet_statistics import FleetStatistics
-from provisioning.cli.group_key import provide_group_key
 from provisioning.cli.supervisor import BACKOFF_S, MAX_DEATHS, WITHIN_S, Deaths, Part, Supervisor
 
 # -- deaths -------------------------------------------------------------------------------------------------
@@ -336,29 +334,6 @@ def test_ids_of_a_group_that_joins_go_on() -> None:
     assert completed({"do": "add", "group": named}, "fleet-1", specs)["group"] == named
     assert completed({"do": "storm"}, "fleet-1", specs) == {"do": "storm"}
     assert next_number(specs["fleet-2"].groups[1:], "lab") == 8
-
-
-# -- the group key ------------------------------------------------------------------------------------------
-
-
-def test_a_group_key_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
-    path = provide_group_key(tmp_path, None)
-    key = path.read_text()
-    assert len(base64.b64decode(key)) == 32
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert provide_group_key(tmp_path, None).read_text() == key
-
-
-def test_a_group_key_of_the_users_own_goes_first_and_must_be_one(tmp_path: Path) -> None:
-    own = tmp_path / "own.key"
-    own.write_text("AAAA\n")
-    assert provide_group_key(tmp_path, own) == own
-    assert not (tmp_path / "group.key").exists()
-    own.write_text("no key!")
-    with pytest.raises(FleetStartError, match=r"own\.key holds no group key"):
-        provide_group_key(tmp_path, own)
-    with pytest.raises(FleetStartError, match="gone"):
-        provide_group_key(tmp_path, tmp_path / "gone")
 
 
 # -- metrics of a fleet in the foreground -------------------------------------------------------------------

@@ -324,3 +324,31 @@ async def test_what_comes_before_the_start_is_kept_and_what_comes_after_the_end_
     await bridge.close()
     bridge.take(late)
     assert not late.settled
+
+
+async def test_what_a_revoked_device_says_is_dropped_but_for_its_goodbye(registry: Registry) -> None:
+    sink, link = Sink(), Link()
+    bridge = Bridge(registry=registry, sink=sink, is_revoked=lambda device_id: device_id == "dev-1")
+    bridge.open()
+    register = messages.Register(model="m", firmware_version="1").to_json()
+    said = [link.delivery(topics.register(name), register) for name in ("dev-1", "dev-2")]
+    said.append(link.delivery(topics.presence("dev-1"), messages.Presence(state="online").to_json()))
+    said.append(
+        link.delivery(
+            topics.event("dev-1", "DownloadFailed"),
+            messages.DownloadFailed(
+                instance_id=INSTANCE, package_id="p", attempt=1, reason="timeout"
+            ).to_json(),
+        )
+    )
+    for delivery in said:
+        bridge.take(delivery)
+    await link.wait_settled(*said)
+    await registry.flush()
+    assert [device.device_id for device in await registry.devices(limit=10)] == ["dev-2"]
+    assert (sink.raised, bridge.statistics().revoked) == ([], 3)
+    goodbye = link.delivery(topics.presence("dev-1"), messages.Presence(state="offline").to_json())
+    bridge.take(goodbye)
+    await link.wait_settled(goodbye)
+    assert (bridge.statistics().presences, bridge.statistics().revoked) == (1, 3)
+    await bridge.close()

@@ -350,7 +350,10 @@ async def test_a_registry_of_a_format_before_is_brought_up_to_date(tmp_path: Pat
         database.execute(
             "INSERT INTO devices VALUES ('d1', 'm', '1', '{}', 1, 1, 'provisioned', 'r0', 1, 1, NULL, 2)"
         )
-        database.execute("INSERT INTO runs VALUES ('r0', 1.0, 2.0, 'completed', 1, '{}')")
+        database.execute(
+            "INSERT INTO runs (run_id, started_at, ended_at, status, devices, options)"
+            " VALUES ('r0', 1.0, 2.0, 'completed', 1, '{}')"
+        )
     database.close()
     for _ in range(2):
         async with Registry(path) as registry:

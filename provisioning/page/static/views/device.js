@@ -49,6 +49,7 @@ export function Device({ id }) {
             <span class="big"><${State} state=${it.state} /></span>
             <span class="presence" data-online=${it.online ? "yes" : "no"}>
               <span class="dot" aria-hidden="true"></span>${it.online ? "online" : "offline"}</span>
+            ${it.revoked && html`<span class="bad-text">revoked</span>`}
             ${it.attempt > 0 && html`<span class="faint">attempt ${it.attempt}</span>`}
             ${it.state === "downloading" && it.progress != null && html`<span>
               ${percent(it.progress)} downloaded</span>`}
