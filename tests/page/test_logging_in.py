@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.async_api import expect
@@ -16,6 +17,7 @@ from tests.unit.http.elsewhere import own_address
 from tests.unit.http.running import settings
 from tests.unit.provisioning.fleet_doubles import Launcher
 
+AXE = Path(__file__).parent / "axe" / "axe.min.js"
 ACTIONS = ["#/", "#/rollouts", f"#/rollouts/{ROLLOUT}", "#/devices", "#/devices/dev-00001"]
 
 
@@ -31,6 +33,12 @@ async def test_who_comes_from_elsewhere_logs_in_and_out(
         await page.get_by_label("Token").fill("wrong")
         await page.get_by_role("button", name="Log in").click()
         await expect(page.get_by_role("alert")).to_have_text("That is no token of this service.")
+        await page.evaluate(AXE.read_text("utf-8"))
+        schemes: list[Literal["light", "dark"]] = ["light", "dark"]
+        for scheme in schemes:
+            await page.emulate_media(color_scheme=scheme)
+            found = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+            assert [one["id"] for one in found["violations"]] == []
         await page.get_by_label("Token").fill(token)
         await page.get_by_role("button", name="Log in").click()
         await expect(page.get_by_role("heading", level=1, name="Overview")).to_be_visible()
