@@ -2,7 +2,7 @@
 
 | a connection | at most |
 |---|---|
-| from elsewhere: of one peer, of all | 64, 256; a further one is closed |
+| from elsewhere: of one peer, of all | 32, 256; a further one is closed |
 | until the head of a request is there | 10 s, 16 KiB |
 | without another byte of a body | 60 s |
 | after an answer that came before the end of the body | 5 s |
@@ -34,7 +34,7 @@ from .security_headers import SECURITY_HEADERS
 ABORT: Final = "muster.abort"
 """In the state of a request's scope: what ends its connection at once, without what is not sent yet."""
 
-MAX_PEER_CONNECTIONS: Final = 64
+MAX_PEER_CONNECTIONS: Final = 32
 MAX_ELSEWHERE_CONNECTIONS: Final = 256
 """Of all peers that are not on this machine, for which there is always room."""
 HEAD_S: Final = 10.0
