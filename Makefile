@@ -22,8 +22,11 @@ RESUME ?=
 SEEDS ?= 10000
 FIRST ?= 0
 
-TEST_WORKERS ?= 2
+# One more than CI has cores: half of what the tests do is waiting.
+TEST_WORKERS ?= 3
 PYTEST_ARGS ?=
+# Tests start some hundred Python processes, each of which would compile all that it imports.
+RUN_TESTS = env -u PYTHONDONTWRITEBYTECODE $(VENV)/bin/python -m pytest -n $(TEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check simulate pictures format clean
@@ -70,14 +73,18 @@ demo: setup
 	  $(if $(FRESH),--fresh) $(if $(RESUME),--resume)
 
 test: setup
-	@$(VENV)/bin/python -m pytest -n $(TEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
+	@$(RUN_TESTS)
 
+# Types and imports are checked while the tests run, which wait a lot. What is wrong with them is shown at once, and
+# again in the end.
 check: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports
-	@$(MAKE) --no-print-directory test
+	@set -u; log="$$(mktemp)"; \
+	{ { $(VENV)/bin/mypy && $(VENV)/bin/lint-imports; } >"$$log" 2>&1 || { echo; cat "$$log"; exit 1; } >&2; } & \
+	types=$$!; trap 'kill $$types 2>/dev/null; rm -f "$$log"' EXIT; trap 'exit 130' INT TERM HUP; \
+	tests=0; $(RUN_TESTS) || tests=$$?; \
+	wait $$types || tests=1; cat "$$log"; exit $$tests
 
 simulate: setup
 	@$(VENV)/bin/python -m tests.simulation --seeds "$(SEEDS)" --first "$(FIRST)"

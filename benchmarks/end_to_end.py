@@ -34,7 +34,8 @@ from broker.local import start_broker
 from provisioning.activities import Activities
 from provisioning.azurite import start_azurite
 from provisioning.bridge import SUBSCRIPTIONS
-from provisioning.packages import PackageStore, Release, SigningKey
+from provisioning.package_store import PackageStore, new_policy
+from provisioning.packages import Release, SigningKey
 from provisioning.registry import Registry
 from provisioning.settings import RunOptions, ServiceSettings
 from provisioning.states import DeviceState
@@ -71,6 +72,7 @@ async def parts(
     store = PackageStore(
         connection_string=blob,
         container=settings.container,
+        policy=new_policy(),
         max_concurrent_uploads=settings.max_concurrent_uploads,
         upload_timeout_s=120.0,
     )

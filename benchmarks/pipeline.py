@@ -24,7 +24,8 @@ from broker.connection import BrokerConnection, Delivery
 from broker.messages import Activate, Package, instance_id_of, parse_event
 from provisioning.activities import Activities
 from provisioning.bridge import Bridge
-from provisioning.packages import PackageStore, Release, SigningKey, build_package
+from provisioning.package_store import PackageStore
+from provisioning.packages import Release, SigningKey, build_package
 from provisioning.registry import STEPS, Registry
 from provisioning.settings import RunOptions
 
@@ -88,7 +89,9 @@ class Bare:
             release, device_id=device_id, configuration={"release": release.name}, key=key
         )
         await store.upload(package)
-        access = store.share(package.blob_name, lifetime_s=options.sas_lifetime_s)
+        access = await store.share(
+            package.blob_name, lifetime_s=options.url_lifetime_s(options.ack_timeout_s)
+        )
         message = Package(
             instance_id=instance_id,
             package_id=package.package_id,
@@ -171,9 +174,7 @@ class Engineless:
         request = {"run_id": self.run_id, "device_id": device_id, "instance_id": instance_id, "attempt": 1}
         acknowledged = self._events.expect(instance_id, _ACK)
         activated = self._events.expect(instance_id, _ACTIVATED)
-        package = await activities.create_installation_package(
-            ctx, {**request, "sas_lifetime_s": self._options.sas_lifetime_s}
-        )
+        package = await activities.create_installation_package(ctx, request)
         times.append(datetime.now(UTC))
         await activities.send_package_url_to_device(ctx, {**request, "package": package})
         times.append(datetime.now(UTC))

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from broker.connection import BrokerAddress, BrokerAddressError
+from broker.logs import start_log
+from broker.masking import masked
 from devices.arguments import FleetArguments, parse
 from devices.control import ControlServer
 from devices.credentials import Credentials
@@ -41,14 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.set_threshold(_GC_THRESHOLD)
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
-        logging.basicConfig(
-            level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
+        start_log(arguments.log_level)
         if arguments.held and not os.read(sys.stdin.fileno(), 1):
             return 0
         return asyncio.run(_run(arguments))
     except (DevicesError, BrokerAddressError) as error:
-        print(f"devices: {error}", file=sys.stderr)
+        print(masked(f"devices: {error}"), file=sys.stderr)
         return 2
 
 
@@ -134,7 +134,8 @@ def _tracing(path: Path | None) -> Iterator[Trace | None]:
     with file:
 
         def trace(device_id: str, what: str, nth: int, value: float) -> None:
-            file.write(json.dumps({"device": device_id, "what": what, "nth": nth, "value": value}) + "\n")
+            line = json.dumps({"device": device_id, "what": what, "nth": nth, "value": value})
+            file.write(masked(line) + "\n")
 
         yield trace
 

@@ -75,5 +75,5 @@ class DeviceControls:
         if self._device.hang():
             raise Powerless
 
-    def publish(self, kind: str, payload: bytes) -> None:
-        self._device.publish_raw(kind, payload)
+    def publish(self, kind: str, payload: bytes, *, as_device: str | None = None) -> None:
+        self._device.publish_raw(as_device or self._device.device_id, kind, payload)

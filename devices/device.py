@@ -203,9 +203,9 @@ class Device:
         self.link.forget_unanswered()
         return mine
 
-    def publish_raw(self, kind: str, payload: bytes) -> None:
-        """Publish whatever a behaviour likes below the device's own topics."""
-        self.link.tell(Outgoing(topic=f"devices/{self.device_id}/{kind}", payload=payload))
+    def publish_raw(self, device_id: str, kind: str, payload: bytes) -> None:
+        """Publish whatever a behaviour likes below the topics of a device, which may be another one."""
+        self.link.tell(Outgoing(topic=f"devices/{device_id}/{kind}", payload=payload))
 
     def _describe(self) -> Register:
         group = self._group
@@ -270,6 +270,13 @@ class Device:
             and (newest.attempt > package.attempt or _asked(newest) == asked)
         ):
             self.around.counters.duplicates += 1
+            if (
+                self._download is not None
+                and _asked(newest) == asked
+                and package.expires_at > newest.expires_at
+            ):
+                # Said again, by a fresh URL: the one in use may have been revoked.
+                self.package = self._download.package = package
             return
         self.package = package
         self.link.forget_unanswered()

@@ -19,13 +19,13 @@ from typing import Any, Protocol
 from durabletask.task import ActivityContext
 
 from broker import messages, topics
+from broker.masking import masked
 
 from . import orchestrations
 from .errors import ProvisioningError
-from .masking import mask_sas
+from .package_store import PackageStore
 from .packages import (
     InstallationPackage,
-    PackageStore,
     Release,
     SigningKey,
     blob_name_of,
@@ -33,7 +33,7 @@ from .packages import (
 )
 from .registry import DeviceRecord, Outcome, Registry
 from .releases.records import ReleaseRecord
-from .settings import MAX_RUN_DEVICES
+from .settings import MAX_RUN_DEVICES, RunOptions
 from .states import DeviceState
 
 Json = dict[str, Any]
@@ -108,7 +108,7 @@ class Activities:
         return device_ids
 
     async def create_installation_package(self, _ctx: ActivityContext, request: Json) -> Json:
-        """Build and store the device's package and share it by a fresh SAS URL.
+        """Build and store the device's package: all there is to say of it but its URL, which is a secret.
 
         Where the device was revoked, or the release is not for it: `{"rejected": reason}`, and there is no
         package.
@@ -139,12 +139,9 @@ class Activities:
             package = await self._store.upload_made(
                 blob_name_of(name, device_id), lambda: self._make(chosen, device)
             )
-        access = self._store.share(package.blob_name, lifetime_s=request["sas_lifetime_s"])
         return {
             "package_id": package.package_id,
             "release": name,
-            "url": access.url,
-            "expires_at": access.expires_at.isoformat(),
             "size_bytes": package.size_bytes,
             "sha256": package.sha256,
             "signature": package.signature,
@@ -162,14 +159,24 @@ class Activities:
         )
 
     async def send_package_url_to_device(self, _ctx: ActivityContext, request: Json) -> None:
-        """Tell the device where its package is; returns when the broker has the message."""
+        """Tell the device its package, by a fresh SAS URL; returns when the broker has the message."""
+        package, waited_s = request["package"], request.get("ack_timeout_s")
+        lifetime_s = request.get("sas_lifetime_s")
+        if lifetime_s is None:  # recorded by an earlier version, with a URL of that time in the package
+            defaults = RunOptions()
+            lifetime_s = defaults.url_lifetime_s(waited_s or defaults.ack_timeout_s)
+        access = await self._store.share(
+            blob_name_of(package["release"], request["device_id"]), lifetime_s=lifetime_s
+        )
         message = messages.Package.model_validate_json(
             json.dumps(
                 {
-                    **request["package"],
+                    **package,
+                    "url": access.url,
+                    "expires_at": access.expires_at.isoformat(),
                     "instance_id": request["instance_id"],
                     "attempt": request["attempt"],
-                    "ack_timeout_s": request.get("ack_timeout_s"),
+                    "ack_timeout_s": waited_s,
                 }
             )
         )
@@ -195,7 +202,7 @@ class Activities:
                 device_id=request["device_id"],
                 state=DeviceState(request["state"]),
                 attempts=request["attempts"],
-                error=None if request["error"] is None else mask_sas(request["error"]),
+                error=None if request["error"] is None else masked(request["error"]),
                 ended_at=datetime.fromisoformat(request["ended_at"]).timestamp(),
                 device_s=request["device_s"],
                 steps_s=request["steps_s"],

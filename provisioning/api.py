@@ -53,6 +53,7 @@ from .releases.api import release_routes
 from .releases.store import Releases
 from .rollouts.api import rollout_routes
 from .rollouts.operations import Rollouts
+from .sas import SharedUrls, sas_routes
 from .settings import MAX_PAGE, MAX_RUN_DEVICES, RunOptions
 
 Json = dict[str, Any]
@@ -75,6 +76,8 @@ class Backend(Protocol):
     def inspection(self) -> Inspection: ...
     @property
     def instances(self) -> Instances: ...
+    @property
+    def urls(self) -> SharedUrls: ...
     async def health(self) -> Json: ...
     async def launch_fleet(self, request: FleetRequest) -> FleetRecord: ...
     async def list_fleets(self) -> list[FleetRecord]: ...
@@ -182,6 +185,7 @@ def create_api(backend: Backend, access: Access | None = None) -> FastAPI:
 
     app.include_router(enrolment_routes(lambda: backend.enrolments))
     app.include_router(release_routes(lambda: backend.releases))
+    app.include_router(sas_routes(lambda: backend.urls))
     app.include_router(inspection_routes(lambda: backend.inspection, http))
     app.include_router(rollout_routes(lambda: backend.rollouts))
     app.include_router(event_routes(lambda: backend.events))

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from broker.local import LocalProcess, Program, Progress, ignore_progress
-from broker.local.node import NodeStack, cache_dir, provide_node_stack
+from broker.local.node import STACK_SOURCE, NodeStack, cache_dir, provide_node_stack
 from broker.local.ports import LOOPBACK
 from broker.local.records import stack_directory
 
@@ -63,10 +63,12 @@ def connection_string(endpoint: str) -> str:
 def azurite_program(stack: NodeStack, directory: Path, cache: Path) -> Program:
     """The program that runs Azurite's blob service with its data in ``directory``."""
     script = stack.modules / "azurite" / "dist" / "src" / "blob" / "main.js"
+    sas = STACK_SOURCE / "azurite_sas.cjs"
 
     def command(port: int) -> tuple[str, ...]:
         return (
-            str(stack.node), str(script), "--blobHost", LOOPBACK, "--blobPort", str(port),
+            str(stack.node), "--require", str(sas), str(script),
+            "--blobHost", LOOPBACK, "--blobPort", str(port),
             "--blobKeepAliveTimeout", str(KEEP_ALIVE_S), "--location", str(directory),
             # The SDK may speak a newer API version than Azurite lists; the operations used here are old.
             "--skipApiVersionCheck", "--silent", "--disableTelemetry",
@@ -76,7 +78,7 @@ def azurite_program(stack: NodeStack, directory: Path, cache: Path) -> Program:
         name="azurite",
         role="azurite",
         command=command,
-        fingerprint=hashlib.sha256("\n".join(command(0)).encode()).hexdigest(),
+        fingerprint=hashlib.sha256("\n".join(command(0)).encode() + sas.read_bytes()).hexdigest(),
         default_port=DEFAULT_PORT,
         # Node 22 and later keep compiled code here, which shortens each start.
         environment={"NODE_COMPILE_CACHE": str(cache / "compiled")},

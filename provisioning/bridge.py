@@ -26,6 +26,7 @@ from typing import Any
 from broker import messages, topics
 from broker.connection import Delivery
 from broker.errors import ContractError
+from broker.masking import masked
 
 from .engines import EngineStoppedError, EventSink, OrchestrationNotFoundError, PayloadTooLargeError
 from .errors import EngineAwayError
@@ -245,6 +246,9 @@ class Bridge:
 
     async def _raise(self, name: str, event: messages.Event, key: str) -> None:
         data = event.model_dump(mode="json", exclude={"v", "instance_id"}, exclude_none=True)
+        if (detail := data.get("detail")) is not None:
+            # Free text of a device's, such as an error with its URL: no history gets to hold that.
+            data["detail"] = masked(detail)
         try:
             if await self._raise_until_done(event.instance_id, name, data, key):
                 for delivery in self._under_way[key]:

@@ -115,25 +115,30 @@ class DeviceSteps(DeviceProgress):
         self._begin("packaging", DeviceState.PACKAGING)
         package: Json = yield from self._call(
             CREATE_INSTALLATION_PACKAGE,
-            {"sas_lifetime_s": self._options.sas_lifetime_s, **self._release},
+            {**self._release},
             what="packaging",
             timeout_s=self._options.packaging_timeout_s,
         )
         if "rejected" in package:
             self.end(DeviceState.REJECTED, brief(package["rejected"]))
             return None
-        # The URL stays out of status and output: they are shown, and it is a secret.
+        # What earlier versions recorded has its URL in it, which stays out of status and output.
         self._package = {key: package[key] for key in ("package_id", "release", "size_bytes", "sha256")}
         return package
 
     def _notify(self, package: Json) -> Flow:
         self._begin("notifying", DeviceState.PACKAGING)
-        yield from self._send(package)
+        yield from self._send(package, self._options.ack_timeout_s)
 
-    def _send(self, package: Json) -> Flow:
+    def _send(self, package: Json, waited_s: float) -> Flow:
+        """By a URL that is made when it is sent, and good for as long as the device is waited for."""
         return self._call(
             SEND_PACKAGE_URL_TO_DEVICE,
-            {"package": package, "ack_timeout_s": self._options.ack_timeout_s},
+            {
+                "package": package,
+                "ack_timeout_s": self._options.ack_timeout_s,
+                "sas_lifetime_s": self._options.url_lifetime_s(waited_s),
+            },
             what="notifying",
             timeout_s=self._options.notifying_timeout_s,
         )
@@ -141,14 +146,16 @@ class DeviceSteps(DeviceProgress):
     def _wait_for_download(self, package: Json) -> Flow:
         """HAS_PACKAGE when the right package was acknowledged, ENDED, or how the attempt failed."""
         self._begin("downloading", DeviceState.NOTIFIED)
-        timer = self._start_timer(self._options.ack_timeout_s)
+        began, waited_s = self._ctx.current_utc_datetime, self._options.ack_timeout_s
+        timer = self._start_timer(waited_s)
         while True:
             name, event = yield from self._next_event(timer, CANCEL_PROVISIONING, *_OF_DOWNLOADS)
             if name == CANCEL_PROVISIONING:
                 return self._cancel(timer, event)
             if name == DEVICE_RETURNED:
                 # The same attempt: a device that has heard of it all the same answers once more.
-                yield from self._send(package)
+                passed_s = (self._ctx.current_utc_datetime - began).total_seconds()
+                yield from self._send(package, max(0.0, waited_s - passed_s))
                 continue
             if name is None:
                 self.end(

@@ -39,6 +39,8 @@ from durabletask.history import (
 )
 from durabletask.task import ActivityContext, Orchestrator
 
+from broker.masking import masked
+
 from .durable_task_sdk import connect, query_page
 from .engine.errors import (
     EngineStoppedError,
@@ -47,7 +49,6 @@ from .engine.errors import (
     OrchestrationStatusError,
 )
 from .errors import EngineAwayError, UnsupportedByEngineError
-from .masking import mask_sas
 from .settings import EngineSettings
 
 _LOG = logging.getLogger(__name__)
@@ -355,7 +356,7 @@ class _Reach:
     def lost(self, reason: str) -> EngineAwayError:
         """Take note of it; the error is for the caller."""
         self.failed += 1
-        reason = mask_sas(" ".join(reason.split()))
+        reason = masked(" ".join(reason.split()))
         reason = reason if len(reason) <= _MAX_REASON_CHARS else f"{reason[: _MAX_REASON_CHARS - 1]}…"
         if self.trouble is None:
             _LOG.warning("%s does not answer (%s); trying on", self.backend, reason)

@@ -49,7 +49,8 @@ from .http.serving import Server, listen, url_of
 from .inspection.devices import Devices
 from .inspection.overview import Inspection
 from .orchestrations import DeviceProvisioningOrchestration, ProvisionNewDevices
-from .packages import PackageStore, Release, SigningKey
+from .package_store import PackageStore
+from .packages import Release, SigningKey
 from .registry import Registry, RegistryError, RegistryFormatError
 from .releases.store import Releases
 from .rollouts.activities import RolloutActivities
@@ -57,6 +58,7 @@ from .rollouts.operations import Rollouts
 from .rollouts.orchestrations import LaneOrchestration, RolloutOrchestration, WaveOrchestration
 from .rollouts.store import RolloutStore
 from .runs import Runs
+from .sas import SharedUrls, policy_of
 from .settings import DEFAULT_API_PORT, RunOptions, ServiceSettings
 from .state_directory import SERVICE_RECORD, iso, owned, prepare_state_directory, readable, write_atomically
 
@@ -67,6 +69,7 @@ _LOG = logging.getLogger(__name__)
 _SERVER_START_TIMEOUT_S = 10.0
 _LAST_CALLS_S = 2
 """For how long calls that are under way at the stop may go on; then they are answered that it stops."""
+
 
 Json = dict[str, Any]
 
@@ -111,6 +114,7 @@ class Service:
         """Who may connect."""
         self._rollouts: Rollouts
         self._rollout_store: RolloutStore
+        self.urls: SharedUrls
         self.inspection: Inspection
         """What people look at, for the API."""
         self._server: Server
@@ -185,13 +189,9 @@ class Service:
             await self._releases.open()
         stack.push_async_callback(self._releases.close)
         self._store = await stack.enter_async_context(
-            PackageStore(
-                connection_string=settings.blob_connection_string,
-                container=settings.container,
-                max_concurrent_uploads=settings.max_concurrent_uploads,
-                upload_timeout_s=settings.upload_timeout_s,
-            )
+            PackageStore.of(settings, policy=await policy_of(self._registry))
         )
+        self.urls = SharedUrls(self._registry, self._store)
         await self._check_engine()
         await self._connect()
         await self._start_engine()
@@ -356,7 +356,7 @@ class Service:
 
     async def _stop_serving(self) -> None:
         await self._events.close()  # else the server would wait for them
-        self._server.should_exit = True
+        self._server.end()
         await asyncio.wait([self._server_task])
 
     async def _keep_probing(self) -> None:

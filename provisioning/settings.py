@@ -300,6 +300,11 @@ class ServiceSettings:
             raise SettingsError(f"The firmware must have 1 byte to 64 MiB, not {self.firmware_size_bytes}.")
 
 
+URL_MARGIN_S: Final = 60.0
+"""How much longer than the device is waited for its URL is good: it is signed before it is sent, which may
+take publish_timeout_s, and clocks differ."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """The options of one run, kept in its orchestration's input; SettingsError names a bad one."""
@@ -310,8 +315,8 @@ class RunOptions:
     """From the command to its confirmation, per attempt."""
     max_attempts: int = 3
     """Of the download, and of the activation."""
-    sas_lifetime_s: float = 900.0
-    """How long a package's URL is good for."""
+    sas_lifetime_s: float | None = None
+    """The longest that a package's URL is good for; None: as long as it is of use, see `url_lifetime_s`."""
     outage_tolerance_s: float = 300.0
     """For how long a step is retried while the broker or blob storage is away."""
     packaging_timeout_s: float | None = None
@@ -349,6 +354,11 @@ class RunOptions:
                     f"{own} is more than the option max_attempts, {self.max_attempts}, which bounds all",
                     f"raise that one (--attempts {own}), or give at most {self.max_attempts} here",
                 )
+
+    def url_lifetime_s(self, waited_s: float) -> float:
+        """How long the URL is good for that a device gets which is waited for so long."""
+        needed_s = waited_s + URL_MARGIN_S
+        return needed_s if self.sas_lifetime_s is None else min(needed_s, self.sas_lifetime_s)
 
     def attempts(self, kind: FailureKind) -> int:
         """Attempts that may end so, after which there is none."""
@@ -389,4 +399,10 @@ class RunOptions:
 
 
 # Kept small: the options are in the input of each device's orchestration.
-_OMITTED: Final = ("packaging_timeout_s", "notifying_timeout_s", "device_timeout_s", "retries")
+_OMITTED: Final = (
+    "sas_lifetime_s",
+    "packaging_timeout_s",
+    "notifying_timeout_s",
+    "device_timeout_s",
+    "retries",
+)

@@ -9,10 +9,16 @@ Where a part is missing its tests are skipped, which MUSTER_REQUIRE_ALL=1 (set i
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import functools
 import os
+import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import pytest_asyncio
@@ -28,6 +34,18 @@ if TYPE_CHECKING:
 
 # These say where the tests get their parts from; every other setting of the user's must not reach a test.
 KEPT_VARIABLES = {"MUSTER_CACHE", "MUSTER_CHROMIUM", "MUSTER_REQUIRE_ALL"}
+SDK_LOOKS_S = 0.05
+ENOUGH_BYTES = 4 * 1024**3
+
+
+def pytest_configure() -> None:
+    """Put the tests' files into memory where there is room: an engine's file is synced at each commit."""
+    memory = Path("/dev/shm")
+    with contextlib.suppress(OSError):
+        about = os.statvfs(memory)
+        # A container's own may be small, and may not be for programs, such as the tests put there.
+        if about.f_bavail * about.f_frsize >= ENOUGH_BYTES and not about.f_flag & os.ST_NOEXEC:
+            tempfile.tempdir = os.environ.setdefault("TMPDIR", str(memory))
 
 
 def free_port() -> int:
@@ -48,6 +66,35 @@ def clean_environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in [n for n in os.environ if n.startswith("MUSTER_") and n not in KEPT_VARIABLES]:
             patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sdk_workers_end_at_once() -> Iterator[None]:
+    """The SDK's worker looks once a second whether it is to end, and has no option for it; here often."""
+    from durabletask import worker
+
+    class Quick(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            return getattr(asyncio, name)
+
+        @staticmethod
+        async def wait_for(awaitable: Awaitable[Any], timeout: float | None) -> Any:
+            return await asyncio.wait_for(awaitable, SDK_LOOKS_S if timeout == 1.0 else timeout)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "asyncio", Quick("asyncio"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_tls_context_for_clients() -> Iterator[None]:
+    """Each client of httpx reads all authorities' certificates, for 20 ms; none of them speaks TLS here."""
+    import httpx
+
+    with pytest.MonkeyPatch.context() as patch:
+        one = functools.cache(httpx.create_ssl_context)
+        patch.setattr("httpx._transports.default.create_ssl_context", one)
         yield
 
 

@@ -27,6 +27,7 @@ import psutil
 from broker.local.errors import LocalStackError, PortInUseError, StackInUseError, StartError
 from broker.local.ports import accepts_connections, any_free_port, is_free
 from broker.local.records import ProcessRecord, forget_record, read_record, stack_records, write_record
+from broker.masking import masked
 
 Progress = Callable[[str], None]
 """Receives one line of text at a time about what takes long: a download, a start, a restart."""
@@ -344,7 +345,10 @@ class LocalProcess:
             text = self.log_path.read_bytes()[-16_384:].decode("utf-8", "replace")
         except OSError as error:
             return f"(no log: {error})"
-        return "\n".join(f"  {line}" for line in text.splitlines()[-LOG_TAIL_LINES:]) or "  (it said nothing)"
+        return (
+            "\n".join(f"  {masked(line)}" for line in text.splitlines()[-LOG_TAIL_LINES:])
+            or "  (it said nothing)"
+        )
 
 
 async def stop_recorded(state_dir: Path, *, timeout_s: float = 10.0) -> tuple[ProcessRecord, ...]:

@@ -201,6 +201,48 @@ class Malformed(Behaviour):
 
 
 @dataclass(kw_only=True)
+class Impostor(Behaviour):
+    """Acknowledges downloads of other devices too, on its own topic and on theirs."""
+
+    others: int = 2
+    """For how many: those whose ids end in the next digits."""
+
+    def __post_init__(self) -> None:
+        check("others", self.others, 1, 9)
+
+    async def at(self, step: Step, device: Controls) -> None:
+        package = device.package
+        if step is not Step.NOTIFIED or package is None:
+            return
+        # Here, because commands that only name behaviours need no messages, which take long to import.
+        from broker.messages import DownloadCompletedAck
+
+        run_id = package.instance_id.rpartition(":")[0]
+        acks = {
+            other: DownloadCompletedAck(
+                instance_id=f"{run_id}:{other}",
+                package_id=package.package_id,
+                attempt=package.attempt,
+                size_bytes=package.size_bytes,
+                sha256=package.sha256,
+            ).to_json()
+            for other in (_neighbour(device.device_id, offset) for offset in range(1, self.others + 1))
+        }
+        for ack in acks.values():
+            device.publish(f"events/{_ACK}", ack)
+        for other, ack in acks.items():
+            # A broker that does not let it through may end the connection.
+            await device.wait_connected()
+            device.publish(f"events/{_ACK}", ack, as_device=other)
+
+
+def _neighbour(device_id: str, offset: int) -> str:
+    """Another device: with another last digit, or with one more where there is none."""
+    last = device_id[-1]
+    return device_id[:-1] + str((int(last) + offset) % 10) if last.isdigit() else f"x{offset}{device_id}"[:64]
+
+
+@dataclass(kw_only=True)
 class ClockSkew(Behaviour):
     """Has a clock that is wrong, and puts its time into what it says."""
 

@@ -203,8 +203,11 @@ class Controls(Protocol):
         """
         ...
 
-    def publish(self, kind: str, payload: bytes) -> None:
-        """Publish any bytes below the device's own topics, as in ``events/DownloadCompletedAck``."""
+    def publish(self, kind: str, payload: bytes, *, as_device: str | None = None) -> None:
+        """Publish any bytes below the device's own topics, as in ``events/DownloadCompletedAck``.
+
+        ``as_device``: below those of another one, which a broker should not let through.
+        """
         ...
 
 

@@ -30,6 +30,7 @@ from devices.behaviours.answers import (
     ClockSkew,
     DuplicateAck,
     Hangs,
+    Impostor,
     LateAck,
     LostAck,
     Malformed,
@@ -92,6 +93,7 @@ BUILT_IN: Final[Mapping[str, Definition]] = MappingProxyType(
         "lost-ack": Definition(cls=LostAck),
         "wrong-ack": Definition(cls=WrongAck),
         "malformed": Definition(cls=Malformed),
+        "impostor": Definition(cls=Impostor),
         "clock-skew": Definition(cls=ClockSkew),
     }
 )

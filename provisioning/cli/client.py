@@ -45,6 +45,8 @@ FLEET_TIMEOUT_S = 90.0
 """Processes start, take a change of thousands of devices, and let them say goodbye."""
 ROLLOUT_TIMEOUT_S = 90.0
 """The targets of a large fleet are looked for, and shared among waves, before the answer."""
+SAS_TIMEOUT_S = 30.0
+"""Storage is waited for."""
 UPLOAD_TIMEOUT_S = 120.0
 """Of each step: a firmware goes through as it can, and is then put on disk."""
 PAGE_LIMIT = 1000
@@ -146,6 +148,13 @@ class ServiceClient:
 
     def statistics(self) -> Json:
         return self._request("GET", "/api/statistics")
+
+    def sas(self) -> Json:
+        return self._request("GET", "/api/sas")
+
+    def revoke_sas(self) -> Json:
+        """Revoke all SAS URLs; returns the policy of those to come."""
+        return self._request("POST", "/api/sas/revoke", timeout_s=SAS_TIMEOUT_S)
 
     def launch_fleet(
         self, spec: Mapping[str, Any], *, processes: int | None = None, shard: str | None = None

@@ -69,8 +69,11 @@ class InterruptedBySignalError(CliError):
 
 
 def one_line(text: str) -> str:
-    """Return ``text`` as one printable line of at most MAX_MESSAGE_CHARS characters."""
-    flat = printable(" ".join(text.split()))
+    """Return ``text`` as one printable line of at most MAX_MESSAGE_CHARS characters, secrets masked."""
+    # Here, so that commands which have nothing to complain of start without it.
+    from broker.masking import masked
+
+    flat = printable(masked(" ".join(text.split())))
     return flat if len(flat) <= MAX_MESSAGE_CHARS else flat[: MAX_MESSAGE_CHARS - 1] + "…"
 
 

@@ -27,6 +27,7 @@ from typing import Any, Literal, TextIO
 import psutil
 
 from broker.identity import DEFAULT_TOKEN_LIFETIME_S
+from broker.masking import masked
 
 FORMAT = 2
 # A fleet may name its devices one by one.
@@ -161,7 +162,8 @@ class FleetBook:
                 lines = file.read().decode("utf-8", "replace").strip().splitlines()
         except OSError:
             return ""
-        return lines[-1] if lines else ""
+        # What the interpreter itself has said in the log has gone by no formatter.
+        return masked(lines[-1]) if lines else ""
 
     def living(self) -> Iterator[tuple[FleetEntry, psutil.Process]]:
         """Yield each living process on record."""

@@ -15,6 +15,7 @@ from provisioning.cli import (
     provision,
     release,
     rollout,
+    sas,
     tokens,
     up,
     watch,
@@ -52,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         enrolment,
         watch,
         report,
+        sas,
         tokens,
         doctor,
     ):

@@ -48,7 +48,7 @@ def add_run_options(parser: argparse._ActionsContainer) -> None:
         ("--packaging-timeout", "how long making and uploading a package may take, all tries together"),
         ("--notifying-timeout", "how long telling a device of its package may take, all tries together"),
         ("--device-timeout", "for a whole device, from its start over all attempts (default: no end)"),
-        ("--sas-lifetime", "how long the URL of a package is good for"),
+        ("--sas-lifetime", "the longest that a package's URL is good for (default: as long as it is of use)"),
     ):
         parser.add_argument(flag, type=positive_seconds, metavar="SECONDS", help=told)
     parser.add_argument(

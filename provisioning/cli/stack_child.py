@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from broker.masking import masked
 from provisioning.cli.errors import StackError
 from provisioning.cli.fleet_records import open_private
 from provisioning.cli.interruption import Interruption
@@ -152,5 +153,5 @@ class StackChild:
         with contextlib.suppress(OSError), self.log_path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_LOG_TAIL_BYTES))
             lines = file.read().decode("utf-8", "replace").strip().splitlines()
-            return lines[-1] if lines else ""
+            return masked(lines[-1]) if lines else ""
         return ""

@@ -107,6 +107,7 @@ class Engine(Registration):
         self._own_functions = own_functions
         super().__init__(Functions(self.converter))
         self._running = False
+        self._failure: BaseException | None = None
 
     def __repr__(self) -> str:
         return f"Engine({self._store!r}, running={self._running})"
@@ -179,6 +180,7 @@ class Engine(Registration):
         if self._removals and not abandon_threads:
             await asyncio.wait(self._removals.values())
         self._running = False
+        self._failure = self._health.failed
         interpreter.restore()
         commits.close()
         self._store.close()
@@ -462,6 +464,9 @@ class Engine(Registration):
 
     def _check_running(self) -> None:
         if not self._running:
+            # A caller that comes after the end of a broken engine is told what broke it, as one before is.
+            if self._failure is not None:
+                raise EngineStoppedError(f"the engine has stopped: {self._failure}") from self._failure
             raise EngineStoppedError("the engine is not running: start it first")
         if not self._health.working:
             raise self._health.stopped_error()

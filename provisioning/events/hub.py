@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
+from broker.masking import masked
 from provisioning.errors import RequestError
-from provisioning.http.masking import masked
 
 Topic = Literal["rollouts", "devices", "fleets", "runs"]
 TOPICS: Final[tuple[Topic, ...]] = get_args(Topic)

@@ -18,7 +18,7 @@ from durabletask.client import OrchestrationState, OrchestrationStatus
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from .masking import masked
+from broker.masking import masked
 
 Json = dict[str, Any]
 

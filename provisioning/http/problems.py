@@ -27,6 +27,7 @@ from starlette.routing import Match, Router
 from starlette.types import Scope
 
 from broker.errors import ContractError
+from broker.masking import masked
 from provisioning.engines import (
     EngineError,
     EngineStoppedError,
@@ -36,8 +37,6 @@ from provisioning.engines import (
     PayloadTooLargeError,
 )
 from provisioning.errors import RequestError, SettingsError
-
-from .masking import masked
 
 PROBLEM_TYPE = "application/problem+json"
 MANAGEMENT_PATHS = ("/runtime/webhooks/durabletask/", "/api/orchestrators/")

@@ -21,9 +21,9 @@ from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import Response
 from pydantic import BaseModel
 
+from broker.masking import masked
 from provisioning.http.conditions import MAX_CONDITION_CHARS, as_etag, is_unchanged
 from provisioning.http.counting import HttpCounts
-from provisioning.http.masking import masked
 from provisioning.http.payloads import MaskedJson, state_json
 from provisioning.settings import MAX_PAGE
 from provisioning.states import DeviceState

@@ -7,11 +7,12 @@ import os
 import signal
 import socket
 import sqlite3
+import urllib.request
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Sandbox
+from tests.acceptance.conftest import COMMAND_TIMEOUT_S, Sandbox, wait_until
 from tests.backend import Backend
 
 pytestmark = pytest.mark.real
@@ -189,7 +190,12 @@ def test_a_user_directory_named_like_ours_is_not_imported(
 
 
 def wait_registered(sandbox: Sandbox, count: int) -> bool:
-    """Wait until so many devices have registered."""
-    while sandbox.json("devices", "--limit", "1")["total"] < count:
-        pass
+    """Wait until so many devices have registered. The API is asked: a command is a process each time."""
+    url = json.loads((sandbox.state_dir / "service.json").read_text())["url"]
+
+    def registered() -> bool:
+        with urllib.request.urlopen(f"{url}/api/statistics") as answer:
+            return bool(json.load(answer)["devices"] >= count)
+
+    wait_until(registered, timeout_s=COMMAND_TIMEOUT_S)
     return True

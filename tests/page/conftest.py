@@ -60,9 +60,9 @@ def chromium() -> str:
     return found
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
-    """A Chromium of this test."""
+    """A Chromium of this test process, on the session's loop, in which each test has contexts of its own."""
     path = chromium()
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=path, args=ARGS)
@@ -76,7 +76,7 @@ def watched() -> Watched:
     return Watched()
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def open_page(browser: Browser, watched: Watched) -> AsyncIterator[Open]:
     """Open an address of a service, such as ``await open_page(url, "#/devices")``; further options are those
     of a browser's context. Whatever the page complains of fails the test in the end.

@@ -10,7 +10,7 @@ from playwright.async_api import Page, expect
 
 from tests.page.conftest import Open, Sandbox
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.asyncio(loop_scope="session")]
 
 
 def service_of(sandbox: Sandbox) -> str:

@@ -32,6 +32,8 @@ VIEWS = [
     "#/nowhere",
 ]
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
 
 @pytest.fixture
 def stage() -> Stage:
@@ -41,7 +43,7 @@ def stage() -> Stage:
     return made
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def url(stage: Stage) -> AsyncIterator[str]:
     async with staged(stage) as address:
         yield address

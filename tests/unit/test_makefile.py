@@ -146,6 +146,26 @@ def test_check_runs_everything_and_ends_in_the_tests() -> None:
     assert order == sorted(order)
 
 
+@pytest.mark.parametrize("failing", ["", "ruff", "mypy", "lint-imports", "python -m pytest"])
+def test_a_check_fails_with_any_of_its_parts_and_shows_what_each_has_said(
+    checkout: Path, failing: str
+) -> None:
+    set_up(checkout)
+    for name in ("ruff", "mypy", "lint-imports", "python"):
+        stand_in(
+            checkout / ".venv/bin" / name,
+            f'[ "$1" != -c ] || exit 0; echo "{name} was run"\n'
+            f'case "{name} $*" in "{failing or None}"*) exit 1;; esac',
+        )
+    result = make(checkout, "check")
+    assert (result.returncode == 0) == (not failing)
+    said = result.stdout + result.stderr
+    assert "ruff was run" in said
+    if failing != "ruff":
+        assert {"mypy was run", "python was run"} <= set(said.splitlines())
+        assert ("lint-imports was run" in said) == (failing != "mypy")
+
+
 def test_ci_runs_the_check_and_lets_no_test_be_skipped() -> None:
     script = ROOT / ".ci/run"
     assert script.stat().st_mode & 0o111

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any, cast
 
+from broker.masking import masked
 from provisioning.cli.documents import Json
 from provisioning.cli.report.figures import PERCENTS, STEPS, Figures
 from provisioning.cli.report.subject import Subject
-from provisioning.http.masking import masked
 
 
 def document(subject: Subject, figures: Figures, made_at: str) -> Json:

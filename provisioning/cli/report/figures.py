@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from broker.masking import masked
 from provisioning.cli.documents import RolloutDevice
 from provisioning.cli.terminal import parse_timestamp
-from provisioning.http.masking import masked
 from provisioning.states import FINAL, WORKING, DeviceState
 
 STEPS: Final = ("packaging", "notifying", "downloading", "activating")

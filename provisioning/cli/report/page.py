@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from broker.masking import masked
 from provisioning import __version__
 from provisioning.cli.errors import printable
 from provisioning.cli.report import charts
@@ -16,7 +17,6 @@ from provisioning.cli.report.figures import MAX_EXAMPLES, PERCENTS, STEPS, Figur
 from provisioning.cli.report.subject import Subject
 from provisioning.cli.rollout.logs import detail_of
 from provisioning.cli.terminal import clock, data_size, duration, parse_timestamp, state_word
-from provisioning.http.masking import masked
 from provisioning.states import FINAL, WORKING, DeviceState
 
 BUCKETS: Final = 60

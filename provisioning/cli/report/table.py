@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 from typing import Final, TextIO
 
+from broker.masking import masked
 from provisioning.cli.documents import RolloutDevice
 from provisioning.cli.report.figures import STEPS
-from provisioning.http.masking import masked
 
 COLUMNS: Final = (
     *("device_id", "model", "wave", "state", "attempts", "error", "ended_at", "device_s"),

@@ -196,6 +196,23 @@ async def test_an_expired_url_is_one_whose_expiry_has_passed(
         assert parse_qs(service.blobs.queries[-1])["se"] == ["2030-01-01T00:00:00Z"]
 
 
+async def test_a_package_that_is_told_again_in_mid_download_brings_its_fresh_url(
+    service: FakeService, any_broker: LocalBroker, unique: str, device_id: str
+) -> None:
+    service.answer_registrations = False
+    service.blobs.faults[f"/{device_id}"] = ["503"] * 29
+    first = service.package_for(device_id)
+    later = first.expires_at + timedelta(minutes=1)
+    async with fleet_of(service, any_broker, unique):
+        await service.until(lambda: bool(service.registrations))
+        await service.send(device_id, first)
+        await service.until(lambda: bool(service.events(device_id, DownloadStarted)))
+        fresh = first.model_copy(update={"url": f"{service.blobs.url}/fresh?sig=b", "expires_at": later})
+        await service.send(device_id, fresh)
+        await service.until(lambda: device_id in service.provisioned)
+    assert "sig=b" in service.blobs.queries
+
+
 async def test_a_device_of_another_model_rejects_the_package(
     service: FakeService, any_broker: LocalBroker, unique: str, device_id: str
 ) -> None:

@@ -18,7 +18,7 @@ import httpx
 Json = dict[str, Any]
 
 WAIT_S = 90.0
-POLL_S = 0.02
+POLL_S = 0.05
 
 
 async def wait_until(what: str, check: Callable[[], Awaitable[bool]], *, timeout_s: float = WAIT_S) -> None:

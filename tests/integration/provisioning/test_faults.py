@@ -20,7 +20,7 @@ pytestmark = pytest.mark.real
 DEVICES = 30
 # Slow ones take seconds for their download: whatever breaks strikes devices in every step.
 MIX = "healthy=0.5,slow=0.5"
-AWAY_S = 3.0
+AWAY_S = 1.5
 
 
 def _settings(state_dir: Path, broker_url: str, blob: str, container: str) -> ServiceSettings:
@@ -31,9 +31,9 @@ def _settings(state_dir: Path, broker_url: str, blob: str, container: str) -> Se
         container=container,
         api_port=0,
         # Shorter than the outage: the activities' retries have to carry it, not one patient publish.
-        publish_timeout_s=1.0,
-        upload_timeout_s=1.0,
-        probe_interval_s=0.5,
+        publish_timeout_s=0.5,
+        upload_timeout_s=0.5,
+        probe_interval_s=0.2,
     )
 
 

@@ -37,7 +37,7 @@ async def test_a_fleet_is_provisioned_while_its_tokens_expire_until_it_is_revoke
 ) -> None:
     state_dir = tmp_path / "state"
     access = AccessControl(token_lifetime_s=LIFETIME_S)
-    roster = Roster(FleetSpec.of(count=10, prefix=unique, behaviours={"healthy": 1}))
+    roster = Roster(FleetSpec.of(count=10, prefix=unique, behaviours={"healthy": 1, "impostor": 1}))
     async with await start_broker(state_dir=tmp_path, kind=kind, port=0, access=access) as broker:
         settings = ServiceSettings(
             state_dir=state_dir,
@@ -69,6 +69,8 @@ async def test_a_fleet_is_provisioned_while_its_tokens_expire_until_it_is_revoke
                 await wait_until("tokens have expired", renewed)
                 run = await api.wait_ended(await api.provision())
                 assert run["counts"]["provisioned"] == 10
+                # On their own topics, where it is the service that refuses them: each impostor for two.
+                assert (await api.get("/api/statistics"))["bridge"]["foreign"] >= 10
 
                 await api.call(
                     "POST",

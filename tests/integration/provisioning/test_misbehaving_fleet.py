@@ -25,15 +25,16 @@ from .driving import Api, fleet
 
 pytestmark = pytest.mark.real
 
-DEVICES = 1_000
+# Some twenty of each kind.
+DEVICES = 440
 # A device that answers has three tries of these, on two cores that everything shares.
-OPTIONS: dict[str, Any] = {"ack_timeout_s": 15, "activation_timeout_s": 8, "max_attempts": 3}
+OPTIONS: dict[str, Any] = {"ack_timeout_s": 8, "activation_timeout_s": 5, "max_attempts": 3}
 # By how much a busy machine may be late with a timer.
 LATE_S = 10.0
 
 
 @pytest.mark.timeout(400)
-async def test_a_thousand_devices_with_every_behaviour_end_as_expected(tmp_path: Path) -> None:
+async def test_devices_with_every_behaviour_end_as_expected(tmp_path: Path) -> None:
     roster = Roster(FleetSpec.of(count=DEVICES, seed=4, behaviours=parse_behaviours("all")))
     expected = {
         device_id: roster.expected_outcome(entry, max_attempts=3)
@@ -73,7 +74,7 @@ async def test_a_thousand_devices_with_every_behaviour_end_as_expected(tmp_path:
     assert run["status"] == "completed"
     assert Counter(device["state"] for device in devices) == Counter(expected.values())
     # What the contract refuses was counted and dropped, and held nobody up.
-    assert statistics["bridge"]["malformed"] > 100
+    assert statistics["bridge"]["malformed"] > 50
 
     with closing(sqlite3.connect(f"file:{state_dir / 'engine.db'}?mode=ro", uri=True)) as engine:
         rows = engine.execute("SELECT status, output FROM instances").fetchall()

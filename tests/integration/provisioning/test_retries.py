@@ -63,8 +63,8 @@ async def test_each_device_is_tried_as_often_as_its_kind_of_failure_says(
     tmp_path: Path, own_broker: LocalBroker, azurite: LocalAzurite, unique: str
 ) -> None:
     options: Json = {
-        "ack_timeout_s": 15,
-        "activation_timeout_s": 15,
+        "ack_timeout_s": 8,
+        "activation_timeout_s": 8,
         "max_attempts": 3,
         "retries": {
             "no_ack": {"max_attempts": 1},

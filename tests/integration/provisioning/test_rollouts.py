@@ -171,7 +171,7 @@ async def test_a_kill_in_any_phase_leads_to_the_same_end(
     state_dir = tmp_path / "state"
     plan = {
         "waves": [{"count": 8, "gate": "approval"}, {}],
-        "pace": {"in_flight": 4},
+        "pace": {"in_flight": 8},
         "options": OPTIONS | {"max_attempts": 1},
     }
     api = Api(state_dir)
@@ -254,15 +254,15 @@ async def test_two_rollouts_at_once_on_the_same_devices(
             # All of them slow: none has ended before the other rollouts are there.
             weights = "slow=1"
             await stack.enter_async_context(
-                fleet(own_broker.url, trust, tmp_path, count=40, behaviours=weights)
+                fleet(own_broker.url, trust, tmp_path, count=20, behaviours=weights)
             )
-            await api.wait_registered(40)
+            await api.wait_registered(20)
             status, first = await create(pace={"in_flight": 10})
-            assert (status, first["devices"]) == (201, 40)
+            assert (status, first["devices"]) == (201, 20)
             status, waiting = await create(overlap="wait", pace={"in_flight": 8})
-            assert (status, waiting["devices"]) == (201, 40)
+            assert (status, waiting["devices"]) == (201, 20)
             status, joining = await create(overlap="join")
-            assert (status, joining["devices"]) == (201, 40)
+            assert (status, joining["devices"]) == (201, 20)
             named = [one["device_id"] for one in (await api.get("/api/devices?limit=5"))["devices"]]
             status, problem = await create(targets={"devices": named})
             assert status == 409
@@ -270,7 +270,7 @@ async def test_two_rollouts_at_once_on_the_same_devices(
 
             async def some_handed_on() -> bool:
                 view = await api.get(f"/api/rollouts/{waiting['rollout_id']}")
-                return 0 < int(view["counts"]["provisioned"]) + int(view["in_flight"]) < 40
+                return 0 < int(view["counts"]["provisioned"]) + int(view["in_flight"]) < 20
 
             await wait_until("the second has some of the devices", some_handed_on)
             # Killed at the end of the block.
@@ -288,15 +288,15 @@ async def test_two_rollouts_at_once_on_the_same_devices(
                     steps.setdefault(one["device_id"], []).append(
                         (of_device[0]["started_at"], of_device[-1]["ended_at"])
                     )
-                assert listed["total"] == 40, name
+                assert listed["total"] == 20, name
     assert {name: view["counts"]["provisioned"] for name, view in views.items()} == {
-        "first": 40,
-        "waiting": 40,
-        "joining": 40,
+        "first": 20,
+        "waiting": 20,
+        "joining": 20,
     }
     # Two packages each, the second one sent after the first was done with: never two in flight.
     assert all(times[0][1] <= times[1][0] for times in steps.values())
-    assert instance_counts(state_dir)["DeviceProvisioningOrchestration"] == 80
+    assert instance_counts(state_dir)["DeviceProvisioningOrchestration"] == 40
 
 
 @pytest.mark.timeout(300)

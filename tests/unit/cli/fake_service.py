@@ -51,6 +51,7 @@ class FakeService:
         self.differences: list[Json] = []
         self.rollouts = FakeRollouts()
         self.releases = FakeReleases()
+        self.sas = {"policy": "muster-1-2", "pending": False}
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -156,6 +157,8 @@ class FakeService:
                 return 200, self._fleet_devices(fleet_id)
             case "GET", ["fleets", fleet_id, "check"]:
                 return 200, self._check(fleet_id)
+            case ("GET", ["sas"]) | ("POST", ["sas", "revoke"]):
+                return 200, self.sas
             case _, ["releases", *rest]:
                 return self.releases.route(method, rest, body or {})
             case _, ["rollouts", *rest]:

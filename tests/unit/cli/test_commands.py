@@ -39,6 +39,29 @@ def test_fleet_launch_asks_for_the_fleet_and_names_the_next_step(
     assert group["tags"] == {"a": "b"}
 
 
+@pytest.mark.parametrize(
+    ("command", "pending", "said"),
+    [
+        ("revoke", False, "all URLs are revoked; those to come have the policy muster-1-2\n"),
+        ("show", False, "URLs have the policy muster-1-2\n"),
+        (
+            "revoke",
+            True,
+            "blob storage does not answer: URLs get the policy muster-1-2 as soon as it does\n",
+        ),
+    ],
+)
+def test_sas_revokes_and_says_whether_storage_knows(
+    service: FakeService, muster: Muster, command: str, pending: bool, said: str
+) -> None:
+    service.sas["pending"] = pending
+    result = muster("sas", command)
+    assert (result.exit_code, result.out) == (int(pending), said)
+    asked = ("POST", "/api/sas/revoke") if command == "revoke" else ("GET", "/api/sas")
+    assert service.requests[-1][:2] == asked
+    assert json.loads(muster("sas", command, "--json").out) == service.sas
+
+
 def test_provision_starts_a_run_over_all_new_devices(service: FakeService, muster: Muster) -> None:
     muster("fleet", "launch", "--count", "2")
     result = muster("provision", "--ack-timeout", "5", "--attempts", "2")

@@ -63,6 +63,7 @@ def never(behaviour: Behaviour, method: str, error: Exception) -> None:
         ("lost-ack", "timed_out", "provisioned"),
         ("wrong-ack", "timed_out", "provisioned"),
         ("malformed", "provisioned", "provisioned"),
+        ("impostor", "provisioned", "provisioned"),
         ("clock-skew", "provisioned", "provisioned"),
         ("corrupt+lost-ack", "failed", "provisioned"),
         ("slow+rejects+never-answers", "timed_out", "timed_out"),

@@ -306,6 +306,8 @@ async def test_a_broken_engine_writes_nothing_more(path: Path) -> None:
         await client.schedule_new_orchestration(two_events)
     await engine.stop()
     assert store.written == 0
+    with pytest.raises(EngineStoppedError, match="malformed"):
+        await client.get_orchestration_state("i")
 
     again = Engine(path)
     again.add_orchestrator(two_events)

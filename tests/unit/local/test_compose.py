@@ -220,8 +220,11 @@ def test_the_service_can_be_told_of_a_backend_elsewhere() -> None:
 
 def test_azurite_is_started_with_options_as_in_the_local_stack() -> None:
     command = ast.literal_eval(instructions("azurite", "CMD")[0])
-    assert command[1] == "node_modules/azurite/dist/src/blob/main.js"
-    options = dict(zip(command[2::2], command[3::2], strict=False))
+    copied = instructions("azurite", "COPY")[0].split()[:-1]
+    assert command[1:3] == ["--require", "/azurite/azurite_sas.cjs"]
+    assert "broker/local/stack/azurite_sas.cjs" in copied
+    assert command[3] == "node_modules/azurite/dist/src/blob/main.js"
+    options = dict(zip(command[4::2], command[5::2], strict=False))
     assert options["--blobPort"] == "10000"
     assert {"--skipApiVersionCheck", "--silent", "--disableTelemetry"} <= set(command)
     assert f"azurite-data:{options['--location']}" in SERVICES["azurite"]["volumes"]

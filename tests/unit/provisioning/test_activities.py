@@ -8,16 +8,18 @@ import io
 import json
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from provisioning.activities import Activities
-from provisioning.packages import InstallationPackage, Release, SharedAccess, SigningKey, build_package
+from provisioning.package_store import SharedAccess
+from provisioning.packages import InstallationPackage, Release, SigningKey, build_package
 from provisioning.registry import Registry
 from provisioning.releases.store import Releases
+from provisioning.settings import RunOptions
 from tests.unit.releases.making import DEFAULT, add, new, opened, registry_in
 
 Json = dict[str, Any]
@@ -29,6 +31,7 @@ class Store:
     def __init__(self, at_once: int = 2) -> None:
         self.uploaded: list[InstallationPackage] = []
         self.turns = asyncio.Semaphore(at_once)
+        self.shared: list[tuple[str, float]] = []
         self.made = 0
         self.most_made = 0
 
@@ -48,8 +51,21 @@ class Store:
         self.uploaded.append(package)
         return package
 
-    def share(self, blob_name: str, *, lifetime_s: float) -> SharedAccess:
-        return SharedAccess(url=f"http://blobs/{blob_name}?sig=s", expires_at=datetime.now(UTC))
+    async def share(self, blob_name: str, *, lifetime_s: float) -> SharedAccess:
+        self.shared.append((blob_name, lifetime_s))
+        url = f"http://blobs/{blob_name}?sig={len(self.shared)}"
+        return SharedAccess(url=url, expires_at=datetime.now(UTC) + timedelta(seconds=lifetime_s))
+
+
+class Publisher:
+    """Takes messages to devices down."""
+
+    def __init__(self) -> None:
+        self.sent: list[Json] = []
+
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float) -> None:
+        assert not retain
+        self.sent.append(json.loads(payload))
 
 
 class World:
@@ -57,10 +73,11 @@ class World:
         self.registry = registry
         self.releases = releases
         self.store = Store()
+        self.publisher = Publisher()
         self.activities = Activities(
             registry=registry,
             store=cast(Any, self.store),
-            publisher=cast(Any, None),
+            publisher=self.publisher,
             release=DEFAULT,
             releases=releases,
             key=key,
@@ -73,10 +90,21 @@ class World:
             "device_id": device_id,
             "instance_id": f"run-1:{device_id}",
             "attempt": 1,
-            "sas_lifetime_s": 60.0,
             **more,
         }
         return await self.activities.create_installation_package(cast(Any, None), request)
+
+    async def send(self, package: Json, **more: Any) -> Json:
+        request = {
+            "run_id": "run-1",
+            "device_id": "d1",
+            "instance_id": "run-1:d1",
+            "attempt": 1,
+            "package": package,
+            **more,
+        }
+        await self.activities.send_package_url_to_device(cast(Any, None), request)
+        return self.publisher.sent[-1]
 
     def files(self) -> dict[str, Any]:
         with zipfile.ZipFile(io.BytesIO(self.store.uploaded[-1].content)) as archive:
@@ -100,6 +128,35 @@ async def test_without_a_release_it_is_that_of_the_service(world: World) -> None
     assert (manifest["version"], manifest["models"]) == ("demo-1.0.0", [])
     assert files["firmware.bin"] == DEFAULT.firmware.content
     assert json.loads(files["config.json"]) == {"device_id": "d1", "model": "m1", "tags": {"site": "lab"}}
+
+
+async def test_a_url_is_made_when_it_is_sent_and_each_time_anew(world: World) -> None:
+    """So no history holds it: what a history holds is asked for by everybody, and kept for long."""
+    package = await world.create()
+    assert not {"url", "expires_at"} & package.keys()
+    assert world.store.shared == []
+    sent = [await world.send(package, sas_lifetime_s=90.0, ack_timeout_s=30.0) for _ in range(2)]
+    assert [message["url"] for message in sent] == [f"http://blobs/demo-1.0.0/d1.zip?sig={n}" for n in (1, 2)]
+    assert world.store.shared == [("demo-1.0.0/d1.zip", 90.0)] * 2
+
+
+async def test_what_an_earlier_version_recorded_is_sent_by_a_fresh_url(world: World) -> None:
+    recorded = {
+        **await world.create(),
+        "url": "http://blobs/old?sig=old",
+        "expires_at": "2020-01-01T00:00:00Z",
+    }
+    sent = await world.send(recorded, ack_timeout_s=30.0)
+    assert sent["url"] == "http://blobs/demo-1.0.0/d1.zip?sig=1"
+    assert datetime.fromisoformat(sent["expires_at"]) > datetime.now(UTC)
+    assert world.store.shared == [("demo-1.0.0/d1.zip", 90.0)]
+
+
+@pytest.mark.parametrize(("longest", "waited_s", "lasts_s"), [(None, 60, 120), (900, 60, 120), (5, 60, 5)])
+def test_a_url_lasts_for_as_long_as_the_device_is_waited_for_and_no_longer_than_is_said(
+    longest: float | None, waited_s: float, lasts_s: float
+) -> None:
+    assert RunOptions(sas_lifetime_s=longest).url_lifetime_s(waited_s) == lasts_s
 
 
 async def test_a_named_one_brings_its_firmware_version_models_and_configuration(world: World) -> None:

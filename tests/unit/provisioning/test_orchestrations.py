@@ -54,13 +54,7 @@ class World:
         answers: dict[str, Callable[[Json], Any]] = {
             orchestrations.GET_NEW_DEVICE_IDS: lambda _: self.new_devices,
             orchestrations.CREATE_INSTALLATION_PACKAGE: lambda _: (
-                {
-                    **GOOD,
-                    "release": "demo-1.0.0",
-                    "url": "http://127.0.0.1/p?sig=top-secret",
-                }
-                if self.rejected is None
-                else {"rejected": self.rejected}
+                {**GOOD, "release": "demo-1.0.0"} if self.rejected is None else {"rejected": self.rejected}
             ),
             orchestrations.SEND_PACKAGE_URL_TO_DEVICE: lambda _: None,
             orchestrations.ACTIVATE_DEVICE: lambda _: None,
@@ -176,9 +170,12 @@ async def test_a_device_that_returns_is_told_again_within_the_same_attempt(hub: 
     outcome = await hub.outcome()
     assert (outcome["state"], outcome["attempts"]) == ("provisioned", 1)
     assert hub.world.count("CreateInstallationPackage") == 1
-    for name in ("SendPackageUrlToDevice", "ActivateDevice"):
-        first, again = (request for called, request in hub.world.calls if called == name)
-        assert first == again
+    first, again = (request for called, request in hub.world.calls if called == "ActivateDevice")
+    assert first == again
+    first, again = (request for called, request in hub.world.calls if called == "SendPackageUrlToDevice")
+    # By a URL of its own, which lasts for what is left of the wait.
+    assert again.pop("sas_lifetime_s") <= first.pop("sas_lifetime_s") == PATIENT["ack_timeout_s"] + 60
+    assert first == again
 
 
 async def test_events_that_come_before_the_wait_begins_are_not_lost(hub: Hub) -> None:

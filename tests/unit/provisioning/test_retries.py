@@ -349,9 +349,7 @@ def test_what_can_not_be_is_told_by_key_with_a_remedy(retries: object, message: 
 def test_options_say_no_more_than_what_differs() -> None:
     """They are in the input of each device's orchestration; older ones, without them, are read as ever."""
     plain = RunOptions().to_json()
-    assert set(plain) == {
-        *("ack_timeout_s", "activation_timeout_s", "max_attempts", "sas_lifetime_s", "outage_tolerance_s")
-    }
+    assert set(plain) == {*("ack_timeout_s", "activation_timeout_s", "max_attempts", "outage_tolerance_s")}
     given: Json = {
         "max_attempts": 5,
         "device_timeout_s": 60.0,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from provisioning.registry import Registry, statements
+from provisioning.rollouts import store
 from provisioning.rollouts.operations import Rollouts
 from tests.unit.rollouts.harness import Devices, register, service_on
 
@@ -99,8 +100,9 @@ async def test_devices_that_join_get_lanes_of_their_own_and_the_bound_holds(tmp_
 
 
 async def test_a_device_whose_wave_and_orchestration_were_ended_by_hand_does_not_stay_in_flight(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(store, "LOOK_AGAIN_S", 0.2)
     devices = Devices()
     devices.open.clear()
     async with service_on(tmp_path, devices) as service:

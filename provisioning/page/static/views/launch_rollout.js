@@ -233,7 +233,7 @@ export function LaunchRollout({ search }) {
           hint="30 by default" type="number" step="any" error=${at("options.activation_timeout_s")} />
         <${Input} form=${form} name="device_timeout_s" title="All of it within, seconds"
           hint="no bound by default" type="number" step="any" error=${at("options.device_timeout_s")} />
-        <${Input} form=${form} name="sas_lifetime_s" title="URL good for, seconds" hint="900 by default"
+        <${Input} form=${form} name="sas_lifetime_s" title="URL good for at most, seconds" hint="as long as it is of use"
           type="number" step="any" error=${at("options.sas_lifetime_s")} />
         <${Select} form=${form} name="overlap" title="Devices of another run" error=${at("overlap")} options=${[
           ["refuse", "refuse the rollout"],
