@@ -29,7 +29,7 @@ from devices.limits import ensure_file_descriptors
 from devices.roster import Roster
 from devices.spec import FleetSpec, RampSpec
 from devices.verify import Verifier
-from provisioning.packages import SigningKey
+from provisioning.signing import SigningKey
 
 BROKER_VARIABLE: Final = "MUSTER_BENCHMARK_BROKER"
 """Which broker, as `start_broker` has it; `child` hands it on."""
@@ -129,7 +129,7 @@ async def run_devices(size: int, directory: Path) -> Values:
     fleet = Fleet(
         roster,
         address=BrokerAddress.parse(broker.url),
-        verifier=Verifier.from_base64([SigningKey.load_or_create(directory / "signing.key").public_key]),
+        verifier=Verifier.from_base64([SigningKey.generate().public_key]),
     )
     async with fleet:
         connected_s = await _reached(size, lambda: fleet.statistics()["connects"], watch)

@@ -35,9 +35,10 @@ from provisioning.activities import Activities
 from provisioning.azurite import start_azurite
 from provisioning.bridge import SUBSCRIPTIONS
 from provisioning.package_store import PackageStore, new_policy
-from provisioning.packages import Release, SigningKey
+from provisioning.packages import Release
 from provisioning.registry import Registry
 from provisioning.settings import RunOptions, ServiceSettings
+from provisioning.signing import KeyRing
 from provisioning.states import DeviceState
 
 BrokerChoice = Literal["auto", "mosquitto", "aedes"]
@@ -66,7 +67,7 @@ async def fleet(broker_url: str, trust: str, devices: int) -> AsyncIterator[None
 @contextlib.asynccontextmanager
 async def parts(
     broker_url: str, blob: str, directory: Path, on_message: Any
-) -> AsyncIterator[tuple[ServiceSettings, SigningKey, PackageStore, BrokerConnection]]:
+) -> AsyncIterator[tuple[ServiceSettings, KeyRing, PackageStore, BrokerConnection]]:
     """The service's own storage and broker connection."""
     settings = ServiceSettings(state_dir=directory, broker_url=broker_url, blob_connection_string=blob)
     store = PackageStore(
@@ -81,7 +82,7 @@ async def parts(
     )
     async with store, connection:
         await connection.wait_connected()
-        yield settings, SigningKey.load_or_create(directory / "signing.key"), store, connection
+        yield settings, KeyRing.open(directory), store, connection
 
 
 async def run_bare(devices: int, broker_url: str, blob: str, directory: Path) -> dict[str, float]:
@@ -89,13 +90,13 @@ async def run_bare(devices: int, broker_url: str, blob: str, directory: Path) ->
     bare = Bare()
     async with (
         asyncio.timeout(_PATIENCE_S),
-        parts(broker_url, blob, directory, bare.on_message) as (settings, key, store, connection),
-        fleet(broker_url, key.public_key, devices),
+        parts(broker_url, blob, directory, bare.on_message) as (settings, keys, store, connection),
+        fleet(broker_url, keys.current.public_key, devices),
     ):
         await bare.wait_registered(devices)
         release = Release.demo(settings.release, settings.firmware_size_bytes)
         cpu = time.process_time()
-        seconds = await bare.run(connection, store, release, key)
+        seconds = await bare.run(connection, store, release, keys.current)
         return {"seconds": seconds, "cpu_s": time.process_time() - cpu}
 
 
@@ -105,8 +106,8 @@ async def run_engineless(devices: int, broker_url: str, blob: str, directory: Pa
         engineless = Engineless(registry, RunOptions())
         engineless.bridge.open()
         async with (
-            parts(broker_url, blob, directory, engineless.bridge.take) as (settings, key, store, connection),
-            fleet(broker_url, key.public_key, devices),
+            parts(broker_url, blob, directory, engineless.bridge.take) as (settings, keys, store, connection),
+            fleet(broker_url, keys.current.public_key, devices),
         ):
             await engineless.wait_registered(devices)
             activities = Activities(
@@ -114,7 +115,7 @@ async def run_engineless(devices: int, broker_url: str, blob: str, directory: Pa
                 store=store,
                 publisher=connection,
                 release=Release.demo(settings.release, settings.firmware_size_bytes),
-                key=key,
+                keys=keys,
                 publish_timeout_s=120.0,
             )
             cpu = time.process_time()

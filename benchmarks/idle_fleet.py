@@ -16,7 +16,7 @@ import psutil
 from benchmarks.connections import fresh_broker
 from benchmarks.workloads import Values
 from devices.limits import ensure_file_descriptors
-from provisioning.packages import SigningKey
+from provisioning.signing import SigningKey
 
 CPU_PERCENT, RSS_KB, USS_KB = "cpu_percent", "rss_kb_each", "uss_kb_each"
 _PATIENCE_S: Final = 300.0
@@ -59,7 +59,7 @@ async def _fleet(
     devices: int, processes: int, broker_url: str, directory: Path
 ) -> AsyncIterator[dict[psutil.Process, Path]]:
     """The processes of a fleet, each with the file of its statistics; stopped at the end."""
-    key = SigningKey.load_or_create(directory / "signing.key").public_key
+    key = SigningKey.generate().public_key
     running: dict[asyncio.subprocess.Process, Path] = {}
     try:
         for number in range(1, processes + 1):

@@ -25,9 +25,10 @@ from broker.messages import Activate, Package, instance_id_of, parse_event
 from provisioning.activities import Activities
 from provisioning.bridge import Bridge
 from provisioning.package_store import PackageStore
-from provisioning.packages import Release, SigningKey, build_package
+from provisioning.packages import Release, build_package
 from provisioning.registry import STEPS, Registry
 from provisioning.settings import RunOptions
+from provisioning.signing import SigningKey
 
 _ACK = "DownloadCompletedAck"
 _ACTIVATED = "ActivationCompleted"

@@ -3,6 +3,7 @@
 BrokerError
 └── BrokerConnectionError       no connection, or none that is of use
     ├── BrokerAddressError      the URL can't be used
+    ├── BrokerTlsError          a file that TLS needs can't be used
     ├── PublishTimeoutError     no PUBACK in time: the broker is away or too slow
     └── ConnectionClosedError   the connection was closed by its owner
 """
@@ -21,6 +22,10 @@ class BrokerConnectionError(BrokerError):
 
 class BrokerAddressError(BrokerConnectionError, ValueError):
     """The broker's URL can't be used; the message names it and the form that can."""
+
+
+class BrokerTlsError(BrokerConnectionError):
+    """A file that TLS needs can't be used; the message names it and the remedy."""
 
 
 class PublishTimeoutError(BrokerConnectionError, TimeoutError):

@@ -29,21 +29,25 @@ from broker.address import (
     BrokerAddress,
     BrokerAddressError,
     BrokerConnectionError,
+    BrokerTlsError,
     ConnectionClosedError,
     PublishTimeoutError,
 )
 from broker.link import ConnectionOptions, Delivery, Link, Publish
+from broker.tls import TlsFiles
 
 __all__ = [
     "BrokerAddress",
     "BrokerAddressError",
     "BrokerConnection",
     "BrokerConnectionError",
+    "BrokerTlsError",
     "ConnectionClosedError",
     "ConnectionOptions",
     "ConnectionStatistics",
     "Delivery",
     "PublishTimeoutError",
+    "TlsFiles",
 ]
 
 _LOG = logging.getLogger(__name__)
@@ -74,6 +78,8 @@ class BrokerConnection:
     `on_message` is called on the loop for each message; it must not block, and it must see to it that
     `Delivery.ack()` is called in the end. `subscriptions` are taken at QoS 1: on the first connection of
     this object (which brings the retained messages) and whenever the broker has lost the session.
+    `tls` is for an `mqtts://` URL (BrokerTlsError where a file of it can't be used); without it the broker is
+    known by the system's authorities.
     `on_new_session` is called after a connect, subscriptions included, at which the broker knew no session:
     what it had taken and not delivered, in either direction, is lost.
 
@@ -88,12 +94,14 @@ class BrokerConnection:
         on_message: Callable[[Delivery], None],
         on_new_session: Callable[[], None] = lambda: None,
         subscriptions: Sequence[str] = (),
+        tls: TlsFiles | None = None,
         options: ConnectionOptions | None = None,
         random_source: random.Random | None = None,
     ) -> None:
         if not client_id:
             raise ValueError("A persistent session needs a client id.")
         self.address = BrokerAddress.parse(url)
+        self.tls_context = (tls or TlsFiles()).context() if self.address.tls else None
         self.client_id = client_id
         self.subscriptions = tuple(subscriptions)
         self.options = options or ConnectionOptions()

@@ -8,16 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.client import MQTT_LOG_ERR, Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from broker.address import BrokerAddress, BrokerConnectionError
+from broker.tls import explain
 
 # How many packets are read before other work on the loop gets its turn.
 _MAX_PACKETS_PER_READ = 256
@@ -87,6 +89,8 @@ class LinkOwner(Protocol):
     @property
     def address(self) -> BrokerAddress: ...
     @property
+    def tls_context(self) -> ssl.SSLContext | None: ...
+    @property
     def client_id(self) -> str: ...
     @property
     def subscriptions(self) -> tuple[str, ...]: ...
@@ -120,6 +124,8 @@ class Link:
         self._keepalive_timer: asyncio.TimerHandle | None = None
         self._subscribe_mid: int | None = None
         self._socket: Any = None
+        # What paho has written of a failure; `on_disconnect` is told no more than that there was one.
+        self._trouble: str | None = None
         self.ready: asyncio.Future[None] = self._loop.create_future()
         """Done when connected and subscribed; failed when the broker refuses either."""
         self.lost: asyncio.Future[str] = self._loop.create_future()
@@ -139,8 +145,10 @@ class Link:
         client.max_inflight_messages_set(0)
         if address.username is not None:
             client.username_pw_set(address.username, address.password)
-        if address.tls:
-            client.tls_set()
+        if owner.tls_context is not None:
+            client.tls_set_context(owner.tls_context)
+            # A broker refuses a client's certificate after the client has set up TLS.
+            client.on_log = self._on_log
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_subscribe = self._on_subscribe
@@ -161,6 +169,8 @@ class Link:
         )
         try:
             await asyncio.shield(connecting)
+        except ssl.SSLError as error:
+            raise BrokerConnectionError(f"Connection to {address.url}: {explain(error)}.") from error
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):
                 await connecting
@@ -235,9 +245,14 @@ class Link:
         for _ in range(_MAX_PACKETS_PER_READ):
             before = self._packets
             self._client.loop_read()
-            if self._packets == before or not self._reading:
+            if not self._reading or (self._packets == before and not self._has_more()):
                 return
         self._loop.call_soon(self._read_on)
+
+    def _has_more(self) -> bool:
+        """Whether TLS has taken more from the socket than was read: for that the loop does not wake us."""
+        sock = self._socket
+        return isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
 
     def _read_on(self) -> None:
         if self._reading:
@@ -291,6 +306,7 @@ class Link:
         _properties: Properties | None,
     ) -> None:
         self._packets += 1
+        self._client.on_log = None
         if reason.is_failure:
             self._lose(f"refused: {reason}")
             return
@@ -324,7 +340,11 @@ class Link:
     def _on_disconnect(
         self, _client: Client, _userdata: Any, _flags: DisconnectFlags, reason: ReasonCode, _properties: Any
     ) -> None:
-        self._lose(str(reason).lower())
+        self._lose(explain(self._trouble) if self._trouble is not None else str(reason).lower())
+
+    def _on_log(self, _client: Client, _userdata: Any, level: int, text: str) -> None:
+        if level == MQTT_LOG_ERR:
+            self._trouble = text
 
     def _on_message(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
         self._packets += 1
@@ -385,3 +405,5 @@ class Link:
         if not self._reading and len(unacked) <= self._owner.options.max_unacked // 2:
             self._reading = True
             self._loop.add_reader(self._socket, self._read)
+            if self._has_more():
+                self._loop.call_soon(self._read_on)

@@ -21,6 +21,7 @@ from broker.connection import BrokerAddress, BrokerAddressError
 from broker.logs import start_log
 from broker.masking import masked
 from devices.arguments import FleetArguments, parse
+from devices.certificates import DeviceTls
 from devices.control import ControlServer
 from devices.credentials import Credentials
 from devices.dice import Trace
@@ -64,14 +65,18 @@ async def _run(arguments: FleetArguments) -> int:
     roster = Roster(given.spec, given.changes, shard=arguments.shard)
     ensure_file_descriptors(descriptors_of(len(roster.entries)))
     address = BrokerAddress.parse(arguments.broker_url)
+    tls = _tls(arguments, address, roster)
     with _tracing(arguments.trace_file) as trace:
         fleet = Fleet(
             roster,
             address=address,
-            verifier=Verifier.from_base64(arguments.trust),
+            verifier=Verifier.from_base64(arguments.trust)
+            if arguments.trust_file is None
+            else Verifier.from_file(arguments.trust_file),
             credentials=Credentials.of(
                 address, arguments.group_key_file, token_lifetime_s=arguments.token_lifetime_s
             ),
+            tls=tls,
             options=options,
             trace=trace,
         )
@@ -84,6 +89,17 @@ async def _run(arguments: FleetArguments) -> int:
         last = fleet.statistics()
     _keep(last, arguments.stats_file)
     return 1 if last["crashed"] else 0
+
+
+def _tls(arguments: FleetArguments, address: BrokerAddress, roster: Roster) -> DeviceTls | None:
+    """What the devices trust and show; raises `FleetStartError`."""
+    if not address.tls:
+        if arguments.certificates is not None or arguments.ca_file is not None:
+            raise FleetStartError(f"certificates are of no use with {address.url}: give an mqtts:// URL")
+        return None
+    tls = DeviceTls(ca_file=arguments.ca_file, certificates=arguments.certificates)
+    tls.check(roster.entries)
+    return tls
 
 
 def _on_input(stop: asyncio.Event) -> None:

@@ -31,10 +31,15 @@ class FleetArguments:
 
     fleet: Path | FleetSpec
     broker_url: str = field(repr=False)
-    trust: Sequence[str]
+    trust: Sequence[str] = ()
+    """Public keys in base64, where there is no ``trust_file`` to follow."""
+    trust_file: Path | None = None
     broker_file: Path | None = None
     shard: tuple[int, int] = (1, 1)
     group_key_file: Path | None = None
+    ca_file: Path | None = None
+    certificates: Path | None = None
+    """A directory with the key and certificate of each device."""
     token_lifetime_s: int = DEFAULT_TOKEN_LIFETIME_S
     stats_file: Path | None = None
     control_file: Path | None = None
@@ -65,7 +70,10 @@ def to_argv(arguments: FleetArguments) -> list[str]:
     ]
     argv += [f"--trust={key}" for key in arguments.trust]
     for option, path in (
+        ("trust-file", arguments.trust_file),
         ("group-key-file", arguments.group_key_file),
+        ("ca-file", arguments.ca_file),
+        ("certificates", arguments.certificates),
         ("stats-file", arguments.stats_file),
         ("control-file", arguments.control_file),
         ("trace-file", arguments.trace_file),
@@ -89,9 +97,12 @@ def parse(argv: Sequence[str]) -> FleetArguments:
         fleet=given.fleet if given.fleet is not None else _from_flags(given),
         broker_url=given.broker if given.broker_file is None else _read_url(given.broker_file),
         broker_file=given.broker_file,
-        trust=tuple(given.trust),
+        trust=tuple(given.trust or ()),
+        trust_file=given.trust_file,
         shard=parse_shard(given.shard),
         group_key_file=given.group_key_file,
+        ca_file=given.ca_file,
+        certificates=given.certificates,
         token_lifetime_s=given.token_lifetime,
         stats_file=given.stats_file,
         control_file=given.control_file,
@@ -133,12 +144,18 @@ def _parser() -> argparse.ArgumentParser:
     option("--count", type=int, help="devices in the whole fleet")
     option("--seed", type=int, default=1, help="the same seed gives the same fleet (default 1)")
     option("--behaviours", metavar="NAME=WEIGHT,…", help="how many behave how, as in healthy=0.9,slow=0.1")
-    option(
+    trust = parser.add_mutually_exclusive_group(required=True)
+    trust.add_argument(
         "--trust",
         action="append",
-        required=True,
         metavar="BASE64KEY",
         help="the Ed25519 public key that packages must be signed by (repeatable)",
+    )
+    trust.add_argument(
+        "--trust-file",
+        type=Path,
+        metavar="PATH",
+        help="a file with such keys, a line for each, which is read again whenever it changes",
     )
     option("--model", default="demo-1", help="the model that devices register as")
     option("--firmware-version", default="0.9.0", help="the firmware version that devices begin with")
@@ -163,6 +180,18 @@ def _parser() -> argparse.ArgumentParser:
         default=DEFAULT_TOKEN_LIFETIME_S,
         metavar="SECONDS",
         help=f"the period of these tokens, which the broker must know (default {DEFAULT_TOKEN_LIFETIME_S})",
+    )
+    option(
+        "--ca-file",
+        type=Path,
+        metavar="PATH",
+        help="trust the broker's certificate by this authority's (PEM)",
+    )
+    option(
+        "--certificates",
+        type=Path,
+        metavar="DIR",
+        help="log in as each device, by DIR/<device id>.pem with its key and certificate (mqtts:// only)",
     )
     option(
         "--stats-file", type=Path, metavar="PATH", help="where to keep statistics as JSON, anew each second"

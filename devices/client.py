@@ -17,6 +17,7 @@ from typing import Final, cast
 
 from broker.connection import BrokerAddress
 from devices import packets
+from devices.channel import SecureChannel
 from devices.errors import ConnectionLostError
 
 _MAX_PACKET_ID: Final = 0xFFFF
@@ -89,9 +90,13 @@ class DeviceClient(asyncio.Protocol):
 
     async def open(self, address: BrokerAddress, *, tls: ssl.SSLContext | None, timeout_s: float) -> None:
         """Connect; raises `ConnectionLostError`. An attempt that fails or is cancelled leaves no socket."""
+        outer: asyncio.Protocol = self
+        if tls is not None:
+            # Known from the beginning, so that TLS can be cut while it is set up.
+            outer = self._transport = SecureChannel(self, tls, address.host)
         try:
             async with asyncio.timeout(timeout_s):
-                await self._loop.create_connection(lambda: self, address.host, address.port, ssl=tls)
+                await self._loop.create_connection(lambda: outer, address.host, address.port)
                 await self._confirmation(_CONNECT_ID)
         except BaseException as error:
             # A late CONNACK would else take the session away from the connection that comes after.
@@ -163,7 +168,9 @@ class DeviceClient(asyncio.Protocol):
             self._end(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end(ConnectionLostError(str(exc) if exc else "the broker closed the connection"))
+        if not isinstance(exc, ConnectionLostError):
+            exc = ConnectionLostError(str(exc) if exc else "the broker closed the connection")
+        self._end(exc)
         self._transport = None
         if not self._closed.done():
             self._closed.set_result(None)

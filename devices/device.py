@@ -2,8 +2,8 @@
 
 - A package seen again is answered at once, without a second download: the same attempt with the same
   bytes, a newer attempt of the same content with a fresh acknowledgement.
-- A package for other models is rejected when it has arrived; what a device runs is the version that the
-  package's manifest says.
+- A package is checked when it has arrived, as `devices.manifest` says, and is not activated before; what a
+  device runs is the version that the package's manifest says.
 - One download at a time, and the newest attempt wins.
 - What the service sends and the contract refuses is counted and dropped.
 
@@ -49,10 +49,11 @@ from devices.dice import Dice
 from devices.download import Download, Interrupted
 from devices.errors import DownloadError
 from devices.link import Link, Outgoing
-from devices.manifest import Manifest
+from devices.manifest import examine
 from devices.roster import DevicePlan
 from devices.spec import Group
 from devices.surroundings import Surroundings
+from devices.verify import Verifier
 
 _LOG = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class Device:
         # and a download that a reboot has cut off.
         self.package: Package | None = None
         self._verified: Package | None = None
-        self._version: str | None = None
+        self._version = group.firmware_version
         self._download: Download | None = None
         self._stored: Download | None = None
         self._work: asyncio.Task[None] | None = None
@@ -284,7 +285,7 @@ class Device:
             # A newer attempt at what is coming already: its bytes count, its URL and number are used.
             self.around.counters.duplicates += 1
             self._download.package = package
-        elif self._verified is not None and _same_content(self._verified, package):
+        elif (present := self._present()) is not None and _same_content(present, package):
             self.around.counters.duplicates += 1
             self._stop_work()
             self._acknowledge(package, self.around.true_clock())
@@ -361,10 +362,14 @@ class Device:
                     break
                 except Interrupted as pause:
                     await self._at(Step.DOWNLOADING, download.package.attempt, share=pause.share)
-            verifier = around.verifier if self._combined.trusts else around.distrustful
-            verifier.verify(download.package)
-            manifest = Manifest.read(download.manifest)
-            manifest.check(self._group.model)
+            manifest = examine(
+                download.archive,
+                download.package,
+                self._verifier,
+                device_id=self.device_id,
+                model=self._group.model,
+                running=self._firmware_version,
+            )
             await self._at(Step.DOWNLOADED, download.package.attempt)
         except Refusal as refusal:
             counters.rejections += 1
@@ -400,15 +405,25 @@ class Device:
         self._activate(command)
         await self._at(Step.ACTIVATED, command.attempt)
 
+    @property
+    def _verifier(self) -> Verifier:
+        return self.around.verifier if self._combined.trusts else self.around.distrustful
+
+    def _present(self) -> Package | None:
+        """The package that is here and may be activated: none any more whose key was retired since."""
+        if self._verified is not None and not self._verifier.trusts(self._verified.key_id):
+            self._verified = None
+        return self._verified
+
     def _activate(self, command: Activate) -> None:
-        verified = self._verified
+        verified = self._present()
         if verified is None or verified.package_id != command.package_id:
             self._fail_activation(
-                command, "package-not-present", "this package was not downloaded by this device"
+                command, "package-not-present", "this package is not here, or its key is trusted no more"
             )
             return
         self.around.counters.activations += 1
-        self._firmware_version = self._version or command.release
+        self._firmware_version = self._version
         event = ActivationCompleted(
             **_about(command), at=self._now(), firmware_version=self._firmware_version
         )

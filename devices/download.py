@@ -19,10 +19,10 @@ import aiohttp
 from yarl import URL
 
 from broker.messages import Package
+from devices.archive import ArchiveReader
 from devices.behaviours import HEALTHY, Combined
 from devices.behaviours.base import Way
 from devices.errors import DownloadError
-from devices.manifest import ManifestReader
 from devices.pacing import backoff_s
 
 _EXPIRED_STATUSES: Final = frozenset({401, 403, 404, 410})
@@ -69,7 +69,7 @@ class Download:
 
     ``package`` is the newest offer of the same content: a later attempt brings a fresh URL, which
     the next request uses, without a byte being fetched twice. ``fetched_bytes`` counts what came over the
-    network, ``received_bytes`` how far it is.
+    network, ``received_bytes`` how far it is. ``archive`` has followed what came.
     """
 
     __slots__ = (
@@ -78,12 +78,12 @@ class Download:
         "_delay",
         "_hash",
         "_limits",
-        "_manifest",
         "_on_progress",
         "_parts",
         "_pauses",
         "_rate_bytes_per_s",
         "_seed",
+        "archive",
         "fetched_bytes",
         "package",
         "received_bytes",
@@ -121,13 +121,8 @@ class Download:
         self._delay = delay
         self._pauses = combined.pauses()
         self._hash = hashlib.sha256()
-        self._manifest = ManifestReader()
+        self.archive = ArchiveReader()
         self._parts = 0
-
-    @property
-    def manifest(self) -> bytes | None:
-        """The package's manifest, if it has one and that has come."""
-        return self._manifest.content
 
     async def run(self, http: aiohttp.ClientSession) -> None:
         """Fetch what is missing and check size and hash.
@@ -245,7 +240,7 @@ class Download:
             if self.received_bytes > size_bytes:
                 self._wrong_size(self.received_bytes)
             self._hash.update(chunk)
-            self._manifest.feed(chunk)
+            self.archive.feed(chunk)
             self._on_progress(self.received_bytes)
             self._pause_if_due()
             if self._rate_bytes_per_s is not None:
@@ -270,7 +265,7 @@ class Download:
             self.restarts += 1
         self.received_bytes = 0
         self._hash = hashlib.sha256()
-        self._manifest = ManifestReader()
+        self.archive = ArchiveReader()
         self._parts = 0
 
     def _wrong_size(self, size_bytes: int) -> NoReturn:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import ssl
 from collections import deque
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import aiohttp
 
 from broker.connection import BrokerAddress
 from devices.behaviours import HEALTHY, Behaviour, Combined
+from devices.certificates import DeviceTls
 from devices.credentials import Credentials
 from devices.device import Device
 from devices.dice import Dice, Trace
@@ -66,14 +66,16 @@ class Fleet:
         address: BrokerAddress,
         verifier: Verifier,
         credentials: Credentials | None = None,
+        tls: DeviceTls | None = None,
         options: FleetOptions | None = None,
         trace: Trace | None = None,
     ) -> None:
-        """``trace`` is told of each random choice of each device."""
+        """``trace`` is told of each random choice of each device; ``tls`` is for an ``mqtts://`` address."""
         self._roster = roster
         self._address = address
         self._verifier = verifier
         self._credentials = credentials or Credentials.of(address, None)
+        self._tls = (tls or DeviceTls()) if address.tls else None
         self._options = options if options is not None else FleetOptions()
         self._trace = trace
         self._counters = Counters()
@@ -118,7 +120,7 @@ class Fleet:
             speed=spec.speed,
             trace=self._trace,
             report=self._report,
-            tls=ssl.create_default_context() if self._address.tls else None,
+            tls=self._tls,
             link=options.link,
             limits=options.limits,
         )

@@ -210,7 +210,8 @@ class Link:
         client = self._new_client()
         try:
             async with gate:
-                await client.open(around.address, tls=around.tls, timeout_s=around.link.connect_timeout_s)
+                tls = None if around.tls is None else around.tls.context_for(self._device_id)
+                await client.open(around.address, tls=tls, timeout_s=around.link.connect_timeout_s)
         except ConnectionLostError as error:
             counters.connect_failures += 1
             self._refusals += isinstance(error, NotAuthorisedError)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ import aiohttp
 
 from broker.connection import BrokerAddress
 from devices.behaviours.combined import Complaint
+from devices.certificates import DeviceTls
 from devices.credentials import Credentials
 from devices.dice import Trace
 from devices.download import DownloadLimits
@@ -65,7 +65,7 @@ class Surroundings:
     """Wall-clock time that goes into messages."""
     report: Callable[[str], None] = _LOG.warning
     """Told of trouble that many devices may share; a fleet logs it once in a while, not for each."""
-    tls: ssl.SSLContext | None = None
+    tls: DeviceTls | None = None
     opening: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_OPENING))
     """Held by a device while it connects, so that not all do so at once."""
     link: LinkOptions = field(default_factory=LinkOptions)

@@ -27,13 +27,13 @@ from .package_store import PackageStore
 from .packages import (
     InstallationPackage,
     Release,
-    SigningKey,
     blob_name_of,
     build_package,
 )
 from .registry import DeviceRecord, Outcome, Registry
 from .releases.records import ReleaseRecord
 from .settings import MAX_RUN_DEVICES, RunOptions
+from .signing import KeyRing
 from .states import DeviceState
 
 Json = dict[str, Any]
@@ -69,7 +69,7 @@ class Activities:
         store: PackageStore,
         publisher: Publisher,
         release: Release,
-        key: SigningKey,
+        keys: KeyRing,
         publish_timeout_s: float,
         releases: Catalogue | None = None,
         on_claim: Callable[[str], None] = lambda run_id: None,
@@ -80,7 +80,7 @@ class Activities:
         self._publisher = publisher
         self._release = release
         self._releases = releases
-        self._key = key
+        self._keys = keys
         self._publish_timeout_s = publish_timeout_s
         self._on_claim = on_claim
         self._is_revoked = is_revoked
@@ -121,13 +121,15 @@ class Activities:
         if self._is_revoked(device_id):
             return {"rejected": "the device was revoked"}
         name = request.get("release")
+        allow_downgrade: bool = request.get("allow_downgrade", False)
         if name is None:
             name = self._release.name
             package = build_package(
                 self._release,
                 device_id=device_id,
                 configuration={"model": device.model, "tags": device.tags},
-                key=self._key,
+                key=self._keys.current,
+                allow_downgrade=allow_downgrade,
             )
             await self._store.upload(package)
         else:
@@ -137,7 +139,7 @@ class Activities:
             if (why := chosen.misfit(device.model, device.tags)) is not None:
                 return {"rejected": why}
             package = await self._store.upload_made(
-                blob_name_of(name, device_id), lambda: self._make(chosen, device)
+                blob_name_of(name, device_id), lambda: self._make(chosen, device, allow_downgrade)
             )
         return {
             "package_id": package.package_id,
@@ -145,17 +147,20 @@ class Activities:
             "size_bytes": package.size_bytes,
             "sha256": package.sha256,
             "signature": package.signature,
-            "key_id": self._key.key_id,
+            "key_id": package.key_id,
         }
 
-    async def _make(self, chosen: ReleaseRecord, device: DeviceRecord) -> InstallationPackage:
+    async def _make(
+        self, chosen: ReleaseRecord, device: DeviceRecord, allow_downgrade: bool
+    ) -> InstallationPackage:
         """The package with a release from the catalogue."""
         assert self._releases is not None
         return build_package(
             await self._releases.load(chosen),
             device_id=device.device_id,
             configuration=chosen.configure(device_id=device.device_id, model=device.model, tags=device.tags),
-            key=self._key,
+            key=self._keys.current,
+            allow_downgrade=allow_downgrade,
         )
 
     async def send_package_url_to_device(self, _ctx: ActivityContext, request: Json) -> None:

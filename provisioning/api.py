@@ -15,6 +15,8 @@
 | /api/overview, /api/devices, /api/cells, /api/ready, /metrics, series, children | see `inspection.api` |
 | /api/releases, /api/rollouts, /api/events | see `releases.api`, `rollouts.api`, `events.api` |
 | /api/enrolments | see `enrolment.api` |
+| GET /api/keys, POST /api/keys | the keys that packages are signed with; one more, which signs from now on |
+| DELETE /api/keys/{key_id} | devices refuse what this key has signed |
 | GET /api/statistics | counters of every part |
 | GET /, GET /page/… | the page for people |
 | /login, /logout, /api/session | see `http.login` |
@@ -55,6 +57,7 @@ from .rollouts.api import rollout_routes
 from .rollouts.operations import Rollouts
 from .sas import SharedUrls, sas_routes
 from .settings import MAX_PAGE, MAX_RUN_DEVICES, RunOptions
+from .signing import KeyRing
 
 Json = dict[str, Any]
 
@@ -68,6 +71,8 @@ class Backend(Protocol):
     def enrolments(self) -> Enrolments: ...
     @property
     def releases(self) -> Releases: ...
+    @property
+    def keys(self) -> KeyRing: ...
     @property
     def rollouts(self) -> Rollouts: ...
     @property
@@ -153,6 +158,7 @@ def create_api(backend: Backend, access: Access | None = None) -> FastAPI:
         return {"fleets": await backend.list_fleets()}
 
     _add_fleet_calls(app, backend)
+    _add_key_calls(app, backend)
 
     @app.post("/api/provision", status_code=HTTPStatus.ACCEPTED)
     async def provision(request: ProvisionRequest) -> Json:
@@ -244,3 +250,22 @@ def _add_fleet_calls(app: FastAPI, backend: Backend) -> None:
     async def check_fleet(fleet_id: str) -> Json:
         """Whether each device of a fleet has ended as its behaviour says."""
         return await backend.check_fleet(fleet_id)
+
+
+def _add_key_calls(app: FastAPI, backend: Backend) -> None:
+    """The keys that packages are signed with."""
+
+    @app.get("/api/keys")
+    async def list_keys() -> Json:
+        """All keys, the oldest first; their `state` says which one signs."""
+        return {"keys": backend.keys.to_json()}
+
+    @app.post("/api/keys", status_code=HTTPStatus.CREATED)
+    async def rotate_key(prepare: bool = False) -> Json:
+        """Make a key that signs from now on; with `prepare` one that does so at the next call without."""
+        return await (backend.keys.prepare() if prepare else backend.keys.rotate())
+
+    @app.delete("/api/keys/{key_id}")
+    async def retire_key(key_id: str) -> Json:
+        """Have devices refuse what this key has signed."""
+        return await backend.keys.retire(key_id)

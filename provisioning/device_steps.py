@@ -115,7 +115,7 @@ class DeviceSteps(DeviceProgress):
         self._begin("packaging", DeviceState.PACKAGING)
         package: Json = yield from self._call(
             CREATE_INSTALLATION_PACKAGE,
-            {**self._release},
+            {**({"allow_downgrade": True} if self._options.allow_downgrade else {}), **self._release},
             what="packaging",
             timeout_s=self._options.packaging_timeout_s,
         )

@@ -8,6 +8,9 @@ ProvisioningError
 │   ├── StateBusyError         another service owns it
 │   └── StateVersionError      made by a newer version, or not ours
 ├── PortBusyError              the API's port is taken
+├── CertificateError           a certificate can't be issued or put on record
+│   ├── AuthorityExistsError   there is a certificate authority already
+│   └── AuthorityMissingError  there is none
 ├── PackageError               a package can't be built or stored
 ├── StorageAwayError           blob storage did not answer
 └── RequestError               a request that can't be met; carries the HTTP status and a title
@@ -24,6 +27,7 @@ ProvisioningError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 # A message that names a hundred devices helps nobody.
 _MAX_NAMED = 5
@@ -92,6 +96,29 @@ class PortBusyError(ProvisioningError):
             f"(0 takes any free one)."
         )
         self.port = port
+
+
+class CertificateError(ProvisioningError):
+    """A certificate can't be issued or put on record."""
+
+
+class AuthorityExistsError(CertificateError):
+    """There is a certificate authority already, and no second one is made in its place."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(
+            f"there is a certificate authority in {directory} already (`muster ca show`). To begin anew"
+            " remove that directory: all certificates that it issued are worthless then"
+        )
+        self.directory = directory
+
+
+class AuthorityMissingError(CertificateError):
+    """There is no certificate authority in the state directory."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(f"there is no certificate authority in {directory}: make one with `muster ca init`")
+        self.directory = directory
 
 
 class PackageError(ProvisioningError):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from .fleets import FleetDevice
-from .names import DEADLINE, REJECTED_BY_DEVICE
+from .names import DEADLINE, OLDER_VERSION, REJECTED_BY_DEVICE
 from .registry import Standing
 from .settings import RunOptions
 from .states import FINAL, DeviceState
@@ -24,8 +24,8 @@ def check_fleet(fleet_id: str, devices: Sequence[FleetDevice], standings: Mappin
 
     Devices that an operator has changed since their run began are ``not_judged``, nor are those whose end
     says nothing of their behaviour: cancelled ones, those that a deadline ended, those that a release is not
-    for. Those that no run has brought to an end are ``not_provisioned_yet``. Neither are differences. The
-    cost grows with the number of devices.
+    for, or that run a newer version. Those that no run has brought to an end are ``not_provisioned_yet``.
+    Neither are differences. The cost grows with the number of devices.
     """
     as_expected = not_judged = not_yet = wrong = 0
     differences: list[Json] = []
@@ -77,5 +77,7 @@ def _tells_nothing(device: FleetDevice, standing: Standing) -> bool:
             return True
         case DeviceState.REJECTED if not error.startswith(REJECTED_BY_DEVICE):
             # It was never asked: the release is for others.
+            return True
+        case DeviceState.REJECTED if error.startswith(f"{REJECTED_BY_DEVICE}: {OLDER_VERSION}"):
             return True
     return device.changed_at is not None and device.changed_at > (standing.run_started_at or 0.0)

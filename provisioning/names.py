@@ -24,5 +24,7 @@ PACKAGE_NOT_PRESENT: Final = "package-not-present"
 
 REJECTED_BY_DEVICE: Final = "rejected the package"
 """How the error of a device begins that has rejected what it was sent."""
+OLDER_VERSION: Final = "older-version"
+"""Why a device rejects a package whose version is older than what it runs."""
 DEADLINE: Final = "deadline of "
 """How the error of a device begins that was ended by a deadline other than those of its answers."""

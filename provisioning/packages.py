@@ -3,7 +3,8 @@
 A package is a ZIP (stored, not compressed) of
 
 - `firmware.bin`    the release's firmware,
-- `manifest.json`   format, release with version and models, device, and the size and SHA-256 of each file,
+- `manifest.json`   format, release with version and models, device, key, whether the device may go back to it
+                    from a newer version, and the size and SHA-256 of each file,
 - `manifest.sig`    the Ed25519 signature (64 bytes) of manifest.json,
 - `config.json`     the device's own configuration.
 
@@ -18,81 +19,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
-
-from .errors import PackageError, StateError
+from .errors import PackageError
 from .releases.archive import Entry, directory
 from .releases.firmware import FILE_NAME, Firmware, generated
+from .signing import SigningKey
 
 MAX_PACKAGE_BYTES = 128 * 1024 * 1024
-
-
-@dataclass(frozen=True, kw_only=True)
-class SigningKey:
-    """The key that packages are signed with; devices get its public half when they are made."""
-
-    private: Ed25519PrivateKey = field(repr=False)
-    key_id: str
-    public_key: str
-    """Base64 of the 32 raw bytes."""
-
-    @classmethod
-    def load_or_create(cls, path: Path) -> SigningKey:
-        """Read the key in `path` (PEM, mode 0600), or make one there; StateError if it is none."""
-        try:
-            pem = path.read_bytes()
-        except FileNotFoundError:
-            return cls._create(path)
-        except OSError as error:
-            raise StateError(f"Can't read the signing key {path}: {error.strerror}.") from error
-        try:
-            private = load_pem_private_key(pem, password=None)
-        except ValueError as error:
-            raise StateError(
-                f"{path} holds no signing key. Put the right file back, or remove it to get a new key "
-                f"(fleets that run trust the old one)."
-            ) from error
-        if not isinstance(private, Ed25519PrivateKey):
-            raise StateError(f"{path} holds a key of another kind than Ed25519.")
-        return cls._of(private)
-
-    @classmethod
-    def _create(cls, path: Path) -> SigningKey:
-        private = Ed25519PrivateKey.generate()
-        # Whole or not at all: half a key after a crash would be worse than none.
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        return cls._of(private)
-
-    @classmethod
-    def _of(cls, private: Ed25519PrivateKey) -> SigningKey:
-        raw = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-        return cls(
-            private=private,
-            key_id=hashlib.sha256(raw).hexdigest()[:16],
-            public_key=base64.b64encode(raw).decode(),
-        )
-
-    def sign(self, data: bytes) -> bytes:
-        """The 64 bytes of the signature over `data`."""
-        return self.private.sign(data)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +56,8 @@ class InstallationPackage:
     sha256: str
     signature: str
     """Base64 Ed25519 over the 32 raw bytes of the SHA-256."""
+    key_id: str
+    """The key of that signature, and of the manifest's."""
 
     @property
     def content(self) -> bytes:
@@ -129,9 +66,17 @@ class InstallationPackage:
 
 
 def build_package(
-    release: Release, *, device_id: str, configuration: Mapping[str, object], key: SigningKey
+    release: Release,
+    *,
+    device_id: str,
+    configuration: Mapping[str, object],
+    key: SigningKey,
+    allow_downgrade: bool = False,
 ) -> InstallationPackage:
-    """The package of one device: deterministic. PackageError if it is too large."""
+    """The package of one device: deterministic. PackageError if it is too large.
+
+    ``allow_downgrade``: the device takes it though it runs a newer version.
+    """
     firmware = release.firmware
     config = _json({"device_id": device_id, **configuration})
     manifest = _json(
@@ -141,6 +86,8 @@ def build_package(
             "version": release.version,
             "models": release.models,
             "device_id": device_id,
+            "key_id": key.key_id,
+            **({"allow_downgrade": True} if allow_downgrade else {}),
             "files": {
                 FILE_NAME: {"size_bytes": firmware.entry.size_bytes, "sha256": firmware.sha256},
                 "config.json": {"size_bytes": len(config), "sha256": hashlib.sha256(config).hexdigest()},
@@ -172,6 +119,7 @@ def build_package(
         size_bytes=size_bytes,
         sha256=digest.hexdigest(),
         signature=base64.b64encode(key.sign(digest.digest())).decode(),
+        key_id=key.key_id,
     )
 
 

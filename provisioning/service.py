@@ -50,7 +50,7 @@ from .inspection.devices import Devices
 from .inspection.overview import Inspection
 from .orchestrations import DeviceProvisioningOrchestration, ProvisionNewDevices
 from .package_store import PackageStore
-from .packages import Release, SigningKey
+from .packages import Release
 from .registry import Registry, RegistryError, RegistryFormatError
 from .releases.store import Releases
 from .rollouts.activities import RolloutActivities
@@ -60,6 +60,7 @@ from .rollouts.store import RolloutStore
 from .runs import Runs
 from .sas import SharedUrls, policy_of
 from .settings import DEFAULT_API_PORT, RunOptions, ServiceSettings
+from .signing import KeyRing
 from .state_directory import SERVICE_RECORD, iso, owned, prepare_state_directory, readable, write_atomically
 
 __all__ = ["Service", "prepare_state_directory", "run_service"]
@@ -100,7 +101,7 @@ class Service:
         self._stack = AsyncExitStack()
         self._started_at = time.time()
         self._close_asked = asyncio.Event()
-        self._key: SigningKey
+        self._keys: KeyRing
         self._registry: Registry
         self._store: PackageStore
         self._connection: BrokerConnection
@@ -167,7 +168,7 @@ class Service:
         prepare_state_directory(state_dir)
         stack.enter_context(owned(state_dir))
         listener = self._listen()
-        self._key = SigningKey.load_or_create(state_dir / "signing.key")
+        self._keys = KeyRing.open(state_dir)
         registry_path = state_dir / "registry.db"
         with _opening(registry_path):
             self._registry = await stack.enter_async_context(
@@ -273,6 +274,7 @@ class Service:
                 on_message=self._bridge.take,
                 on_new_session=self._bridge.session_is_new,
                 subscriptions=SUBSCRIPTIONS,
+                tls=settings.broker_tls,
                 options=ConnectionOptions(
                     max_unacked=settings.max_unacknowledged,
                     max_inflight_publishes=settings.max_inflight_publishes,
@@ -288,7 +290,7 @@ class Service:
             publisher=self._connection,
             release=self._release,
             releases=self._releases,
-            key=self._key,
+            keys=self._keys,
             publish_timeout_s=settings.publish_timeout_s,
             on_claim=self._runs.on_claim,
             is_revoked=self.enrolments.is_revoked,
@@ -395,7 +397,11 @@ class Service:
             },
             "blob": {"endpoint": self._store.endpoint, "reachable": reachable},
             "engine": self._engine.health(),
-            "trust": {"key_id": self._key.key_id, "public_key": self._key.public_key},
+            "trust": {
+                "key_id": self._keys.current.key_id,
+                "public_key": self._keys.current.public_key,
+                "keys": self._keys.to_json(),
+            },
         }
 
     async def launch_fleet(self, request: FleetRequest) -> FleetRecord:
@@ -468,6 +474,11 @@ class Service:
     def releases(self) -> Releases:
         """The releases, for the API."""
         return self._releases
+
+    @property
+    def keys(self) -> KeyRing:
+        """The keys that packages are signed with, for the API."""
+        return self._keys
 
     @property
     def rollouts(self) -> Rollouts:

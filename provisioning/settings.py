@@ -5,6 +5,9 @@
 | MUSTER_STATE | state directory | .muster |
 | MUSTER_URL | where clients find the service | the service.json of the state directory |
 | MUSTER_BROKER | mosquitto, aedes, auto, or mqtt://host:port of a broker that runs already | auto |
+| MUSTER_MTLS | 1: devices come to the local broker by TLS, with certificates | 0 |
+| MUSTER_BROKER_CA_FILE | whose certificates to trust at an mqtts:// broker, in PEM | the system's |
+| MUSTER_BROKER_CERT_FILE | key and certificate that the service shows there, in PEM | none |
 | MUSTER_BLOB | connection string of a blob account | an Azurite of our own |
 | MUSTER_CACHE | where the local stack is installed | the user's cache directory |
 | MUSTER_GROUP_KEY_FILE | the key that devices derive theirs from, base64 | one in the state directory |
@@ -36,6 +39,7 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from broker.identity import DEFAULT_TOKEN_LIFETIME_S
+from broker.tls import TlsFiles
 
 from .api_settings import ApiSettings
 from .errors import OptionError, SettingsError
@@ -210,6 +214,9 @@ class Environment:
     group_key_file: Path | None = None
     api: ApiSettings = field(default_factory=ApiSettings)
     token_lifetime_s: int = DEFAULT_TOKEN_LIFETIME_S
+    mtls: bool = False
+    broker_tls: TlsFiles = field(default_factory=TlsFiles)
+    """For a broker that runs already, by mqtts://."""
 
     @classmethod
     def read(
@@ -240,7 +247,22 @@ class Environment:
             group_key_file=Path(group_key) if group_key else None,
             api=ApiSettings.read(values),
             token_lifetime_s=_token_lifetime(values.get("MUSTER_TOKEN_LIFETIME_S")),
+            mtls=_switch("MUSTER_MTLS", values.get("MUSTER_MTLS")),
+            broker_tls=TlsFiles(
+                ca_file=_path(values.get("MUSTER_BROKER_CA_FILE")),
+                certificate_file=_path(values.get("MUSTER_BROKER_CERT_FILE")),
+            ),
         )
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
+
+
+def _switch(name: str, text: str | None) -> bool:
+    if text not in (None, "", "0", "1"):
+        raise SettingsError(f"{name} is {text!r}. Use 1 or 0.")
+    return text == "1"
 
 
 def _token_lifetime(text: str | None) -> int:
@@ -261,6 +283,8 @@ class ServiceSettings:
     state_dir: Path
     broker_url: str = field(repr=False)
     """mqtt://host:port of a broker that runs; it may hold a password."""
+    broker_tls: TlsFiles = field(default_factory=TlsFiles)
+    """For an mqtts:// URL."""
     blob_connection_string: str = field(repr=False)
     engine: EngineSettings = field(default_factory=EngineSettings)
     api: ApiSettings = field(default_factory=ApiSettings)
@@ -327,6 +351,8 @@ class RunOptions:
     """For the whole device from its start, all attempts and what lies between them; None: no end."""
     retries: Retries = DEFAULT_RETRIES
     """By kind of failure; `max_attempts` bounds all."""
+    allow_downgrade: bool = False
+    """Whether devices take a version that is older than what they run: their packages say so, signed."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -346,6 +372,10 @@ class RunOptions:
                 raise SettingsError(f"The option {name} must be between {low:g} and {high:g}, not {value!r}.")
         if not isinstance(self.max_attempts, int):
             raise SettingsError(f"The option max_attempts must be a whole number, not {self.max_attempts!r}.")
+        if not isinstance(self.allow_downgrade, bool):
+            raise SettingsError(
+                f"The option allow_downgrade must be true or false, not {self.allow_downgrade!r}."
+            )
         for kind in KINDS:
             own = self.retries.of(kind).max_attempts
             if own is not None and own > self.max_attempts:
@@ -391,7 +421,7 @@ class RunOptions:
         options |= {
             name: value
             for name in _OMITTED
-            if name != "retries" and (value := getattr(self, name)) is not None
+            if name != "retries" and (value := getattr(self, name)) not in (None, False)
         }
         if retries := self.retries.to_json():
             options["retries"] = retries
@@ -405,4 +435,5 @@ _OMITTED: Final = (
     "notifying_timeout_s",
     "device_timeout_s",
     "retries",
+    "allow_downgrade",
 )

@@ -26,6 +26,7 @@ from broker.local.node import provide_node_stack
 from broker.local.ports import LOOPBACK
 from broker.local.process import LocalProcess, Program, Progress, ignore_progress, stop_recorded
 from broker.local.records import ProcessRecord, stack_directory
+from broker.local.tls import TlsFilesOfBroker, TlsListener, choose_port
 
 BrokerKind = Literal["mosquitto", "aedes"]
 
@@ -43,6 +44,7 @@ __all__ = [
     "Progress",
     "StackInUseError",
     "StartError",
+    "TlsFilesOfBroker",
     "ignore_progress",
     "start_broker",
     "stop_recorded",
@@ -60,6 +62,8 @@ class LocalBroker:
     process: LocalProcess
     access: AccessControl | None = None
     """None: it is open to all on this machine."""
+    tls_url: str | None = None
+    """Where devices come in by certificate; None: nowhere."""
 
     async def stop(self) -> None:
         """Stop it; clients' sessions and queued messages are kept for the next start."""
@@ -82,11 +86,15 @@ async def start_broker(
     kind: Literal["auto", "mosquitto", "aedes"] = "auto",
     port: int | None = None,
     access: AccessControl | None = None,
+    tls: TlsFilesOfBroker | None = None,
+    tls_port: int | None = None,
     progress: Progress = ignore_progress,
 ) -> LocalBroker:
     """Start a broker with its data in ``state_dir``, or adopt the one that a killed service left running.
 
     ``access`` says who may use it, from now on and until the broker's `stop`; None: all on this machine.
+    ``tls``, which needs ``access``: let in devices by certificate too, on ``tls_port``, which is as ``port``
+    is but for 8883.
 
     ``kind``: "auto" is Mosquitto where it is installed, else Aedes. ``port``: None is the port of the last
     time, else 1883, else any free one; 0 the same without 1883; a number is that port or `PortInUseError`.
@@ -102,19 +110,20 @@ async def start_broker(
     chosen: BrokerKind = "aedes" if kind == "aedes" or executable is None else "mosquitto"
     directory = stack_directory(state_dir, chosen)
     other = directory.parent / ("mosquitto" if chosen == "aedes" else "aedes")
+    listener = None if tls is None else TlsListener(port=choose_port(directory, tls_port), files=tls)
     if chosen == "mosquitto":
         assert executable is not None
         accounts = None
         if access is not None:
             accounts = MosquittoFiles(directory, token_lifetime_s=access.token_lifetime_s)
             access.prepare(accounts)
-        program = mosquitto_program(executable, directory, accounts)
+        program = mosquitto_program(executable, directory, accounts, listener)
     else:
         stack = await provide_node_stack(progress=progress)
         file = None
         if access is not None:
             access.prepare(file := AedesFile(directory))
-        program = aedes_program(stack, directory, file)
+        program = aedes_program(stack, directory, file, listener)
     process = LocalProcess(program, directory=directory, port=port, replaces=other, progress=progress)
     await process.start()
     if access is not None:
@@ -126,4 +135,5 @@ async def start_broker(
         kind=chosen,
         process=process,
         access=access,
+        tls_url=None if listener is None else f"mqtts://{LOOPBACK}:{listener.port}",
     )

@@ -15,7 +15,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -102,7 +102,7 @@ class AccessControl:
     ) -> None:
         await self.close()
 
-    async def set(self, keys: Mapping[str, str]) -> None:
+    async def set(self, keys: Mapping[str, str], *, revoked: Collection[str] = ()) -> None:
         """Let in these devices and no others; returns when the broker has been told."""
         self._keys = dict(keys)
         self._known = True

@@ -17,6 +17,7 @@ from broker.identity import SERVICE_ACCOUNT
 from broker.local.access import write_private
 from broker.local.node import STACK_SOURCE, NodeStack
 from broker.local.process import Program
+from broker.local.tls import TlsListener
 
 DEFAULT_PORT: Final = 1883
 
@@ -52,12 +53,16 @@ class AedesFile:
         write_private(self.path, json.dumps(document))
 
 
-def aedes_program(stack: NodeStack, directory: Path, file: AedesFile | None = None) -> Program:
+def aedes_program(
+    stack: NodeStack, directory: Path, file: AedesFile | None = None, tls: TlsListener | None = None
+) -> Program:
     """The program that runs ``stack/aedes.mjs`` with its log in ``directory``.
 
     Without ``file`` it is open to all on this machine.
     """
     script = STACK_SOURCE / "aedes.mjs"
+    secure = () if tls is None else _tls(tls)
+    authority = b"" if tls is None else tls.files.authority()
 
     def command(port: int) -> tuple[str, ...]:
         return (
@@ -67,10 +72,13 @@ def aedes_program(stack: NodeStack, directory: Path, file: AedesFile | None = No
             str(stack.modules),
             str(directory / "sessions.jsonl"),
             *(() if file is None else (str(file.path),)),
+            *secure,
         )
 
     digest = hashlib.sha256(
-        f"{stack.node}\n{stack.key}\n{directory}\n{file is None}\n".encode() + script.read_bytes()
+        f"{stack.node}\n{stack.key}\n{directory}\n{file is None}\n{secure}\n".encode()
+        + authority
+        + script.read_bytes()
     )
     return Program(
         name="aedes",
@@ -79,3 +87,8 @@ def aedes_program(stack: NodeStack, directory: Path, file: AedesFile | None = No
         fingerprint=digest.hexdigest(),
         default_port=DEFAULT_PORT,
     )
+
+
+def _tls(listener: TlsListener) -> tuple[str, ...]:
+    files = listener.files
+    return str(listener.port), str(files.ca_file), str(files.certificate_file), str(files.revoked_file)

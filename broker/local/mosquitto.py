@@ -22,6 +22,7 @@ from broker import topics
 from broker.identity import SERVICE_ACCOUNT, expiry_of, make_token
 from broker.local.access import write_private
 from broker.local.process import Program
+from broker.local.tls import TlsListener
 
 # Packages of Debian and Homebrew put it where a user's PATH often doesn't reach.
 EXTRA_PLACES: Final = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
@@ -35,7 +36,7 @@ SESSION_EXPIRY: Final = "14d"
 
 _CONFIGURATION: Final = """\
 # Written by Muster at every start; changes are lost.
-listener {port} 127.0.0.1
+{tls}listener {port} 127.0.0.1
 socket_domain ipv4
 {access}
 user {user}
@@ -64,6 +65,22 @@ allow_anonymous false
 password_file {passwords}
 acl_file {rights}
 use_username_as_clientid true"""
+
+# Before the other listener: who can reach that one finds this one there. The name in the certificate is user
+# name and client id, whatever else the device says.
+_TLS: Final = """\
+listener {port} 127.0.0.1
+socket_domain ipv4
+cafile {ca}
+certfile {certificate}
+keyfile {certificate}
+crlfile {revoked}
+tls_version tlsv1.2
+require_certificate true
+use_identity_as_username true
+use_username_as_clientid true
+
+"""
 
 # %u is the user name. What nobody is given nobody has: not $SYS, and no topic outside of the contract.
 _RIGHTS: Final = f"""\
@@ -139,23 +156,37 @@ def _lines(path: Path) -> list[str]:
         return []
 
 
+def _tls(listener: TlsListener) -> str:
+    files = listener.files
+    return _TLS.format(
+        port=listener.port, ca=files.ca_file, certificate=files.certificate_file, revoked=files.revoked_file
+    )
+
+
 def find_mosquitto() -> Path | None:
     """Mosquitto's server on PATH, else in the places where packages put it, else None."""
     found = shutil.which("mosquitto") or shutil.which("mosquitto", path=os.pathsep.join(EXTRA_PLACES))
     return None if found is None else Path(found)
 
 
-def mosquitto_program(executable: Path, directory: Path, files: MosquittoFiles | None = None) -> Program:
+def mosquitto_program(
+    executable: Path,
+    directory: Path,
+    files: MosquittoFiles | None = None,
+    tls: TlsListener | None = None,
+) -> Program:
     """The program that runs ``executable`` with its configuration, database and log in ``directory``.
 
     Without ``files`` it is open to all on this machine.
     """
+    secure = b"" if tls is None else tls.files.authority()
     access = _OPEN if files is None else _BY_ACCOUNT.format(passwords=files.passwords, rights=files.rights)
 
     def configuration(port: int) -> str:
         return _CONFIGURATION.format(
             port=port,
             access=access,
+            tls="" if tls is None else _tls(tls),
             # Started by root it would become the user "mosquitto", who can't write to the state directory.
             user=pwd.getpwuid(os.geteuid()).pw_name,
             inflight=MAX_INFLIGHT_MESSAGES,
@@ -175,6 +206,6 @@ def mosquitto_program(executable: Path, directory: Path, files: MosquittoFiles |
         name="mosquitto",
         role="broker",
         command=command,
-        fingerprint=hashlib.sha256(f"{executable}\n{configuration(0)}".encode()).hexdigest(),
+        fingerprint=hashlib.sha256(f"{executable}\n{configuration(0)}".encode() + secure).hexdigest(),
         default_port=DEFAULT_PORT,
     )

@@ -252,6 +252,18 @@ class ServiceClient:
         """Remove a release; returns what it was."""
         return cast(Release, self._request("DELETE", f"/api/releases/{_part(name)}"))
 
+    def keys(self) -> list[Json]:
+        """The keys that packages are signed with, the oldest first."""
+        return cast("list[Json]", self._request("GET", "/api/keys")["keys"])
+
+    def rotate_key(self, *, prepare: bool = False) -> Json:
+        """Make a key that signs from now on, or from the next time on."""
+        return self._request("POST", "/api/keys?prepare=true" if prepare else "/api/keys")
+
+    def retire_key(self, key_id: str) -> Json:
+        """Have devices refuse what a key has signed."""
+        return self._request("DELETE", f"/api/keys/{_part(key_id)}")
+
     def enrol(self, device_ids: Sequence[str]) -> Json:
         """Enrol devices; returns how many, and how many of them are new."""
         return self._request("POST", "/api/enrolments", {"device_ids": list(device_ids)})

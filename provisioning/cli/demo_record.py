@@ -29,6 +29,7 @@ OWN_FILES = (
     SERVICE_RECORD,
     "service.log",
     "signing.key",
+    "trusted.keys",
     "group.key",
     "engine.db*",
     "registry.db*",

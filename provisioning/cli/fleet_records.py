@@ -67,7 +67,7 @@ class FleetEntry:
     request: dict[str, Any]
     processes: int
     broker_url: str = field(repr=False)
-    trust: str
+    trust_file: str
     started_at: str
     members: tuple[Member, ...] = ()
     changes: tuple[dict[str, Any], ...] = ()
@@ -75,6 +75,9 @@ class FleetEntry:
     restarts: int = 0
     group_key_file: str | None = None
     token_lifetime_s: int = DEFAULT_TOKEN_LIFETIME_S
+    ca_file: str | None = None
+    certificates: str | None = None
+    """The directory with the certificates by which devices log in; None: they have none."""
 
     def member(self, part: int) -> Member | None:
         """The process of that part; None where none was started."""
@@ -183,6 +186,9 @@ class FleetBook:
                     return _migrated(data)
                 case 2:
                     members = tuple(Member(**member) for member in data.pop("members"))
+                    # Earlier versions had a key here: processes that know no file are started anew.
+                    if data.pop("trust", None) is not None:
+                        data["trust_file"] = ""
                     return FleetEntry(members=members, changes=tuple(data.pop("changes")), **data)
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -229,7 +235,7 @@ def _migrated(data: dict[str, Any]) -> FleetEntry:
         },
         processes=data["processes"],
         broker_url="",
-        trust=data["trust"],
+        trust_file="",
         started_at=data["started_at"],
         members=tuple(
             Member(part=member["shard"], pid=member["pid"], created_at=member["created_at"])

@@ -4,31 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NoReturn, cast
+from typing import Any, Final, Literal, NoReturn, cast
 
+from broker.address import BrokerAddress
 from broker.errors import BrokerError
 from broker.local import AccessControl, LocalBroker, start_broker
 from broker.local.process import descriptor_limit
 from devices.errors import DevicesError
 from provisioning.api_settings import ApiSettings, is_loopback
 from provisioning.azurite import LocalAzurite, start_azurite
+from provisioning.certificates.access import CertificateAccess
 from provisioning.cli.errors import InterruptedBySignalError, StackError, one_line
+from provisioning.cli.fleet_certificates import FleetCertificates
 from provisioning.cli.interruption import STOP_SIGNALS
 from provisioning.cli.launcher import ProcessFleetLauncher
 from provisioning.cli.up import Reporter, UpOptions
 from provisioning.engines import EngineError
 from provisioning.enrolment.group_key import provide_group_key
+from provisioning.enrolment.store import Access
 from provisioning.errors import ProvisioningError
-from provisioning.packages import SigningKey
 from provisioning.service import Service, prepare_state_directory
 from provisioning.settings import LOCAL_BROKERS, ServiceSettings
+from provisioning.signing import TRUSTED_KEYS
 
-SIGNING_KEY = "signing.key"
+logger = logging.getLogger(__name__)
+
+# A month before their end certificates are due.
+_RENEWAL_INTERVAL_S: Final = 43_200.0
 # What can go wrong while starting, each with a message that says what to do; all else is a bug.
 EXPECTED_ERRORS = (BrokerError, ProvisioningError, EngineError, DevicesError, OSError)
 
@@ -99,13 +107,17 @@ class Foreground:
         access = None
         if options.broker in LOCAL_BROKERS and not options.open_broker:
             access = AccessControl(token_lifetime_s=options.token_lifetime_s)
+        certificates = FleetCertificates.of(options.state_dir) if options.mtls else None
         async with contextlib.AsyncExitStack() as cleanup:
-            broker_url, blob = await self._start_stack(cleanup, access)
+            broker, blob = await self._start_stack(cleanup, access, certificates)
+            broker_url = options.broker if broker is None else broker.url
             launcher = ProcessFleetLauncher(
                 state_dir=options.state_dir,
-                broker_url=broker_url,
-                trust=lambda: SigningKey.load_or_create(options.state_dir / SIGNING_KEY).public_key,
-                group_key_file=None if options.open_broker else group_key_file,
+                broker_url=broker_url if broker is None else broker.tls_url or broker_url,
+                trust_file=options.state_dir / TRUSTED_KEYS,
+                group_key_file=None if options.open_broker or options.mtls else group_key_file,
+                ca_file=options.broker_tls.ca_file,
+                certificates=certificates,
                 token_lifetime_s=options.token_lifetime_s,
                 enrol=lambda device_ids, fleet_id: service.enrolments.enrol(device_ids, by=fleet_id),
                 broker_files=descriptor_limit() if options.broker in LOCAL_BROKERS else None,
@@ -113,14 +125,18 @@ class Foreground:
             settings = ServiceSettings(
                 state_dir=options.state_dir,
                 broker_url=broker_url if access is None else access.url(broker_url),
+                broker_tls=options.broker_tls,
                 blob_connection_string=blob,
                 engine=options.engine,
                 api=options.api,
                 group_key_file=group_key_file,
                 api_port=options.api_port,
             )
+            gate = _access(access, broker, certificates)
+            if isinstance(gate, CertificateAccess):
+                cleanup.push_async_callback(gate.close)
             service = await cleanup.enter_async_context(
-                Service(settings, fleet_launcher=launcher, access=access)
+                Service(settings, fleet_launcher=launcher, access=gate)
             )
             if options.engine.kind != "embedded":
                 reporter.part("engine", f"{options.engine.name}; {_lacking(await service.health())}")
@@ -134,6 +150,9 @@ class Foreground:
                 if fleet.problem is not None:
                     how = f"not running: {one_line(fleet.problem)}"
                 reporter.part("fleet", f"{fleet.fleet_id}: {fleet.devices:,} devices {how}")
+            if broker is not None and certificates is not None:
+                renewing = _renew(broker, certificates, launcher)
+                cleanup.push_async_callback(_end, asyncio.create_task(renewing, name="renew certificates"))
             # Its end comes before `stop_all`: nothing is started again that was just stopped.
             await cleanup.enter_async_context(launcher)
             self._service = service
@@ -141,25 +160,32 @@ class Foreground:
             await service.wait_closed()
 
     async def _start_stack(
-        self, cleanup: contextlib.AsyncExitStack, access: AccessControl | None
-    ) -> tuple[str, str]:
-        """Start what the options don't name as running already; return the broker's URL, the blob account."""
+        self,
+        cleanup: contextlib.AsyncExitStack,
+        access: AccessControl | None,
+        certificates: FleetCertificates | None,
+    ) -> tuple[LocalBroker | None, str]:
+        """Start what the options don't name as running already; return our broker, and the blob account."""
         options, reporter = self._options, self._reporter
-        broker_url = options.broker
+        ours: LocalBroker | None = None
         blob = options.blob_connection_string
 
         async def broker() -> None:
-            nonlocal broker_url
+            nonlocal ours
             started = await start_broker(
                 state_dir=options.state_dir,
                 kind=cast("Literal['auto', 'mosquitto', 'aedes']", options.broker),
                 port=options.broker_port,
                 access=access,
+                tls=None if certificates is None else await asyncio.to_thread(certificates.for_broker),
+                tls_port=options.tls_port,
                 progress=reporter.progress,
             )
             cleanup.push_async_callback(started.stop)
-            broker_url = started.url
+            ours = started
             whom = "" if access is not None else ", open to all on this machine"
+            if started.tls_url is not None:
+                whom = f", for devices with certificates on {started.tls_url}"
             reporter.part("broker", f"{started.kind.capitalize()} on {started.url}{whom}{_adopted(started)}")
 
         async def blob_storage() -> None:
@@ -177,7 +203,7 @@ class Foreground:
             if options.blob_connection_string is None:
                 starting.create_task(blob_storage(), name="start azurite")
         assert blob is not None
-        return broker_url, blob
+        return ours, blob
 
 
 def end_at_once(state_dir: Path, signum: int) -> NoReturn:
@@ -190,6 +216,41 @@ def end_at_once(state_dir: Path, signum: int) -> NoReturn:
     others = [*family(me)[1:], *(process for _, process in recorded_processes(state_dir))]
     kill(process for process in others if process != me)
     os._exit(128 + signum)
+
+
+def _access(
+    accounts: AccessControl | None, broker: LocalBroker | None, certificates: FleetCertificates | None
+) -> Access | None:
+    """Who lets devices in."""
+    if accounts is None or broker is None or certificates is None or broker.tls_url is None:
+        return accounts
+    address = BrokerAddress.parse(broker.tls_url)
+    return CertificateAccess(
+        certificates.authority,
+        accounts=accounts,
+        reload=broker.process.reload,
+        directory=certificates.directory,
+        address=(address.host, address.port),
+    )
+
+
+async def _renew(
+    broker: LocalBroker, certificates: FleetCertificates, launcher: ProcessFleetLauncher
+) -> NoReturn:
+    """Make certificates anew before they expire; whoever connects shows the new one."""
+    while True:
+        await asyncio.sleep(_RENEWAL_INTERVAL_S)
+        try:
+            await launcher.renew_certificates()
+            await asyncio.to_thread(certificates.for_broker)
+            broker.process.reload()
+        except ProvisioningError as error:
+            logger.error("certificates could not be renewed: %s", error)
+
+
+async def _end(task: asyncio.Task[NoReturn]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def _adopted(part: LocalBroker | LocalAzurite) -> str:

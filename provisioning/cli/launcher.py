@@ -30,11 +30,13 @@ from devices.errors import FleetStartError as TooLargeError
 from devices.roster import Change, Roster
 from devices.spec import FleetSpec
 from provisioning.cli.behaviour_list import behaviour_list
+from provisioning.cli.fleet_certificates import FleetCertificates
 from provisioning.cli.fleet_groups import completed
 from provisioning.cli.fleet_limits import check_machine, processes_for
 from provisioning.cli.fleet_metrics import prometheus
 from provisioning.cli.fleet_processes import FleetProcesses, FleetStartError, shard_of
 from provisioning.cli.fleet_records import FleetBook, FleetEntry
+from provisioning.cli.fleet_refusals import FleetRefusedError, explained, writing
 from provisioning.cli.fleet_statistics import FleetStatistics
 from provisioning.cli.known_fleet import KnownFleet, owner_of, roster_of
 from provisioning.cli.supervisor import Part, Supervisor
@@ -56,20 +58,6 @@ async def _nobody_asks(_device_ids: Sequence[str], _fleet_id: str) -> None:
     """For a broker that does not ask who is enrolled."""
 
 
-class FleetRefusedError(RequestError):
-    """A fleet, or a change of one, that can't be as it was asked for."""
-
-    status = 409
-    title = "Fleet refused"
-
-    @classmethod
-    def unprocessable(cls, reason: str) -> FleetRefusedError:
-        """For what could be nowhere, whatever there is already."""
-        error = cls(reason)
-        error.status = 422
-        return error
-
-
 @dataclass(frozen=True, kw_only=True)
 class Restored:
     """What `restore` did with one fleet on record; ``problem`` says why it does not run."""
@@ -83,11 +71,12 @@ class Restored:
 class ProcessFleetLauncher:
     """Launches, changes, lists, stops, restores the fleets of one state directory; one at a time uses it.
 
-    ``trust`` gives the base64 public key that packages are signed with; it is asked when a fleet starts,
-    because the service makes the key on its first start. ``group_key_file`` holds what devices derive their
-    credentials from, where the broker's URL has none. ``enrol`` lets devices in at the broker, before they
-    connect: their ids, and the fleet's. ``broker_files`` is how many files the broker may open, None where it
-    is not of this machine. ``owned``: the fleets end with this process, however it ends.
+    ``trust_file`` holds the public keys that packages are signed with; devices follow it, and the service
+    writes it before the first fleet starts. ``group_key_file`` holds what devices derive their credentials
+    from, where the broker's URL has none. ``certificates``: they log in by these instead. ``ca_file`` is whom
+    they trust at another broker, where that is not for the system to say. ``enrol`` lets devices in at the
+    broker, before they connect: their ids, and the fleet's. ``broker_files`` is how many files the broker may
+    open, None where it is not of this machine. ``owned``: the fleets end with this process, however it ends.
     """
 
     def __init__(
@@ -95,18 +84,24 @@ class ProcessFleetLauncher:
         *,
         state_dir: Path,
         broker_url: str,
-        trust: Callable[[], str],
+        trust_file: Path,
         group_key_file: Path | None = None,
         token_lifetime_s: int = DEFAULT_TOKEN_LIFETIME_S,
+        ca_file: Path | None = None,
+        certificates: FleetCertificates | None = None,
         enrol: Callable[[Sequence[str], str], Awaitable[object]] = _nobody_asks,
         broker_files: int | None = None,
         owned: bool = False,
     ) -> None:
         self._book = FleetBook(state_dir)
         self._broker_url = broker_url
-        self._trust = trust
+        self._trust_file = str(trust_file.absolute())
         self._group_key_file = None if group_key_file is None else str(group_key_file)
         self._token_lifetime_s = token_lifetime_s
+        self._certificates = certificates
+        if certificates is not None:
+            ca_file = certificates.authority.certificate_file
+        self._ca_file = None if ca_file is None else str(ca_file.absolute())
         self._enrol = enrol
         self._broker_files = broker_files
         self._processes = FleetProcesses(self._book, owned=owned)
@@ -144,7 +139,7 @@ class ProcessFleetLauncher:
                 raise FleetRefusedError(
                     f"there are {MAX_FLEETS} fleets: stop some first (`muster fleet stop`)"
                 )
-            with _explained():
+            with explained():
                 roster = await asyncio.to_thread(roster_of, request.spec, request.shard)
             devices = len(roster.entries)
             if not devices:
@@ -159,16 +154,18 @@ class ProcessFleetLauncher:
                 request={"spec": roster.spec.to_document(), "processes": processes, "shard": request.shard},
                 processes=processes,
                 broker_url=self._broker_url,
-                trust=self._trust(),
+                trust_file=self._trust_file,
                 started_at=datetime.now(UTC).isoformat(),
                 group_key_file=self._group_key_file,
                 token_lifetime_s=self._token_lifetime_s,
+                ca_file=self._ca_file,
+                certificates=self._certificates_path(),
             )
             fleet = KnownFleet.of(entry, roster)
-            await self._enrol(list(roster.entries), entry.fleet_id)
+            await self._let_in(list(roster.entries), entry.fleet_id)
             # Known only when it is there: nobody is to look after it before.
             try:
-                with _writing():
+                with writing():
                     await self._start(fleet, range(1, processes + 1))
             except BaseException:
                 # A launch that failed leaves nothing that would come back later.
@@ -194,6 +191,8 @@ class ProcessFleetLauncher:
             await self._processes.end(fleet.entry.members)
             statistics = self._counted(fleet)
             self._book.remove(fleet_id)
+            if self._certificates is not None and fleet.roster is not None:
+                await asyncio.to_thread(self._certificates.remove, list(fleet.roster.entries))
             del (await self._known())[fleet_id]
             self._supervisor.forget(fleet_id)
             return self._record(fleet, statistics=statistics)
@@ -214,7 +213,7 @@ class ProcessFleetLauncher:
     async def restore(self) -> Sequence[Restored]:
         """Bring all fleets on record to life: adopt the processes that live, start the others.
 
-        Devices that were started with another broker, signing key or group key are started anew.
+        Devices that were started with another broker, trust file or group key are started anew.
         """
         async with self._lock:
             restored = [await self._bring_back(fleet) for fleet in (await self._known()).values()]
@@ -259,20 +258,20 @@ class ProcessFleetLauncher:
             fleet = await self._fleet(fleet_id)
             roster = self._roster_of(fleet)
             now = time.time()
-            with _explained():
+            with explained():
                 understood = Change.from_document(completed(change, fleet_id, await self._specs()))
                 self._check_change(fleet, roster, understood)
                 understood = replace(understood, which=roster.exact(understood.which))
                 # What changes nothing is not kept, and no reason not to judge devices. It is told all the
                 # same: devices may be offline for a while, or processes given up.
                 if understood.group is not None:
-                    await self._enrol(list(understood.group.device_ids()), fleet.fleet_id)
+                    await self._let_in(list(understood.group.device_ids()), fleet.fleet_id)
                 new = not roster.is_so(understood)
                 entry = fleet.recorded(understood, at=now) if new else fleet.entry
                 affected = len(fleet.apply(understood, at=now) if new else roster.select(understood.which))
             if understood.lasts and new:
                 try:
-                    with _writing():
+                    with writing():
                         self._book.write_inputs(entry)
                         self._book.write(entry)
                 except RequestError:
@@ -318,6 +317,23 @@ class ProcessFleetLauncher:
             more = -(-change.group.count // parts)
             self._check_machine(devices=fleet.size + more, more=more, processes=fleet.entry.processes)
 
+    async def _let_in(self, device_ids: Sequence[str], fleet_id: str) -> None:
+        """Devices that are about to connect."""
+        await self._enrol(device_ids, fleet_id)
+        if self._certificates is not None:
+            with writing():
+                await asyncio.to_thread(self._certificates.provide, device_ids)
+
+    async def renew_certificates(self) -> None:
+        """Make those anew that end soon; raises CertificateError."""
+        if self._certificates is not None:
+            for fleet in list((await self._known()).values()):
+                if fleet.roster is not None:
+                    await asyncio.to_thread(self._certificates.provide, list(fleet.roster.entries))
+
+    def _certificates_path(self) -> str | None:
+        return None if self._certificates is None else str(self._certificates.directory)
+
     # -- processes ---------------------------------------------------------------------------------------
 
     async def _bring_back(self, fleet: KnownFleet) -> Restored:
@@ -325,12 +341,14 @@ class ProcessFleetLauncher:
         current = replace(
             entry,
             broker_url=self._broker_url,
-            trust=self._trust(),
+            trust_file=self._trust_file,
             group_key_file=self._group_key_file,
             token_lifetime_s=self._token_lifetime_s,
+            ca_file=self._ca_file,
+            certificates=self._certificates_path(),
         )
         if fleet.roster is not None:
-            await self._enrol(list(fleet.roster.entries), fleet.fleet_id)
+            await self._let_in(list(fleet.roster.entries), fleet.fleet_id)
         living = processes.living(entry)
         if current != entry or fleet.roster is None:
             await processes.end(list(living.values()))
@@ -347,7 +365,7 @@ class ProcessFleetLauncher:
         if fleet.roster is not None and missing:
             try:
                 self._check_machine(devices=fleet.size, more=0, processes=entry.processes)
-                with _writing():
+                with writing():
                     await self._start(fleet, missing)
             except RequestError as error:
                 fleet.problem, fleet.stopped = str(error), True
@@ -480,23 +498,3 @@ class ProcessFleetLauncher:
 def process_count(count: int) -> int:
     """Return how many processes share ``count`` devices by default: no more than the machine has cores."""
     return max(1, min(-(-count // DEVICES_PER_PROCESS), os.cpu_count() or 1, MAX_FLEET_PROCESSES))
-
-
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """What can't be, as a refusal that names the key and the remedy."""
-    try:
-        yield
-    except FleetSpecError as error:
-        raise FleetRefusedError.unprocessable(str(error)) from error
-
-
-@contextlib.contextmanager
-def _writing() -> Iterator[None]:
-    """A record that can't be written, as a refusal."""
-    try:
-        yield
-    except OSError as error:
-        refused = FleetRefusedError(f"the fleet's record can't be written ({error.strerror}): make room")
-        refused.status = 503
-        raise refused from error

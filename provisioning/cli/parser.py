@@ -6,12 +6,14 @@ import argparse
 
 from provisioning import __version__
 from provisioning.cli import (
+    certificates,
     demo,
     devices,
     doctor,
     down,
     enrolment,
     fleet,
+    keys,
     provision,
     release,
     rollout,
@@ -53,6 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
         enrolment,
         watch,
         report,
+        certificates,
+        keys,
         sas,
         tokens,
         doctor,

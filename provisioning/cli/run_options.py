@@ -25,6 +25,7 @@ FLAGS: Mapping[str, str] = {
     "device_timeout_s": "--device-timeout",
     "sas_lifetime_s": "--sas-lifetime",
     "max_attempts": "--attempts",
+    "allow_downgrade": "--allow-downgrade",
 }
 """By option; `retries` has --retry."""
 
@@ -64,6 +65,12 @@ def add_run_options(parser: argparse._ActionsContainer) -> None:
             " no_ack=3,delay=5s,factor=2,max=60s,jitter=0.2 5 s, then 10 s, by device up to a fifth less;"
             f" may be repeated; kinds: {', '.join(KINDS)}"
         ),
+    )
+    parser.add_argument(
+        "--allow-downgrade",
+        action="store_true",
+        default=None,
+        help="devices may go back to an older version than they run; else they reject it",
     )
 
 

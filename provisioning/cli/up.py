@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from broker.tls import TlsFiles
 from provisioning.api_settings import ApiSettings
 from provisioning.cli.arguments import Subparsers, add_command, add_state_dir, port_number, state_dir_of
 from provisioning.cli.demo_record import forget_finished_demo, held
@@ -33,6 +34,7 @@ def add_parser(subparsers: Subparsers) -> None:
             muster up --state-dir /tmp/lab --port 0
             muster up --host 0.0.0.0
             muster up --broker mqtt://broker.lan:1883
+            muster ca init; muster up --mtls
             muster up --engine durabletask --engine-endpoint 127.0.0.1:4001""",
     )
     add_state_dir(parser)
@@ -58,6 +60,15 @@ def add_parser(subparsers: Subparsers) -> None:
         "--open-broker",
         action="store_true",
         help="let anybody on this machine use the local broker, as any device (default: enrolled ones only)",
+    )
+    parser.add_argument(
+        "--mtls",
+        action="store_true",
+        help="let devices in at the local broker by TLS, with certificates of `muster ca init` (default:"
+        " $MUSTER_MTLS)",
+    )
+    parser.add_argument(
+        "--tls-port", type=port_number, metavar="PORT", help="port of that listener (default: 8883 or any)"
     )
     parser.add_argument(
         "--broker-port", type=port_number, metavar="PORT", help="port of the local broker (0: any)"
@@ -105,6 +116,9 @@ class UpOptions:
     group_key_file: Path | None = None
     token_lifetime_s: int
     open_broker: bool = False
+    mtls: bool = False
+    tls_port: int | None = None
+    broker_tls: TlsFiles = field(default_factory=TlsFiles)
     api: ApiSettings = field(default_factory=ApiSettings)
 
 
@@ -163,6 +177,12 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.open_broker and broker not in LOCAL_BROKERS:
         raise UsageError("--open-broker is for the local broker, and --broker names another: leave one out")
+    mtls = args.mtls or environment.mtls
+    if mtls and (args.open_broker or broker not in LOCAL_BROKERS):
+        raise UsageError(
+            "--mtls is for the local broker with its access control: leave out --open-broker, and a --broker"
+            " that runs already (for that one see MUSTER_BROKER_CA_FILE in docs/SECURITY.md)"
+        )
     options = UpOptions(
         state_dir=state_dir_of(args),
         broker=broker,
@@ -176,6 +196,9 @@ def run(args: argparse.Namespace) -> int:
         api=environment.api,
         token_lifetime_s=environment.token_lifetime_s,
         open_broker=args.open_broker,
+        mtls=mtls,
+        tls_port=args.tls_port,
+        broker_tls=environment.broker_tls,
     )
     from broker.logs import start_log  # here, as every command imports this module
 

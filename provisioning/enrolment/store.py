@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from broker.errors import BadIdError
@@ -30,9 +30,9 @@ _SQL: Final = statements(__package__, "statements.sql")
 
 
 class Access(Protocol):
-    """Who lets devices in by their keys, base64: `broker.local.AccessControl`."""
+    """Who lets devices in by their keys, base64: `broker.local.AccessControl`, or that with certificates."""
 
-    async def set(self, keys: Mapping[str, str]) -> None: ...
+    async def set(self, keys: Mapping[str, str], *, revoked: Collection[str]) -> None: ...
     async def admit(self, keys: Mapping[str, str]) -> None: ...
     async def dismiss(self, device_ids: Iterable[str]) -> None: ...
 
@@ -67,7 +67,7 @@ class Enrolments:
 
         admitted, self._revoked = await self._registry.ask(work)
         if self._access is not None:
-            await self._access.set(self._keys(admitted))
+            await self._access.set(self._keys(admitted), revoked=frozenset(self._revoked))
 
     # -- questions -----------------------------------------------------------------------------------
 

@@ -17,6 +17,8 @@ from tests.unit.http.elsewhere import own_address
 from tests.unit.http.running import settings
 from tests.unit.provisioning.fleet_doubles import Launcher
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
 AXE = Path(__file__).parent / "axe" / "axe.min.js"
 ACTIONS = ["#/", "#/rollouts", f"#/rollouts/{ROLLOUT}", "#/devices", "#/devices/dev-00001"]
 

@@ -1,19 +1,22 @@
 // Aedes, the MQTT broker in Node, as Muster's local broker where Mosquitto is not installed.
 //
-//   node aedes.mjs PORT NODE_MODULES SESSIONS_FILE [ACCOUNTS_FILE]
+//   node aedes.mjs PORT NODE_MODULES SESSIONS_FILE [ACCOUNTS_FILE [TLS_PORT CA CERTIFICATE REVOKED]]
 //
 // Listens on 127.0.0.1 until SIGTERM or SIGINT; MQTT 3.1.1. Without ACCOUNTS_FILE (broker/local/aedes.py says what
 // is in it) it is open to all; with one it lets in whom that names, to topics of their own, and reads it again at
-// SIGHUP. Sessions, their queues and retained messages live in
+// SIGHUP. At TLS_PORT it wants a certificate of CA that is not in the list REVOKED, whose common name is then the
+// account; CERTIFICATE holds its own, with the key. Sessions, their queues and retained messages live in
 // memory: a clean stop writes them to SESSIONS_FILE, from where the next start takes them; a crash loses them.
 import { createHash, createHmac, timingSafeEqual } from 'node:crypto'
 import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import net from 'node:net'
 import { join } from 'node:path'
+import tls from 'node:tls'
 import { pathToFileURL } from 'node:url'
 
 const [port, modules, sessionsFile, accountsFile] = [Number(process.argv[2]), ...process.argv.slice(3)]
+const [tlsPort, ...tlsFiles] = process.argv.slice(6)
 // The packages are in a cache, not beside this script: resolve them there.
 const requireThere = createRequire(join(modules, 'muster.js'))
 const { Aedes } = await import(pathToFileURL(requireThere.resolve('aedes')))
@@ -24,9 +27,11 @@ const { Packet } = requireThere('aedes-persistence')
 const SETTLE_MS = 100
 const MAX_TROUBLES_LOGGED = 100
 const EXPIRY_CHECK_MS = 1000
+const SERVICE_ACCOUNT = '$service'
 
 let accounts = { passwords: {}, keys: {} }
 let troubles = 0
+let secureServer
 if (accountsFile) readAccounts()
 const sessions = rememberSessions(persistence)
 deliverTwiceRatherThanFail(persistence)
@@ -44,6 +49,7 @@ const broker = await Aedes.createBroker({
 if (accountsFile) {
   process.on('SIGHUP', () => {
     readAccounts()
+    readRevoked()
     disconnectWhoMayNot()
   })
   setInterval(disconnectWhoMayNot, EXPIRY_CHECK_MS).unref()
@@ -54,17 +60,16 @@ broker.on('connectionError', () => {})
 await restore()
 
 const sockets = new Set()
-const server = net.createServer({ noDelay: true }, (socket) => {
-  sockets.add(socket)
-  socket.once('close', () => sockets.delete(socket))
-  broker.handle(socket)
-})
-server.on('error', (error) => {
-  // Out of descriptors: the client tries again later, the others must not suffer.
-  if (server.listening) return trouble(`${error.message} at ${sockets.size} connections: raise the limit (ulimit -n)`)
-  console.error(`aedes: ${error.message}`)
-  process.exit(1)
-})
+const server = net.createServer({ noDelay: true }, serve)
+if (tlsPort) secureServer = tls.createServer({ noDelay: true, ...tlsOptions() }, serve)
+for (const one of secureServer ? [server, secureServer] : [server]) {
+  one.on('error', (error) => {
+    // Out of descriptors: the client tries again later, the others must not suffer.
+    if (one.listening) return trouble(`${error.message} at ${sockets.size} connections: raise the limit (ulimit -n)`)
+    console.error(`aedes: ${error.message}`)
+    process.exit(1)
+  })
+}
 
 // A malformed packet of one client must not end the broker for all others.
 process.on('uncaughtException', (error) => trouble(error.stack))
@@ -72,9 +77,34 @@ process.on('uncaughtException', (error) => trouble(error.stack))
 process.once('SIGTERM', stop)
 process.once('SIGINT', stop)
 
+// The other one last: who can reach that finds this one there.
+if (secureServer) {
+  await new Promise((resolve) => {
+    secureServer.listen({ port: Number(tlsPort), host: '127.0.0.1', backlog: 4096 }, resolve)
+  })
+}
 server.listen({ port, host: '127.0.0.1', backlog: 4096 }, () => {
   console.log(`aedes listens on 127.0.0.1:${server.address().port}`)
 })
+
+function readRevoked () {
+  try {
+    secureServer?.setSecureContext(tlsOptions())
+  } catch (error) {
+    trouble(`the certificates can't be read, those of before hold: ${error.message}`)
+  }
+}
+
+function serve (socket) {
+  sockets.add(socket)
+  socket.once('close', () => sockets.delete(socket))
+  broker.handle(socket)
+}
+
+function tlsOptions () {
+  const [ca, own, crl] = tlsFiles.map((file) => readFileSync(file))
+  return { ca, crl, key: own, cert: own, requestCert: true, rejectUnauthorized: true, minVersion: 'TLSv1.2' }
+}
 
 function readAccounts () {
   try {
@@ -88,7 +118,8 @@ function readAccounts () {
 function disconnectWhoMayNot () {
   const now = Date.now() / 1000
   for (const client of Object.values(broker.clients)) {
-    if (client.until <= now || accountOf(client.id) !== client.account) client.close()
+    // Whose certificate is revoked, the service disconnects.
+    if (client.until <= now || (!client.certified && accountOf(client.id) !== client.account)) client.close()
   }
 }
 
@@ -102,6 +133,17 @@ function accountOf (name) {
 function accessControl () {
   return {
     authenticate (client, username, password, done) {
+      if (client.conn instanceof tls.TLSSocket) {
+        const certificate = client.conn.getPeerCertificate()
+        const name = certificate.subject?.CN
+        if (typeof name !== 'string' || client.id !== name) {
+          return done(Object.assign(new Error('not authorised'), { returnCode: 5 }), false)
+        }
+        client.until = Date.parse(certificate.valid_to) / 1000
+        client.certified = true
+        client.service = name === SERVICE_ACCOUNT
+        return done(null, true)
+      }
       const until = goodUntil(String(username), String(password ?? ''))
       // The user name is the client id: else a device could take the session of another one.
       if (until === undefined || client.id !== username) {
@@ -165,6 +207,7 @@ function trouble (text) {
 // No socket is closed before the end: that would publish the wills of devices that live.
 async function stop () {
   server.close()
+  secureServer?.close()
   for (const socket of sockets) socket.pause()
   await new Promise((resolve) => setTimeout(resolve, SETTLE_MS))
   try {

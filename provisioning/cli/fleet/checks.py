@@ -22,7 +22,8 @@ def add_parsers(commands: Subparsers) -> None:
             "Compare the state of each device that was in a run with what its behaviour leads to, given\n"
             "that run's number of attempts. Exit code 1 if any differs. Devices that were changed by hand\n"
             "since their run began (stopped, offline, told to behave otherwise) are not judged, nor those\n"
-            "that the deadline of the device, of packaging or of notifying has ended."
+            "that the deadline of the device, of packaging or of notifying has ended, or whom the release\n"
+            "is not for: of another model, or running a newer version."
         ),
         examples="muster fleet check\nmuster fleet check fleet-1 --json | jq .differences",
     )
@@ -54,7 +55,8 @@ def show_check(found: Json, terminal: Terminal) -> None:
         terminal.line(f"  {waiting:,} not provisioned yet")
     if not_judged := found["not_judged"]:
         terminal.line(
-            f"  {not_judged:,} not judged: changed by hand since their run began, or ended by a deadline"
+            f"  {not_judged:,} not judged: changed by hand since their run began, ended by a deadline,"
+            " or not meant by the release"
         )
     if not different:
         return

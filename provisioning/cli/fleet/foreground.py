@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
@@ -35,8 +35,11 @@ class Options:
     processes: int | None
     shard: str | None
     broker_url: str = field(repr=False)
-    trust: str
+    trust: Sequence[str]
+    """Public keys, where there is no ``trust_file``."""
+    trust_file: Path | None
     group_key_file: Path | None
+    ca_file: Path | None
     for_s: float | None
     metrics_port: int | None
     as_json: bool
@@ -67,8 +70,9 @@ async def _run(options: Options) -> int:
         launcher = ProcessFleetLauncher(
             state_dir=Path(directory),
             broker_url=options.broker_url,
-            trust=lambda: options.trust,
+            trust_file=options.trust_file or _trust_file(Path(directory), options.trust),
             group_key_file=None if key is None else provide_group_key(Path(directory), key),
+            ca_file=options.ca_file,
             owned=True,
         )
         try:
@@ -100,6 +104,13 @@ async def _run(options: Options) -> int:
     else:
         show_summary(_document(last), terminal)
     return 1 if last.model_dump()["statistics"]["crashed"] else 0
+
+
+def _trust_file(directory: Path, keys: Sequence[str]) -> Path:
+    """Keys of the command line as a file; the processes say what is wrong with one."""
+    path = directory / "trusted.keys"
+    path.write_text("".join(f"{key}\n" for key in keys))
+    return path
 
 
 async def _until(stop: asyncio.Event, launch: Any) -> FleetRecord | None:

@@ -43,11 +43,18 @@ def add_parsers(commands: Subparsers) -> None:
         metavar="URL",
         help="mqtt://[user:password@]host[:port] or mqtts://… (default: $MUSTER_BROKER)",
     )
-    run.add_argument(
+    trust = run.add_mutually_exclusive_group(required=True)
+    trust.add_argument(
         "--trust",
-        required=True,
+        action="append",
         metavar="BASE64KEY",
-        help="the public key that packages are signed with",
+        help="a public key that packages are signed with; may be repeated",
+    )
+    trust.add_argument(
+        "--trust-file",
+        type=Path,
+        metavar="FILE",
+        help="a file with such keys, a line for each; devices follow its changes",
     )
     run.add_argument(
         "--for", dest="for_s", type=positive_seconds, metavar="SECONDS", help="stop after so long"
@@ -75,8 +82,10 @@ def run_fleet(args: argparse.Namespace) -> int:
             processes=args.processes,
             shard=args.shard,
             broker_url=broker,
-            trust=args.trust,
+            trust=args.trust or (),
+            trust_file=args.trust_file,
             group_key_file=group_key,
+            ca_file=environment.broker_tls.ca_file,
             for_s=args.for_s,
             metrics_port=args.metrics_port,
             as_json=args.json,

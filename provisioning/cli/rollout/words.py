@@ -152,9 +152,13 @@ def windows_of(rollout: Rollout) -> str:
 
 
 def device_facts(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what holds for each device of a plan: its deadlines, how often it is tried."""
+    """Return what holds for each device of a plan: deadlines, how often it is tried, versions."""
     options = plan.get("options") or {}
-    facts = [("deadlines", deadlines_in_words(options)), ("attempts", retries_in_words(options))]
+    facts = [
+        ("deadlines", deadlines_in_words(options)),
+        ("attempts", retries_in_words(options)),
+        ("versions", "older ones than devices run, too" if options.get("allow_downgrade") else ""),
+    ]
     return [(name, told) for name, told in facts if told]
 
 

@@ -33,7 +33,7 @@ from provisioning.cli.launcher import (
 )
 from provisioning.errors import UnknownFleetError
 from provisioning.fleets import FleetRecord, FleetRequest
-from provisioning.packages import SigningKey
+from provisioning.signing import TRUSTED_KEYS, KeyRing
 
 PATIENCE_S = 60.0
 
@@ -45,12 +45,13 @@ class Workshop:
         self.state_dir = state_dir
         self.book = FleetBook(state_dir)
         self.broker_url = f"mqtt://127.0.0.1:{any_free_port()}"
-        self.key = SigningKey.load_or_create(state_dir / "signing.key").public_key
+        KeyRing.open(state_dir)
+        self.trust_file = state_dir / TRUSTED_KEYS
 
     def launcher(self, *, broker_url: str | None = None) -> ProcessFleetLauncher:
         """A launcher that knows nothing but the records, as after a restart of the service."""
         return ProcessFleetLauncher(
-            state_dir=self.state_dir, broker_url=broker_url or self.broker_url, trust=lambda: self.key
+            state_dir=self.state_dir, broker_url=broker_url or self.broker_url, trust_file=self.trust_file
         )
 
     def pids(self) -> set[int]:
@@ -162,7 +163,7 @@ async def test_a_fleet_that_fits_no_process_is_refused_before_anything_starts(
 
 
 async def test_a_fleet_that_does_not_start_says_why_and_leaves_no_record(workshop: Workshop) -> None:
-    workshop.key = "no key"
+    workshop.trust_file.write_text("no key")
     launcher = workshop.launcher()
     with pytest.raises(FleetStartError, match="fleet-1 did not start"):
         await launcher.launch(a_fleet(1))
@@ -256,7 +257,7 @@ async def test_a_fleet_of_an_earlier_version_comes_back(workshop: Workshop) -> N
         },
         "processes": 1,
         "broker_url": workshop.broker_url,
-        "trust": workshop.key,
+        "trust": "AAAA",
         "started_at": "2026-01-01T00:00:00+00:00",
         "members": [],
     }
@@ -358,7 +359,7 @@ def told(*args, **more):
 
 FleetBook.write, subprocess.Popen = dies, told
 launcher = ProcessFleetLauncher(
-    state_dir=Path(sys.argv[1]), broker_url=sys.argv[2], trust=lambda: sys.argv[3]
+    state_dir=Path(sys.argv[1]), broker_url=sys.argv[2], trust_file=Path(sys.argv[3])
 )
 spec = {"groups": [{"count": 1, "behaviours": {"healthy": 1.0}}]}
 asyncio.run(launcher.launch(FleetRequest(spec=spec)))
@@ -369,7 +370,7 @@ asyncio.run(launcher.launch(FleetRequest(spec=spec)))
         program,
         str(workshop.state_dir),
         workshop.broker_url,
-        workshop.key,
+        str(workshop.trust_file),
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await service.communicate()

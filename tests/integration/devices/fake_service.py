@@ -7,9 +7,7 @@ A test changes what it does by its attributes, and waits for what it has seen by
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import hashlib
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,7 +18,6 @@ from typing import Self
 
 import aiomqtt
 from aiohttp import web
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from broker import topics
 from broker.connection import BrokerAddress
@@ -37,6 +34,9 @@ from broker.messages import (
 )
 from devices.behaviours import Behaviour, Combined, Step
 from devices.behaviours.network import Offline
+from provisioning.packages import InstallationPackage, Release, build_package
+from provisioning.releases.firmware import Firmware
+from provisioning.signing import SigningKey
 
 PACKAGE_BYTES = 64 * 1024
 RELEASE = "demo-1.0.0"
@@ -44,9 +44,11 @@ RELEASE = "demo-1.0.0"
 
 @dataclass(kw_only=True)
 class BlobServer:
-    """An HTTP server of one package under any path, with Range, and with faults on request."""
+    """An HTTP server of packages, with Range, and with faults on request."""
 
     content: bytes
+    """The firmware; under a path that is in ``packages``, that package."""
+    packages: dict[str, bytes] = field(default_factory=dict)
     faults: dict[str, list[str]] = field(default_factory=dict)
     """Per path, what to do wrong, one per request: ``503``, ``truncate``, ``corrupt``, …"""
     requests: list[tuple[str, str | None]] = field(default_factory=list)
@@ -87,7 +89,9 @@ class BlobServer:
         fault = self.faults[path].pop(0) if self.faults.get(path) else ""
         if fault.isdigit():
             return web.Response(status=int(fault))
-        content = self.content if fault != "corrupt" else self.content[:-1] + b"?"
+        content = self.packages.get(path.removeprefix("/"), self.content)
+        if fault == "corrupt":
+            content = content[:-1] + b"?"
         if fault == "short":
             content = content[:-10]
         first = 0
@@ -128,7 +132,7 @@ class FakeService:
     def __init__(self, broker_url: str, prefix: str, blobs: BlobServer) -> None:
         self._address = BrokerAddress.parse(broker_url)
         self._prefix = prefix
-        self._key = Ed25519PrivateKey.generate()
+        self._key = SigningKey.generate()
         self._client: aiomqtt.Client | None = None
         self._reading: asyncio.Task[None] | None = None
         self._changed = asyncio.Condition()
@@ -150,7 +154,7 @@ class FakeService:
     @property
     def trust(self) -> str:
         """The public key for the fleet's ``--trust``."""
-        return base64.b64encode(self._key.public_key().public_bytes_raw()).decode()
+        return self._key.public_key
 
     async def __aenter__(self) -> Self:
         self._reading = asyncio.create_task(self._read())
@@ -202,18 +206,18 @@ class FakeService:
         signature: str = "",
     ) -> Package:
         """A signed package whose URL is the blob server's."""
-        content = self.blobs.content
-        digest = hashlib.sha256(content).digest()
+        built = package_of(device_id, self.blobs.content, self._key)
+        self.blobs.packages[path or device_id] = built.content
         return Package(
             instance_id=topics.instance_id_of("run-1", device_id),
             package_id=package_id or f"pkg-{device_id}",
             release=RELEASE,
             attempt=attempt,
             url=f"{self.blobs.url}/{path or device_id}?sig=a%2Fb%3D",
-            size_bytes=len(content),
-            sha256=sha256 or digest.hex(),
-            signature=signature or base64.b64encode(self._key.sign(digest)).decode(),
-            key_id="test-key",
+            size_bytes=built.size_bytes,
+            sha256=sha256 or built.sha256,
+            signature=signature or built.signature,
+            key_id=built.key_id,
             expires_at=datetime.now(UTC) + timedelta(minutes=15),
         )
 
@@ -300,8 +304,24 @@ class FakeService:
             self._changed.notify_all()
 
 
+def package_of(
+    device_id: str,
+    firmware: bytes,
+    key: SigningKey,
+    *,
+    version: str = RELEASE,
+    models: tuple[str, ...] = (),
+    allow_downgrade: bool = False,
+) -> InstallationPackage:
+    """A package as the service builds them."""
+    release = Release(name=RELEASE, version=version, models=models, firmware=Firmware.of(firmware))
+    return build_package(
+        release, device_id=device_id, configuration={}, key=key, allow_downgrade=allow_downgrade
+    )
+
+
 def package_content(seed: int = 1, size_bytes: int = PACKAGE_BYTES) -> bytes:
-    """Bytes of a package; the same for the same seed."""
+    """Bytes of a firmware; the same for the same seed."""
     return Random(seed).randbytes(size_bytes)
 
 

@@ -97,12 +97,13 @@ class Api:
 
 @asynccontextmanager
 async def fleet(
-    broker_url: str, trust: str, *, count: int, behaviours: str = "healthy=1", seed: int = 7
+    broker_url: str, trust: str | Path, *, count: int, behaviours: str = "healthy=1", seed: int = 7
 ) -> AsyncIterator[None]:
-    """Real devices in a process of their own."""
+    """Real devices in a process of their own; ``trust`` is a key, or a file of keys."""
+    trusting = "--trust-file" if isinstance(trust, Path) else "--trust"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "devices", "--broker", broker_url, "--count", str(count)),
-        *("--trust", trust, "--behaviours", behaviours, "--seed", str(seed), "--log-level", "error"),
+        *(trusting, str(trust), "--behaviours", behaviours, "--seed", str(seed), "--log-level", "error"),
     )
     try:
         yield

@@ -15,7 +15,8 @@ from azure.storage.blob.aio import ContainerClient
 from provisioning.azurite import LocalAzurite
 from provisioning.errors import StorageAwayError
 from provisioning.package_store import PackageStore, new_policy
-from provisioning.packages import InstallationPackage, Release, SigningKey, build_package
+from provisioning.packages import InstallationPackage, Release, build_package
+from provisioning.signing import SigningKey
 from tests.conftest import free_port
 
 pytestmark = pytest.mark.real
@@ -35,7 +36,7 @@ async def store(azurite: LocalAzurite, unique: str) -> AsyncIterator[PackageStor
 
 @pytest.fixture
 def package(tmp_path: Path) -> InstallationPackage:
-    key = SigningKey.load_or_create(tmp_path / "signing.key")
+    key = SigningKey.generate()
     return build_package(Release.demo("demo-1.0.0", 4096), device_id="dev-1", configuration={}, key=key)
 
 

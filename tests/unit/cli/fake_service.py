@@ -51,6 +51,7 @@ class FakeService:
         self.differences: list[Json] = []
         self.rollouts = FakeRollouts()
         self.releases = FakeReleases()
+        self.keys = [a_key("key-1")]
         self.sas = {"policy": "muster-1-2", "pending": False}
         service = self
 
@@ -157,6 +158,12 @@ class FakeService:
                 return 200, self._fleet_devices(fleet_id)
             case "GET", ["fleets", fleet_id, "check"]:
                 return 200, self._check(fleet_id)
+            case "GET", ["keys"]:
+                return 200, {"keys": self.keys}
+            case "POST", ["keys"]:
+                return 201, self._rotate(prepare=query.get("prepare") == "true")
+            case "DELETE", ["keys", key_id]:
+                return 200, self._retire(key_id)
             case ("GET", ["sas"]) | ("POST", ["sas", "revoke"]):
                 return 200, self.sas
             case _, ["releases", *rest]:
@@ -178,6 +185,19 @@ class FakeService:
                     raise FakeProblemError(404, f"Unknown device: {device_id}. See `muster devices`.")
                 return 200, self.devices[device_id]
         raise FakeProblemError(404, f"{method} {url.path}: Not Found")
+
+    def _rotate(self, *, prepare: bool) -> Json:
+        for key in () if prepare else self.keys:
+            key["state"] = "trusted"
+        self.keys.append({**a_key(f"key-{len(self.keys) + 1}"), "state": "next" if prepare else "signs"})
+        return self.keys[-1]
+
+    def _retire(self, key_id: str) -> Json:
+        for key in self.keys[:-1]:
+            if key["key_id"] == key_id:
+                key.update(state="retired", retired_at=START)
+                return key
+        raise FakeProblemError(409, f"{key_id} signs the packages: make another one first")
 
     def _launch(self, request: Json) -> Json:
         spec = request["spec"]
@@ -370,3 +390,14 @@ class FakeService:
             "next": page[-1]["device_id"] if more else None,
             "total": len(found),
         }
+
+
+def a_key(key_id: str) -> Json:
+    """A signing key as the API shows it."""
+    return {
+        "key_id": key_id,
+        "public_key": f"public-{key_id}=",
+        "state": "signs",
+        "created_at": START,
+        "retired_at": None,
+    }

@@ -193,7 +193,7 @@ def an_entry(**more: Any) -> FleetEntry:
         "request": {"spec": {"groups": [{"count": 2}]}, "processes": 2, "shard": None},
         "processes": 2,
         "broker_url": "mqtt://user:hunter2@broker",
-        "trust": "key",
+        "trust_file": "/state/trusted.keys",
         "started_at": "2026-01-01T00:00:00+00:00",
         **more,
     }
@@ -212,6 +212,17 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert book.entries() == [entry]
     assert "hunter2" not in repr(entry)
     assert book.next_id() == "fleet-2"
+
+
+def test_a_fleet_that_was_given_a_key_is_given_the_file_of_keys(tmp_path: Path) -> None:
+    book = FleetBook(tmp_path)
+    book.write(an_entry())
+    path = tmp_path / "fleets" / "fleet-1.json"
+    record = json.loads(path.read_text())
+    del record["trust_file"]
+    path.write_text(json.dumps({**record, "trust": "a key"}))
+    # No file of a service's: it starts the processes anew.
+    assert book.entries() == [an_entry(trust_file="")]
 
 
 def test_a_record_of_an_earlier_version_is_the_same_fleet(tmp_path: Path) -> None:

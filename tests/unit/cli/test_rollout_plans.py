@@ -348,15 +348,25 @@ def test_a_dry_run_shows_the_waves_and_starts_nothing(service: FakeService, must
 
 def test_a_dry_run_says_what_holds_for_each_device(service: FakeService, muster: Muster) -> None:
     service.rollouts.device_ids = ["d1"]
-    argv = ("--device-timeout", "1800", "--attempts", "5", "--ack-timeout", "10", "--dry-run")
+    argv = (
+        "--device-timeout",
+        "1800",
+        "--attempts",
+        "5",
+        "--ack-timeout",
+        "10",
+        "--dry-run",
+        "--allow-downgrade",
+    )
     retries = ("--retry", "no_ack=4,delay=5s,factor=2,max=5m,jitter=0.3", "--retry", "rejected=2")
     lines = muster("rollout", "create", *argv, *retries).out.splitlines()
-    assert lines[1:3] == [
+    assert lines[1:4] == [
         "  deadlines: acknowledgement 10 s, device in all 30:00",
         (
             "  attempts: 5 attempts; no_ack 4, after 5 s, each time 2 times as long, at most 5:00,"
             " up to 30% earlier; rejected 2"
         ),
+        "  versions: older ones than devices run, too",
     ]
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import aiohttp
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from broker import topics
 from broker.connection import BrokerAddress
@@ -30,10 +27,12 @@ from devices.spec import Group, RampSpec
 from devices.statistics import Counters, Latencies
 from devices.surroundings import Surroundings
 from devices.verify import Verifier
-from tests.integration.devices.fake_service import BlobServer, eventually, package_content
+from provisioning.packages import InstallationPackage
+from provisioning.signing import SigningKey
+from tests.integration.devices.fake_service import BlobServer, eventually, package_content, package_of
 
 DEVICE_ID = "dev-00001"
-KEY = Ed25519PrivateKey.generate()
+KEY = SigningKey.generate()
 
 
 @dataclass
@@ -72,11 +71,10 @@ class World:
         loop = asyncio.get_running_loop()
         self.blobs = blobs
         self.counters = Counters()
-        public = base64.b64encode(KEY.public_key().public_bytes_raw()).decode()
         around = Surroundings(
             address=BrokerAddress.parse("mqtt://127.0.0.1:1"),
             http=http,
-            verifier=Verifier.from_base64([public]),
+            verifier=Verifier.from_base64([KEY.public_key]),
             distrustful=Verifier.distrustful(),
             counters=self.counters,
             latencies=Latencies(),
@@ -90,19 +88,20 @@ class World:
         self.link = NotedLink()
         self.device.link = cast("Any", self.link)
 
-    def send(self, *, attempt: int = 1, run: str = "run-1") -> None:
-        content = self.blobs.content
-        digest = hashlib.sha256(content).digest()
+    def send(self, built: InstallationPackage | None = None, *, attempt: int = 1, run: str = "run-1") -> None:
+        """A package message; without ``built``, of what the service would build."""
+        built = built or package_of(DEVICE_ID, self.blobs.content, KEY, version="demo-1")
+        self.blobs.packages.setdefault(DEVICE_ID, built.content)
         package = Package(
             instance_id=topics.instance_id_of(run, DEVICE_ID),
             package_id="package",
             release="demo-1",
             attempt=attempt,
             url=f"{self.blobs.url}/{DEVICE_ID}?sig=s",
-            size_bytes=len(content),
-            sha256=digest.hex(),
-            signature=base64.b64encode(KEY.sign(digest)).decode(),
-            key_id="key",
+            size_bytes=built.size_bytes,
+            sha256=built.sha256,
+            signature=built.signature,
+            key_id=built.key_id,
             expires_at=datetime.now(UTC) + timedelta(minutes=15),
         )
         self.device._arrive(topics.package(DEVICE_ID), package.to_json())
@@ -119,6 +118,9 @@ class World:
     def versions(self) -> list[str]:
         """What it said that it runs, after each activation."""
         return [event.firmware_version for event in self.link.said if isinstance(event, ActivationCompleted)]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        await eventually(condition, timeout_s=5)
 
     async def answers(self, *expected: tuple[str, int]) -> None:
         await eventually(lambda: self.link.answers() == list(expected), timeout_s=5)

@@ -319,6 +319,8 @@ def test_a_fleet_process_reads_back_what_its_parent_wrote() -> None:
         trust=("AAAA", "BBBB"),
         shard=(2, 3),
         group_key_file=Path("/state/group.key"),
+        ca_file=Path("/state/ca/ca.pem"),
+        certificates=Path("/state/fleets/certificates"),
         stats_file=Path("/state/stats"),
         control_file=Path("/state/control"),
         owned=True,

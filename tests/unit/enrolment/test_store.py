@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -48,7 +48,8 @@ class Gatekeeper:
         self.keys: dict[str, str] = {}
         self.told = 0
 
-    async def set(self, keys: Mapping[str, str]) -> None:
+    async def set(self, keys: Mapping[str, str], *, revoked: Collection[str]) -> None:
+        assert not set(keys).intersection(revoked)
         self.keys = dict(keys)
         self.told += 1
 

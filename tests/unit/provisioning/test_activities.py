@@ -16,10 +16,11 @@ import pytest
 
 from provisioning.activities import Activities
 from provisioning.package_store import SharedAccess
-from provisioning.packages import InstallationPackage, Release, SigningKey, build_package
+from provisioning.packages import InstallationPackage, Release, build_package
 from provisioning.registry import Registry
 from provisioning.releases.store import Releases
 from provisioning.settings import RunOptions
+from provisioning.signing import KeyRing, SigningKey
 from tests.unit.releases.making import DEFAULT, add, new, opened, registry_in
 
 Json = dict[str, Any]
@@ -69,7 +70,7 @@ class Publisher:
 
 
 class World:
-    def __init__(self, registry: Registry, releases: Releases, key: SigningKey) -> None:
+    def __init__(self, registry: Registry, releases: Releases, keys: KeyRing) -> None:
         self.registry = registry
         self.releases = releases
         self.store = Store()
@@ -80,7 +81,7 @@ class World:
             publisher=self.publisher,
             release=DEFAULT,
             releases=releases,
-            key=key,
+            keys=keys,
             publish_timeout_s=1.0,
         )
 
@@ -117,7 +118,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with registry_in(tmp_path) as registry, opened(registry, tmp_path) as releases:
         registry.register("d1", model="m1", firmware_version="1", tags={"site": "lab"})
         await registry.flush()
-        yield World(registry, releases, SigningKey.load_or_create(tmp_path / "signing.key"))
+        yield World(registry, releases, KeyRing.open(tmp_path))
 
 
 async def test_without_a_release_it_is_that_of_the_service(world: World) -> None:
@@ -128,6 +129,15 @@ async def test_without_a_release_it_is_that_of_the_service(world: World) -> None
     assert (manifest["version"], manifest["models"]) == ("demo-1.0.0", [])
     assert files["firmware.bin"] == DEFAULT.firmware.content
     assert json.loads(files["config.json"]) == {"device_id": "d1", "model": "m1", "tags": {"site": "lab"}}
+
+
+async def test_a_package_says_in_its_manifest_that_a_device_may_go_back_to_it(world: World) -> None:
+    await add(world.releases)
+    for named in ({}, {"release": "fw-2"}):
+        await world.create(**named)
+        assert "allow_downgrade" not in json.loads(world.files()["manifest.json"])
+        await world.create(**named, allow_downgrade=True)
+        assert json.loads(world.files()["manifest.json"])["allow_downgrade"] is True
 
 
 async def test_a_url_is_made_when_it_is_sent_and_each_time_anew(world: World) -> None:
@@ -208,7 +218,7 @@ async def test_a_thousand_packages_of_a_release_share_its_firmware_and_are_made_
 
 def test_the_hash_that_goes_on_from_the_firmware_is_that_of_the_whole(tmp_path: Path) -> None:
 
-    key = SigningKey.load_or_create(tmp_path / "signing.key")
+    key = SigningKey.generate()
     release = Release.demo("x", 3_000_001)
     for device_id in ("d1", "d2"):
         package = build_package(release, device_id=device_id, configuration={}, key=key)

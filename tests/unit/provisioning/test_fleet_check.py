@@ -31,6 +31,7 @@ def standing(
         (DeviceState.CANCELLED, "the rollout was cancelled", 0),
         (DeviceState.TIMED_OUT, "deadline of the device (5 s) passed in downloading, attempt 1", 0),
         (DeviceState.REJECTED, "the release fw-2 is for the model a, and the device's model is b", 0),
+        (DeviceState.REJECTED, "rejected the package: older-version (the package is 1; what runs is 2)", 0),
         (DeviceState.REJECTED, "rejected the package: wrong-model", 1),
         (DeviceState.TIMED_OUT, "no acknowledgement of the download within 5 s", 1),
     ],

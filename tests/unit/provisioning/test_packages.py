@@ -6,10 +6,8 @@ import base64
 import hashlib
 import io
 import json
-import stat
 import zipfile
 from datetime import UTC, datetime
-from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -17,17 +15,18 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from broker.topics import check_package_id
-from provisioning.errors import SettingsError, StateError
+from provisioning.errors import SettingsError
 from provisioning.package_store import PackageStore
-from provisioning.packages import Release, SigningKey, build_package
+from provisioning.packages import Release, build_package
+from provisioning.signing import SigningKey
 
 ACCOUNT_KEY = base64.b64encode(b"not a real key").decode()
 RELEASE = Release.demo("demo-1.0.0", 1024)
 
 
 @pytest.fixture
-def key(tmp_path: Path) -> SigningKey:
-    return SigningKey.load_or_create(tmp_path / "signing.key")
+def key() -> SigningKey:
+    return SigningKey.generate()
 
 
 def _store(scheme: str = "http", endpoint: str = "127.0.0.1:10000/account") -> PackageStore:
@@ -70,20 +69,6 @@ def test_manifest_and_package_are_signed(key: SigningKey) -> None:
         assert json.loads(archive.read("config.json"))["device_id"] == "dev-1"
         with pytest.raises(InvalidSignature):
             public.verify(archive.read("manifest.sig"), manifest + b" ")
-
-
-def test_the_signing_key_is_kept_and_private(tmp_path: Path, key: SigningKey) -> None:
-    path = tmp_path / "signing.key"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert SigningKey.load_or_create(path).public_key == key.public_key
-    assert "private" not in repr(key)
-
-
-def test_a_file_that_is_no_key_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "signing.key"
-    path.write_text("nonsense")
-    with pytest.raises(StateError, match=r"signing\.key"):
-        SigningKey.load_or_create(path)
 
 
 @pytest.mark.parametrize(("scheme", "protocol"), [("http", None), ("https", ["https"])])

@@ -67,10 +67,26 @@ async def test_it_starts_without_broker_and_storage_and_says_so(api: httpx.Async
     assert len(health["trust"]["public_key"]) == 44
 
 
+async def test_keys_are_made_and_retired(api: httpx.AsyncClient) -> None:
+    (first,) = (await api.get("/api/keys")).json()["keys"]
+    refused = await api.delete(f"/api/keys/{first['key_id']}")
+    assert (refused.status_code, refused.json()["title"]) == (409, "Key refused")
+    made = await api.post("/api/keys")
+    assert (made.status_code, made.json()["state"]) == (201, "signs")
+    retired = await api.delete(f"/api/keys/{first['key_id']}")
+    assert (retired.status_code, retired.json()["state"]) == (200, "retired")
+    trust = (await api.get("/api/health")).json()["trust"]
+    assert (trust["key_id"], trust["public_key"]) == (made.json()["key_id"], made.json()["public_key"])
+    assert [key["state"] for key in trust["keys"]] == ["retired", "signs"]
+
+
 async def test_no_answer_holds_a_secret(api: httpx.AsyncClient, service: Service) -> None:
-    texts = [(await api.get(path)).text for path in ("/api/health", "/api/statistics", "/openapi.json")]
+    texts = [
+        (await api.get(path)).text
+        for path in ("/api/health", "/api/keys", "/api/statistics", "/openapi.json")
+    ]
     texts += [repr(service.settings), (service.settings.state_dir / "service.json").read_text()]
-    assert not any(ACCOUNT_KEY in text or "hunter2" in text for text in texts)
+    assert not any(ACCOUNT_KEY in text or "hunter2" in text or "PRIVATE KEY" in text for text in texts)
 
 
 async def test_the_state_is_private_and_the_record_goes_with_the_service(tmp_path: Path) -> None:
@@ -107,6 +123,7 @@ def _modes(directory: Path) -> set[int]:
         ("POST", "/api/provision", {"options": {"max_attempts": 0}}, 422, "max_attempts"),
         ("POST", "/api/provision", {"release": "fw-9"}, 404, "no release 'fw-9': `muster release list`"),
         ("POST", "/api/provision", {"release": 7}, 422, "release"),
+        ("DELETE", "/api/keys/ghost", None, 404, "no signing key 'ghost'"),
         ("POST", "/api/releases", {"name": "x"}, 422, "body: it is no multipart/form-data"),
         ("GET", "/api/releases/ghost", None, 404, "no release 'ghost'"),
         ("DELETE", "/api/releases/ghost", None, 404, "no release 'ghost'"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.tls import TlsFiles
 from provisioning.errors import SettingsError
 from provisioning.settings import EngineSettings, Environment, RunOptions, ServiceSettings
 
@@ -61,6 +62,9 @@ def test_run_options_survive_a_round_trip_and_fill_in_defaults() -> None:
     assert (options.ack_timeout_s, options.max_attempts) == (5, 3)
     assert RunOptions.from_json(options.to_json()) == options
     assert RunOptions.from_json(None) == RunOptions()
+    assert "allow_downgrade" not in options.to_json()
+    allowing = RunOptions(allow_downgrade=True)
+    assert RunOptions.from_json(allowing.to_json()) == allowing
 
 
 @pytest.mark.parametrize(
@@ -72,6 +76,7 @@ def test_run_options_survive_a_round_trip_and_fill_in_defaults() -> None:
         ({"ack_timeout_s": float("nan")}, "ack_timeout_s must be between"),
         ({"max_attempts": 1.5}, "whole number"),
         ({"max_attempts": True}, "max_attempts must be"),
+        ({"allow_downgrade": "yes"}, "allow_downgrade must be true or false"),
     ],
 )
 def test_bad_run_options_are_named(options: dict[str, object], message: str) -> None:
@@ -171,3 +176,15 @@ def test_the_engine_s_credential_is_a_secret() -> None:
     assert engine.credential == "authorization=Bearer hunter2"
     assert "hunter2" not in f"{engine!r} {engine.name} {engine.identity} {_settings(engine=engine)!r}"
     assert _engine(TASKHUB="hub", TLS="on", CREDENTIAL="azure").credential == "azure"
+
+
+def test_certificates_are_asked_for_by_the_environment() -> None:
+    none = Environment.read({"MUSTER_MTLS": "", "MUSTER_BROKER_CA_FILE": ""})
+    assert (none.mtls, none.broker_tls) == (False, TlsFiles())
+    given = Environment.read(
+        {"MUSTER_MTLS": "1", "MUSTER_BROKER_CA_FILE": "ca.pem", "MUSTER_BROKER_CERT_FILE": "s"}
+    )
+    assert given.mtls
+    assert given.broker_tls == TlsFiles(ca_file=Path("ca.pem"), certificate_file=Path("s"))
+    with pytest.raises(SettingsError, match="MUSTER_MTLS is 'yes'"):
+        Environment.read({"MUSTER_MTLS": "yes"})
