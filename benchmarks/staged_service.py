@@ -42,6 +42,7 @@ class Stage:
         self.error = "download failed: connection reset"
         self.model = "demo-1"
         self.tags: dict[str, str] = {"site": "north"}
+        self.session: Json = {"access": "full", "by": "loopback", "ends_in_s": None}
         self.streaming = True
         """False: the stream is a 503, as behind what lets none through."""
         self.deserted = asyncio.Event()
@@ -193,6 +194,10 @@ def create_stage(stage: Stage) -> FastAPI:
 
 
 def _add_lists(app: FastAPI, stage: Stage) -> None:
+    @app.get("/api/session")
+    async def session() -> Json:
+        return stage.session
+
     @app.get("/api/health")
     async def health() -> Json:
         there = {"connected": True, "reachable": True, "url": "mqtt://x", "endpoint": "http://x"}

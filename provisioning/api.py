@@ -19,6 +19,7 @@
 | DELETE /api/keys/{key_id} | devices refuse what this key has signed |
 | GET /api/statistics | counters of every part |
 | GET /, GET /page/… | the page for people |
+| /login, /logout, /api/session | see `http.login` |
 """
 
 from __future__ import annotations
@@ -28,21 +29,25 @@ from typing import Annotated, Any, Protocol
 
 from fastapi import FastAPI, Query
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import ASGIApp
 
 from . import __version__
 from .enrolment.api import enrolment_routes
 from .enrolment.store import Enrolments
 from .events.api import Events, event_routes
 from .fleets import FleetRecord, FleetRequest
+from .http.access import GRANT, Access, Guarded
 from .http.counting import Counting, HttpCounts
 from .http.documentation import DESCRIPTION, add_documentation
-from .http.guard import AnswersAtTheEnd, Guard
+from .http.guard import AnswersAtTheEnd
 from .http.instances import Instances
 from .http.lenient import AsLenient
 from .http.limits import BodyLimits
+from .http.login import session_routes
 from .http.management import management_routes
 from .http.payloads import MaskedJson
 from .http.problems import add_error_handlers
+from .http.security_headers import SecurityHeaders
 from .inspection.api import inspection_routes
 from .inspection.overview import Inspection
 from .page import page_routes
@@ -114,10 +119,21 @@ class ProvisionRequest(BaseModel):
     """None: the one that comes with the service."""
 
 
-def create_api(backend: Backend) -> FastAPI:
-    """The application for one service; it starts nothing by itself."""
+class _Api(FastAPI):
+    """An application whose every answer has the security headers, those of defects included."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return SecurityHeaders(super().build_middleware_stack())
+
+
+def create_api(backend: Backend, access: Access | None = None) -> FastAPI:
+    """The application for one service; it starts nothing by itself.
+
+    Without an ``access`` it is for this machine alone.
+    """
     http = HttpCounts()
-    app = FastAPI(
+    access = access or Access.on_this_machine()
+    app = _Api(
         title="Muster",
         version=__version__,
         description=DESCRIPTION,
@@ -180,11 +196,13 @@ def create_api(backend: Backend) -> FastAPI:
     app.include_router(rollout_routes(lambda: backend.rollouts))
     app.include_router(event_routes(lambda: backend.events))
     app.include_router(management_routes(lambda: backend))
+    app.include_router(session_routes(access, GRANT))
     app.include_router(page_routes())
     add_documentation(app)
     add_error_handlers(app)
-    for middleware in (AsLenient, BodyLimits, Guard, AnswersAtTheEnd):  # the last is the first to be asked
+    for middleware in (AsLenient, BodyLimits, AnswersAtTheEnd):  # the last is the first to be asked
         app.add_middleware(middleware)
+    app.add_middleware(Guarded, access=access)
     app.add_middleware(Counting, counts=http)
     return app
 

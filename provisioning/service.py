@@ -32,7 +32,6 @@ from .engines import ENGINE_FILE, ManagementClient, OrchestrationEngine, create_
 from .enrolment.group_key import provide_group_key
 from .enrolment.store import Access, Enrolments
 from .errors import (
-    PortBusyError,
     ProvisioningError,
     SettingsError,
     StateError,
@@ -44,8 +43,9 @@ from .events.feed import Feed
 from .events.hub import Hub
 from .fleet_check import check_fleet
 from .fleets import FleetLauncher, FleetRecord, FleetRequest, page_of
+from .http.access import Access as ApiAccess
 from .http.instances import Instances
-from .http.serving import Server
+from .http.serving import Server, listen, url_of
 from .inspection.devices import Devices
 from .inspection.overview import Inspection
 from .orchestrations import DeviceProvisioningOrchestration, ProvisionNewDevices
@@ -211,27 +211,13 @@ class Service:
         stack.callback((state_dir / SERVICE_RECORD).unlink, missing_ok=True)
 
     def _listen(self) -> socket.socket:
-        host = self.settings.api_host
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        wanted = self.settings.api_port
-        for port in (DEFAULT_API_PORT, 0) if wanted is None else (wanted,):
-            # With the protocol: else asyncio sets no TCP_NODELAY, and an answer waits 40 ms for an ACK.
-            listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind((host, port))
-                # Now and not only in uvicorn: without it a second service could bind the same port too.
-                listener.listen(128)
-            except OSError as error:
-                listener.close()
-                if wanted is not None:
-                    raise PortBusyError(host=host, port=port) from error
-                continue
-            self._stack.callback(listener.close)
-            shown = f"[{host}]" if ":" in host else host
-            self.url = f"http://{shown}:{listener.getsockname()[1]}"
-            return listener
-        raise PortBusyError(host=host, port=DEFAULT_API_PORT)
+        settings = self.settings
+        wanted = settings.api_port
+        ports = (DEFAULT_API_PORT, 0) if wanted is None else (wanted,)
+        listener = listen(settings.api.host, ports)
+        self._stack.callback(listener.close)
+        self.url = url_of(listener, tls=settings.api.certificate is not None)
+        return listener
 
     def _group_key(self) -> bytes:
         try:
@@ -355,7 +341,11 @@ class Service:
         )
 
     async def _serve(self, listener: socket.socket) -> None:
-        self._server = Server(create_api(self), last_calls_s=_LAST_CALLS_S)
+        api = self.settings.api
+        access = ApiAccess(api.tokens(self.settings.state_dir), token_needed=api.token_needed)
+        self._server = Server(
+            create_api(self, access), last_calls_s=_LAST_CALLS_S, certificate=api.certificate, key=api.key
+        )
         self._server_task = asyncio.create_task(self._server.serve(sockets=[listener]), name="api")
         self._stack.push_async_callback(self._stop_serving)
         async with asyncio.timeout(_SERVER_START_TIMEOUT_S):
@@ -377,9 +367,11 @@ class Service:
             await asyncio.sleep(self.settings.probe_interval_s)
 
     def _record(self) -> Json:
+        certificate = self.settings.api.certificate
         return {
             "pid": os.getpid(),
             "url": self.url,
+            "certificate": None if certificate is None else str(certificate.absolute()),
             "version": __version__,
             "started_at": iso(self._started_at),
             "broker_url": self._connection.address.url,

@@ -13,6 +13,12 @@
 | MUSTER_BLOB_FILE | a file with that | |
 | MUSTER_CACHE | where the local stack is installed | the user's cache directory |
 | MUSTER_GROUP_KEY_FILE | the key that devices derive theirs from, base64 | one in the state directory |
+| MUSTER_HOST | the address that the API listens on | 127.0.0.1 |
+| MUSTER_API_TOKEN | the API's token, for service and clients; then it is needed on loopback too | see below |
+| MUSTER_API_READ_TOKEN | a token that may only read | see below |
+| MUSTER_API_TOKEN_FILE, MUSTER_API_READ_TOKEN_FILE | the same, in files that may change meanwhile | |
+| MUSTER_API_AUTH | auto, or always: a token on loopback too | auto |
+| MUSTER_API_CERT_FILE, MUSTER_API_KEY_FILE | by which the API is by TLS, PEM | |
 | MUSTER_TOKEN_LIFETIME_S | the period of devices' tokens, in seconds | 86400 |
 | MUSTER_ENGINE | embedded, or durabletask for a Durable Task backend elsewhere | embedded |
 | MUSTER_ENGINE_ENDPOINT | that backend: host:port, or a URL whose scheme says whether by TLS | |
@@ -20,6 +26,9 @@
 | MUSTER_ENGINE_TLS | on or off | as the URL says; else off on loopback, on elsewhere |
 | MUSTER_ENGINE_CREDENTIAL | azure, or NAME=VALUE to be sent with each call | none |
 | MUSTER_ENGINE_CREDENTIAL_FILE | a file with that | |
+
+Where no variable has the API's token it is that of the state directory's `api.token`, which is made where one
+is needed; the one that may only read is that of `api-read.token`: `muster token show --read-only` makes it.
 """
 
 from __future__ import annotations
@@ -36,12 +45,12 @@ from broker.address import holds_password
 from broker.identity import DEFAULT_TOKEN_LIFETIME_S
 from broker.tls import TlsFiles
 
+from .api_settings import ApiSettings
 from .errors import OptionError, SettingsError
 from .retries import DEFAULT_RETRIES, KINDS, MAX_ATTEMPTS, FailureKind, Retries
 from .secret_files import secret_of
 
 DEFAULT_STATE_DIR = ".muster"
-DEFAULT_API_HOST = "127.0.0.1"
 DEFAULT_API_PORT = 8470
 DEFAULT_BROKER = "auto"
 LOCAL_BROKERS = ("auto", "mosquitto", "aedes")
@@ -219,6 +228,7 @@ class Environment:
     cache_dir: Path | None
     engine: EngineSettings
     group_key_file: Path | None = None
+    api: ApiSettings = field(default_factory=ApiSettings)
     token_lifetime_s: int = DEFAULT_TOKEN_LIFETIME_S
     mtls: bool = False
     broker_tls: TlsFiles = field(default_factory=TlsFiles)
@@ -254,6 +264,7 @@ class Environment:
             cache_dir=Path(cache) if cache else None,
             engine=EngineSettings.read(values),
             group_key_file=Path(group_key) if group_key else None,
+            api=ApiSettings.read(values),
             token_lifetime_s=_token_lifetime(values.get("MUSTER_TOKEN_LIFETIME_S")),
             mtls=_switch("MUSTER_MTLS", values.get("MUSTER_MTLS")),
             broker_tls=TlsFiles(
@@ -295,9 +306,9 @@ class ServiceSettings:
     """For an mqtts:// URL."""
     blob_connection_string: str = field(repr=False)
     engine: EngineSettings = field(default_factory=EngineSettings)
+    api: ApiSettings = field(default_factory=ApiSettings)
     group_key_file: Path | None = None
     """What the keys of devices follow from, in base64; None: one of its own in the state directory."""
-    api_host: str = DEFAULT_API_HOST
     api_port: int | None = None
     """None: 8470 if it is free, else any; 0: any; else that one or PortBusyError."""
     container: str = "packages"
@@ -324,10 +335,6 @@ class ServiceSettings:
     def __post_init__(self) -> None:
         if self.api_port is not None and not 0 <= self.api_port <= 65_535:
             raise SettingsError(f"The API's port must be between 0 and 65535, not {self.api_port}.")
-        if not is_loopback(self.api_host):
-            raise SettingsError(
-                f"The API has no authentication: it listens on loopback only, not on {self.api_host}."
-            )
         if not _CONTAINER_NAME.fullmatch(self.container):
             raise SettingsError(
                 f"{self.container!r} is no container name: 3 to 63 lower-case letters, digits, hyphens."

@@ -40,6 +40,8 @@ OWN_FILES = (
     "signing.key",
     "trusted.keys",
     "group.key",
+    "api.token",
+    "api-read.token",
     "engine.db*",
     "registry.db*",
     "*.lock",

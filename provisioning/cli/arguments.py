@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
@@ -55,7 +57,7 @@ def add_client_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url",
         metavar="URL",
-        help="address of the service (default: $MUSTER_URL, or the one that serves the state directory)",
+        help="address of the service (default: $MUSTER_URL, or the one of the state directory)",
     )
     add_json(parser)
 
@@ -75,11 +77,19 @@ def client_of(args: argparse.Namespace) -> ServiceClient:
     A --state-dir on the command line wins over a MUSTER_URL in the environment.
     """
     environment = Environment.read()
-    if args.url is not None:
-        return ServiceClient(args.url)
-    if args.state_dir is not None:
-        return find_service(args.state_dir)
-    return find_service(environment.state_dir, environment.url)
+    api = environment.api
+    if args.url is None and args.state_dir is not None:
+        return find_service(args.state_dir, api=api)
+    url = args.url if args.url is not None else environment.url
+    client = find_service(environment.state_dir, url, api=api)
+    if url is not None and client.in_the_clear:
+        _warn_once(f"the token goes to {client.url} in the clear: use https, or a tunnel (ssh -L)")
+    return client
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    print(f"muster: {message}", file=sys.stderr, flush=True)
 
 
 def device_count(text: str) -> int:

@@ -1,6 +1,6 @@
 """HTTP client of the service's API, on the standard library alone so that commands start at once.
 
-One request, one connection: the service is on loopback and a command makes a handful of them.
+One request, one connection: a command makes a handful of them.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ import contextlib
 import http.client
 import json
 import os
+import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, urlencode, urlsplit
 
+from provisioning.api_settings import ApiSettings, is_loopback
 from provisioning.cli.documents import (
     Device,
     DevicePage,
@@ -60,6 +62,8 @@ class ServiceRecord:
 
     pid: int
     url: str
+    certificate: str | None = None
+    """The file with the service's own, where it is by TLS."""
 
     @property
     def alive(self) -> bool:
@@ -77,20 +81,27 @@ def read_service_record(state_dir: Path) -> ServiceRecord | None:
     """Return the record of the service of ``state_dir``; None where there is none to be read."""
     try:
         raw = json.loads((state_dir / SERVICE_RECORD).read_text())
-        record = ServiceRecord(pid=int(raw["pid"]), url=str(raw["url"]))
+        certificate = raw.get("certificate")
+        record = ServiceRecord(
+            pid=int(raw["pid"]),
+            url=str(raw["url"]),
+            certificate=None if certificate is None else str(certificate),
+        )
         # Zero and less are groups of processes to whoever asks after one.
         return record if 0 < record.pid < MAX_PID else None
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 
-def find_service(state_dir: Path, url: str | None = None) -> ServiceClient:
+def find_service(state_dir: Path, url: str | None = None, *, api: ApiSettings | None = None) -> ServiceClient:
     """Return a client of the service at ``url``, or else of the one that serves ``state_dir``.
 
-    Raises ServiceNotRunningError where the record is missing or its process is gone.
+    Of a service at an address only a token that ``api`` has is shown: what the state directory has is for its
+    own. Raises ServiceNotRunningError where the record is missing or its process is gone.
     """
+    api = api or ApiSettings()
     if url is not None:
-        return ServiceClient(url)
+        return ServiceClient(url, token=api.shown(None))
     record = read_service_record(state_dir)
     if record is None:
         raise ServiceNotRunningError(
@@ -103,24 +114,37 @@ def find_service(state_dir: Path, url: str | None = None) -> ServiceClient:
             " and goes on where it stopped",
             url=record.url,
         )
-    return ServiceClient(record.url)
+    return ServiceClient(record.url, token=api.shown(state_dir), certificate=record.certificate)
 
 
 class ServiceClient:
     """The API of one service; each method is one route, errors are CliErrors."""
 
-    def __init__(self, url: str, *, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+        token: str | None = None,
+        certificate: str | None = None,
+    ) -> None:
+        """With a ``certificate``, of a file, it is that one that the service must have, whatever its name."""
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError as error:
             raise UsageError(f"{url!r} is no service address: {error}") from error
-        if parts.scheme != "http" or not host:
+        if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
             raise UsageError(f"{url!r} is no service address: give one like http://127.0.0.1:8480")
-        self.url = f"http://{parts.netloc}"
+        self.url = f"{parts.scheme}://{parts.netloc}"
+        self.in_the_clear = parts.scheme == "http" and token is not None and not is_loopback(host)
+        """Whether others may read the token on its way."""
+        self._secure = parts.scheme == "https"
         self._host = host
-        self._port = port or 80
+        self._port = port or (443 if self._secure else 80)
         self._timeout_s = timeout_s
+        self._token = token
+        self._certificate = certificate
 
     def health(self) -> Json:
         return self._request("GET", "/api/health")
@@ -371,7 +395,9 @@ class ServiceClient:
     ) -> tuple[int, bytes]:
         timeout_s = timeout_s or self._timeout_s
         headers = {"Accept": "application/json", **headers}
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token}"
+        connection = self._connection(timeout_s)
         try:
             # A service that refuses an upload may answer before it has read all of it.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -384,6 +410,12 @@ class ServiceClient:
                 " it is overloaded or stopped; look at its output, or try again",
                 url=self.url,
             ) from error
+        except ssl.SSLError as error:
+            raise ServiceNotRunningError(
+                f"the service at {self.url} can't be reached by TLS ({error.reason or error}): check"
+                " the address, and set SSL_CERT_FILE to its certificate's authority, if that is your own",
+                url=self.url,
+            ) from error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise ServiceNotRunningError(
@@ -393,6 +425,22 @@ class ServiceClient:
         finally:
             connection.close()
         return response.status, raw
+
+    def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        if not self._secure:
+            return http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
+        try:
+            context = ssl.create_default_context(cafile=self._certificate)
+        except OSError as error:
+            raise ServiceNotRunningError(
+                f"the service's certificate {self._certificate} can't be read ({error.strerror or error})",
+                url=self.url,
+            ) from error
+        if self._certificate is not None:
+            # It is known which one it is: who signed it, and for which name, is all the same.
+            context.check_hostname = False
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        return http.client.HTTPSConnection(self._host, self._port, timeout=timeout_s, context=context)
 
     def _decoded(self, status: int, raw: bytes) -> Json:
         document: Any = None
@@ -404,6 +452,8 @@ class ServiceClient:
                 " no JSON object): check the address",
                 url=self.url,
             )
+        if status == 401:
+            raise ApiError(status=status, title="Unauthorized", detail=self._why_unauthorised())
         if status >= 400:
             detail = document.get("detail", "")
             raise ApiError(
@@ -412,6 +462,13 @@ class ServiceClient:
                 detail=detail if isinstance(detail, str) else json.dumps(detail),
             )
         return document
+
+    def _why_unauthorised(self) -> str:
+        said = "needs a token" if self._token is None else "does not take this token"
+        return (
+            f"the service at {self.url} {said}: set MUSTER_API_TOKEN, or MUSTER_API_TOKEN_FILE, to what"
+            " `muster token show` prints where it runs"
+        )
 
 
 def _fleet_path(fleet_id: str) -> str:

@@ -18,7 +18,7 @@ from provisioning.cli.arguments import (
     device_count,
     state_dir_of,
 )
-from provisioning.cli.client import ServiceClient
+from provisioning.cli.client import ServiceClient, find_service
 from provisioning.cli.demo_record import (
     DemoRecord,
     clear_state,
@@ -33,7 +33,7 @@ from provisioning.cli.errors import InterruptedBySignalError, StackError
 from provisioning.cli.invocation import program
 from provisioning.cli.run_options import add_run_options, run_options_of
 from provisioning.cli.terminal import Terminal, duration
-from provisioning.settings import DEFAULT_STATE_DIR, RunOptions
+from provisioning.settings import DEFAULT_STATE_DIR, Environment, RunOptions
 
 if TYPE_CHECKING:
     from devices.spec import FleetSpec
@@ -139,7 +139,8 @@ class Demo:
         """Do the whole job and return what it came to; raises CliErrors."""
         self._prepare(resume=resume)
         self._child.start(any_port=not resume)
-        client = ServiceClient(self._child.wait_ready())
+        self._child.wait_ready()
+        client = find_service(self._state_dir, api=Environment.read().api)
         if self._record.fleet_id is None:
             self._launch_fleet(client)
         if self._record.run_id is None:

@@ -27,6 +27,8 @@ from broker.local.mosquitto import find_mosquitto
 from broker.local.node import MIN_NODE, Node, cache_dir, find_node, find_pip, stack_modules, wheel_requirement
 from broker.local.ports import is_free
 from broker.local.records import stack_records
+from provisioning.api_settings import is_loopback
+from provisioning.api_tokens import TOKEN_FILES
 from provisioning.azurite import DEFAULT_PORT as BLOB_PORT
 from provisioning.cli.check import Check
 from provisioning.cli.doctor_security import cache_trust_check, security_checks, state_privacy_check
@@ -55,6 +57,7 @@ def all_checks(environment: Environment, state_dir: Path) -> list[Check]:
         broker_check(environment.broker),
         *engine_checks(environment.engine),
         *port_checks(state_dir),
+        *access_checks(environment, state_dir),
         descriptor_check(),
         *state_checks(state_dir),
         *security_checks(os.environ, environment.broker, state_dir),
@@ -217,6 +220,41 @@ def engine_checks(engine: EngineSettings) -> Iterator[Check]:
         return
     tls = "by TLS" if engine.tls else "not by TLS"
     yield Check(name="engine", status="ok", detail=f"{shown}, {tls}, as MUSTER_ENGINE says")
+
+
+def access_checks(environment: Environment, state_dir: Path) -> Iterator[Check]:
+    """Who may ask the API, where that is not this machine alone, and who can read the tokens."""
+    api = environment.api
+    if not is_loopback(api.host):
+        tls = api.certificate is not None
+        yield Check(
+            name="API",
+            status="ok" if tls else "note",
+            detail=f"listens on {api.host}, for who has a token; {'by TLS' if tls else 'not by TLS'}",
+            remedy=None
+            if tls
+            else "tokens can be read on their way: set MUSTER_API_CERT_FILE and MUSTER_API_KEY_FILE, "
+            "or have a proxy on this machine do TLS",
+        )
+    elif api.token_needed:
+        yield Check(name="API", status="ok", detail="for who has a token, on this machine too")
+    if environment.url is not None:
+        parts = urlsplit(environment.url)
+        if parts.scheme == "http" and not is_loopback(parts.hostname or "") and api.shown(None) is not None:
+            yield Check(
+                name="MUSTER_URL",
+                status="note",
+                detail=f"the token goes to {parts.hostname} in the clear",
+                remedy="use https, or a tunnel (ssh -L)",
+            )
+    for path in (state_dir / name for name in TOKEN_FILES.values()):
+        if path.exists() and path.stat().st_mode & 0o077:
+            yield Check(
+                name=path.name,
+                status="note",
+                detail=f"{path} can be read by others, who may ask the service then",
+                remedy=f"`muster token rotate` makes a new one; or: chmod 600 {path}",
+            )
 
 
 def _mosquitto_version(executable: Path) -> str:

@@ -12,12 +12,14 @@ from urllib.parse import urlsplit
 from broker.address import holds_password
 from broker.local.node import UNTRUSTED_CACHE_REMEDY, untrusted_cache
 from broker.private_files import NotOursError
+from provisioning.api_tokens import VARIABLES
 from provisioning.cli.check import Check
 from provisioning.cli.client import read_service_record
 from provisioning.settings import AZURE_CREDENTIAL, LOCAL_BROKERS, SECRET_VARIABLES, is_loopback
 from provisioning.state_directory import loose_state
 
 _GROUP_KEY: Final = "MUSTER_GROUP_KEY_FILE"
+_SECRETS: Final = (*SECRET_VARIABLES, *VARIABLES.values())
 
 
 def security_checks(variables: Mapping[str, str], broker: str, state_dir: Path) -> Iterator[Check]:
@@ -35,7 +37,7 @@ def security_checks(variables: Mapping[str, str], broker: str, state_dir: Path) 
 
 
 def _secret_file_checks(variables: Mapping[str, str]) -> Iterator[Check]:
-    for name in (*(f"{variable}_FILE" for variable in SECRET_VARIABLES), _GROUP_KEY):
+    for name in (*(f"{variable}_FILE" for variable in _SECRETS), _GROUP_KEY):
         if not (path := variables.get(name)):
             continue
         try:
@@ -57,7 +59,7 @@ def _secret_file_checks(variables: Mapping[str, str]) -> Iterator[Check]:
 
 
 def _environment_checks(variables: Mapping[str, str]) -> Iterator[Check]:
-    for name in SECRET_VARIABLES:
+    for name in _SECRETS:
         value = variables.get(name)
         if not value or value == AZURE_CREDENTIAL or (name == "MUSTER_BROKER" and not holds_password(value)):
             continue

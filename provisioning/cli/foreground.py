@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, cast
 
@@ -16,6 +17,7 @@ from broker.errors import BrokerError
 from broker.local import AccessControl, LocalBroker, start_broker
 from broker.local.process import descriptor_limit
 from devices.errors import DevicesError
+from provisioning.api_settings import ApiSettings, is_loopback
 from provisioning.azurite import LocalAzurite, start_azurite
 from provisioning.certificates.access import CertificateAccess
 from provisioning.cli.errors import InterruptedBySignalError, StackError, one_line
@@ -126,6 +128,7 @@ class Foreground:
                 broker_tls=options.broker_tls,
                 blob_connection_string=blob,
                 engine=options.engine,
+                api=options.api,
                 group_key_file=group_key_file,
                 api_port=options.api_port,
             )
@@ -138,6 +141,8 @@ class Foreground:
             if options.engine.kind != "embedded":
                 reporter.part("engine", f"{options.engine.name}; {_lacking(await service.health())}")
             reporter.part("service", f"{service.url}, state in {options.state_dir}")
+            for text in _about_access(options.api):
+                reporter.part("access", text)
             # The devices say goodbye while the service still listens.
             cleanup.push_async_callback(launcher.stop_all)
             for fleet in await launcher.restore():
@@ -250,6 +255,19 @@ async def _end(task: asyncio.Task[NoReturn]) -> None:
 
 def _adopted(part: LocalBroker | LocalAzurite) -> str:
     return " (found running)" if part.process.adopted else ""
+
+
+def _about_access(api: ApiSettings) -> Iterator[str]:
+    """Who may ask the service, where that is not this machine alone."""
+    if not is_loopback(api.host):
+        yield f"the API listens on {api.host}"
+    if api.token_needed:
+        yield "whoever asks needs a token: `muster token show` prints it"
+    if not is_loopback(api.host) and api.certificate is None:
+        yield (
+            "tokens go over the network in the clear: set MUSTER_API_CERT_FILE and MUSTER_API_KEY_FILE, "
+            "or have a proxy do TLS"
+        )
 
 
 def _lacking(health: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from provisioning.cli import (
     release,
     rollout,
     sas,
+    tokens,
     up,
     watch,
 )
@@ -57,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         certificates,
         keys,
         sas,
+        tokens,
         doctor,
     ):
         module.add_parser(subparsers)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from broker.private_files import private_umask
 from broker.tls import TlsFiles
+from provisioning.api_settings import ApiSettings
 from provisioning.cli.arguments import (
     Subparsers,
     add_command,
@@ -39,11 +40,19 @@ def add_parser(subparsers: Subparsers) -> None:
         ),
         examples="""muster up
             muster up --state-dir /tmp/lab --port 0
+            muster up --host 0.0.0.0
             muster up --broker mqtt://broker.lan:1883
             muster ca init; muster up --mtls
             muster up --engine durabletask --engine-endpoint 127.0.0.1:4001""",
     )
     add_state_dir(parser)
+    # Who may ask is the environment's: a command line is seen by all.
+    parser.add_argument(
+        "--host",
+        metavar="ADDRESS",
+        help="address that the HTTP API listens on; one that others reach needs a token, which `muster token"
+        " show` prints (default: $MUSTER_HOST, 127.0.0.1)",
+    )
     parser.add_argument(
         "--port",
         type=port_number,
@@ -120,6 +129,7 @@ class UpOptions:
     mtls: bool = False
     tls_port: int | None = None
     broker_tls: TlsFiles = field(default_factory=TlsFiles)
+    api: ApiSettings = field(default_factory=ApiSettings)
 
 
 class Reporter:
@@ -164,6 +174,7 @@ class Reporter:
 def run(args: argparse.Namespace) -> int:
     environment = Environment.read(
         flags={
+            "MUSTER_HOST": args.host,
             "MUSTER_ENGINE": args.engine,
             "MUSTER_ENGINE_ENDPOINT": args.engine_endpoint,
             "MUSTER_ENGINE_TASKHUB": args.engine_taskhub,
@@ -192,6 +203,7 @@ def run(args: argparse.Namespace) -> int:
         blob_port=args.blob_port,
         owned=args.owned,
         group_key_file=environment.group_key_file,
+        api=environment.api,
         token_lifetime_s=environment.token_lifetime_s,
         open_broker=args.open_broker,
         mtls=mtls,

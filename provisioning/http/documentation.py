@@ -65,7 +65,8 @@ def add_documentation(app: FastAPI) -> None:
     async def docs_file(name: str) -> Response:
         if name not in _SERVED:
             raise HTTPException(HTTPStatus.NOT_FOUND)
-        return FileResponse(_FILES / name, media_type=_SERVED[name])
+        headers = {"Cache-Control": "no-cache"}
+        return FileResponse(_FILES / name, media_type=_SERVED[name], headers=headers)
 
     @app.get("/api/docs", include_in_schema=False)
     async def docs_once() -> Response:

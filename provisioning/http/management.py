@@ -79,7 +79,7 @@ _TaskHub = Annotated[
     str | None, Query(description="Accepted, and without effect: a service has one task hub.")
 ]
 _Connection = Annotated[str | None, Query(description="Accepted, and without effect.")]
-_Code = Annotated[str | None, Query(description="Accepted, and without effect: there are no keys here.")]
+_Code = Annotated[str | None, Query(description="Accepted, and without effect: a token goes into a header.")]
 Timeout = Annotated[
     float | None,
     Query(

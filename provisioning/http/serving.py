@@ -1,21 +1,49 @@
-"""The HTTP server: uvicorn, with its signals left to whoever runs the service, connections that can be cut,
+"""The HTTP server: uvicorn, with its signals left to whoever runs the service, and connections with bounds,
 and an end that is told instead of looked for.
+
+| a connection | at most |
+|---|---|
+| from elsewhere: of one peer, of all | 32, 256; a further one is closed |
+| until the head of a request is there | 10 s, 16 KiB |
+| without another byte of a body | 60 s |
+| after an answer that came before the end of the body | 5 s |
+| that takes nothing of what is sent | 60 s; of events 20 s |
+| between two requests | 5 s |
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import ipaddress
 import socket
 from collections.abc import Generator
+from pathlib import Path
 from typing import Final
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from provisioning.errors import PortBusyError, SettingsError
+
+from .peers import Peer, peer_of
+from .security_headers import SECURITY_HEADERS
+
 ABORT: Final = "muster.abort"
 """In the state of a request's scope: what ends its connection at once, without what is not sent yet."""
+
+MAX_PEER_CONNECTIONS: Final = 32
+MAX_ELSEWHERE_CONNECTIONS: Final = 256
+"""Of all peers that are not on this machine, for which there is always room."""
+HEAD_S: Final = 10.0
+BODY_IDLE_S: Final = 60.0
+LINGER_S: Final = 5.0
+WRITE_STALL_S: Final = 60.0
+KEEP_ALIVE_S: Final = 5
+MAX_HEAD_BYTES: Final = 16 * 1024
 
 _DATE_INTERVAL_S: Final = 1.0
 """How often the clock of the answers' headers is set."""
@@ -24,29 +52,134 @@ _POLL_INTERVAL_S: Final = 0.005
 
 
 class Connection(H11Protocol):
-    """One connection, which its requests may cut: a reader that takes nothing would else keep it for ever."""
+    """One connection: its requests may cut it, and it is cut when the peer keeps it waiting."""
+
+    head_s = HEAD_S
+    body_idle_s = BODY_IDLE_S
+    linger_s = LINGER_S
+    write_stall_s = WRITE_STALL_S
+
+    peer: Peer
+    _owed = ""
+    """What the peer is waited for."""
+    _patience: asyncio.TimerHandle | None = None
+    _stall: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.app_state = {**self.app_state, ABORT: transport.abort}
+        self.peer = peer_of(self.client[0] if self.client else None)
+        if self._one_too_many():
+            transport.abort()
+        else:
+            self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._patience, self._stall):
+            if timer is not None:
+                timer.cancel()
+        self._patience = self._stall = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch(more=True)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._stall is None:
+            self._stall = self.loop.call_later(self.write_stall_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+    def send_400_response(self, msg: str) -> None:
+        """The answer to what is no HTTP: uvicorn's, with the headers of all answers."""
+        headers = [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"connection", b"close"),
+            *SECURITY_HEADERS,
+        ]
+        with contextlib.suppress(h11.LocalProtocolError):  # in the midst of an answer there is no other
+            for event in (
+                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                h11.Data(data=msg.encode("ascii")),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _one_too_many(self) -> bool:
+        if self.peer.loopback:
+            return False
+        peers = [other.peer for other in self.connections if isinstance(other, Connection)]
+        elsewhere = [peer for peer in peers if not peer.loopback]
+        return len(elsewhere) > MAX_ELSEWHERE_CONNECTIONS or elsewhere.count(self.peer) > MAX_PEER_CONNECTIONS
+
+    def _watch(self, *, more: bool = False) -> None:
+        """Give the peer its time for what it owes; ``more``: some of it has come."""
+        owed, seconds = self._what_is_owed()
+        if owed == self._owed and not (more and owed == "body"):
+            return
+        self._owed = owed
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        if owed and not self.transport.is_closing():
+            self._patience = self.loop.call_later(seconds, self._lose_patience)
+
+    def _what_is_owed(self) -> tuple[str, float]:
+        if self.conn.their_state is h11.IDLE:
+            return "head", self.head_s
+        if self.conn.their_state is not h11.SEND_BODY:
+            return "", 0.0
+        if self.cycle.response_complete:
+            return "rest", self.linger_s
+        return "body", self.body_idle_s
+
+    def _lose_patience(self) -> None:
+        self._patience = None
+        if self._owed == "body" and self.flow.read_paused:
+            # It is the service that takes its time.
+            self._owed = ""
+            self._watch()
+        else:
+            self.transport.abort()
 
 
 class Server(uvicorn.Server):
-    """For the service's API."""
+    """For the service's API; by TLS where there is a ``certificate`` with its ``key``."""
 
-    def __init__(self, app: ASGIApp, *, last_calls_s: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, last_calls_s: int, certificate: Path | None = None, key: Path | None = None
+    ) -> None:
         self._end = asyncio.Event()
         super().__init__(
             uvicorn.Config(
                 app,
                 http=Connection,
                 log_config=None,
+                # Its warnings are of requests that are no HTTP: anybody could fill the log with them.
+                log_level="error",
                 access_log=False,
                 lifespan="off",
                 ws="none",
                 # Nobody is to say for the caller where it is and by which scheme it came.
                 proxy_headers=False,
+                # Nobody is told which server this is.
+                server_header=False,
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+                timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=last_calls_s,
+                ssl_certfile=certificate,
+                ssl_keyfile=key,
             )
         )
 
@@ -84,3 +217,39 @@ class Server(uvicorn.Server):
         except TimeoutError:
             for task in state.tasks:
                 task.cancel()
+
+
+def listen(host: str, ports: tuple[int, ...]) -> socket.socket:
+    """A socket that listens on the first of ``ports`` that is free (0: any).
+
+    Raises PortBusyError, and SettingsError where the address is not of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for port in ports:
+        # With the protocol: else asyncio sets no TCP_NODELAY, and an answer waits 40 ms for an ACK.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+            # Now and not only in uvicorn: without it a second service could bind the same port too.
+            listener.listen(128)
+        except OSError as error:
+            listener.close()
+            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise SettingsError(
+                    f"MUSTER_HOST is {host}, which is no address of this machine: give one that is, "
+                    f"or 0.0.0.0 for all."
+                ) from error
+            busy = error
+            continue
+        return listener
+    raise PortBusyError(host=host, port=ports[0]) from busy
+
+
+def url_of(listener: socket.socket, *, tls: bool) -> str:
+    """Where the service on that socket is found from this machine."""
+    host, port = listener.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = "::1" if ":" in host else "127.0.0.1"
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'https' if tls else 'http'}://{shown}:{port}"

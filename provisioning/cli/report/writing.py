@@ -24,7 +24,14 @@ def check_free(path: Path, *, force: bool) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path, *, force: bool) -> Iterator[TextIO]:
-    """Write ``path`` by a file beside it, which takes its place at the end, or is gone."""
+    """Write ``path`` by a file beside it, which takes its place at the end, or is gone.
+
+    A device or a pipe that is there is written to: nothing may take the place of ``/dev/null``.
+    """
+    if force and path.exists() and not path.is_file():
+        with path.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+        return
     beside = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}")
     try:
         with beside.open("x", encoding="utf-8", newline="") as stream:

@@ -7,6 +7,7 @@ const WORDS = {
   live: "Live",
   polling: "Every 2 s",
   lost: "No connection",
+  locked: "Logged out",
 };
 
 export function Connection() {
@@ -21,9 +22,16 @@ export function ConnectionNote() {
   const before = useRef(status);
   useEffect(() => {
     if (status === "lost") announce("The connection to the service is lost. What you see may be old.");
+    else if (status === "locked") announce("The session is over.");
     else if (before.current === "lost") announce("The connection is there again.");
     before.current = status;
   }, [status]);
+  if (status === "locked") {
+    return html`<div class="banner" role="alert">
+      <strong>The session is over.</strong> What you see may be old.
+      <button type="button" class="quiet" onClick=${() => location.reload()}>Log in</button>
+    </div>`;
+  }
   if (status !== "lost") return null;
   return html`<div class="banner" role="alert">
     <strong>The service does not answer.</strong> What you see may be old. This page tries again by itself; if the

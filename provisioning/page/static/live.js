@@ -1,6 +1,7 @@
 // What comes from the service by itself: one stream of events for the page, mended when it breaks.
 //
-// `live.status` is "connecting", "live", "polling" (the service answers, its stream does not) or "lost". Whoever
+// `live.status` is "connecting", "live", "polling" (the service answers, its stream does not), "lost", or "locked" (it
+// wants a log-in; nothing is asked any more until the page is loaded again). Whoever
 // shows something asks again when `epoch` changes: then events were missed. Without the stream all is polled.
 import { get } from "./api.js";
 import { useCallback, useEffect, useRef, useState } from "./vendor/preact/hooks.module.js";
@@ -30,7 +31,7 @@ class Live {
 
   start() {
     this.connect();
-    addEventListener("online", () => this.source === null && this.connect());
+    addEventListener("online", () => this.source === null && this.status !== "locked" && this.connect());
     document.addEventListener("visibilitychange", () => this.seen());
     // A stream may die without a word: comments every 15 s are not seen here, but a dead service answers no ping.
     setInterval(() => {
@@ -48,7 +49,7 @@ class Live {
         this.source = null;
         this.become("polling");
       }, REST_AFTER_MS);
-    } else if (this.source === null) this.connect();
+    } else if (this.source === null && this.status !== "locked") this.connect();
   }
 
   connect() {
@@ -105,13 +106,19 @@ class Live {
   async lose() {
     this.source = null;
     let answers = true;
+    let locked = false;
     try {
       await get("/api/health", { signal: AbortSignal.timeout(5000) });
-    } catch {
+    } catch (error) {
       answers = false;
+      locked = error.status === 401;
     }
     // Meanwhile the page may have been looked at again, or be online: then there is another stream, which tells.
     if (this.source !== null) return;
+    if (locked) {
+      this.become("locked");
+      return;
+    }
     if (answers) this.become("polling", this.status === "lost");
     else this.become("lost");
     if (document.visibilityState === "hidden" && this.status === "polling") return;
@@ -211,7 +218,7 @@ export function useQuery(path, { on = {}, minimumMs = 1000, fetcher = get } = {}
   }, [ask, epoch]);
 
   useEffect(() => {
-    if (status === "lost") return undefined;
+    if (status === "lost" || status === "locked") return undefined;
     const timer = setInterval(
       () => {
         const seldom = document.visibilityState === "hidden" && Date.now() - state.current.askedAt < RARE_MS;

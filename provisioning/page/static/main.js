@@ -1,4 +1,5 @@
 // The page: its frame, and which view the address means.
+import { access, AccessNote, learnAccess } from "./access.js";
 import { ConnectionNote, Connection } from "./connection.js";
 import { live } from "./live.js";
 import { useRoute } from "./router.js";
@@ -32,6 +33,12 @@ function view({ parts, search, visit }) {
   if (area === "orchestrations") {
     return id ? html`<${Instance} key=${id} id=${id} />` : html`<${Orchestrations} key=${visit} search=${search} />`;
   }
+  if (area === "launch" && access.readOnly) {
+    return html`<div class="empty">
+      <h1 tabindex="-1">This is for looking only</h1>
+      <p>The token that you have logged in with may only read. Who may launch something has the full one.</p>
+    </div>`;
+  }
   if (area === "launch") return html`<${Launch} what=${id ?? "fleet"} search=${search} />`;
   return html`<div class="empty">
     <h1 tabindex="-1">There is no such page</h1>
@@ -59,12 +66,12 @@ function App() {
     <header class="top">
       <a class="brand" href="#/"><img src="/page/icon.svg" alt="" width="22" height="22" />Muster</a>
       <nav aria-label="Main">
-        ${AREAS.map(
+        ${AREAS.filter(([name]) => name !== "launch" || !access.readOnly).map(
           ([name, text, address]) =>
             html`<a key=${name} href=${address} aria-current=${name === area ? "page" : undefined}>${text}</a>`,
         )}
       </nav>
-      <div class="top-end"><${Connection} /><${ThemeButton} /></div>
+      <div class="top-end"><${Connection} /><${AccessNote} /><${ThemeButton} /></div>
     </header>
     <${ConnectionNote} />
     <main id="main" tabindex="-1" ref=${main}>${view(route)}</main>
@@ -118,6 +125,7 @@ function ThemeButton() {
 }
 
 const place = document.getElementById("app");
+await learnAccess();
 place.replaceChildren();
 live.start();
 render(html`<${App} />`, place);

@@ -345,3 +345,22 @@ def record_of_this_process(state_dir: Path, port: int) -> None:
         fingerprint="",
     )
     write_record(stack_directory(state_dir, "mosquitto"), record)
+
+
+def test_an_api_that_others_reach_is_told_and_whether_tokens_can_be_read(
+    examine: Examine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not {"API", "MUSTER_URL", "api.token"} & set(examine()[1])
+    monkeypatch.setenv("MUSTER_HOST", "0.0.0.0")
+    monkeypatch.setenv("MUSTER_URL", "http://192.0.2.1:8470")
+    monkeypatch.setenv("MUSTER_API_TOKEN", "a-token-of-forty-three-characters-or-so-0001")
+    state_dir = tmp_path / "others"
+    state_dir.mkdir(mode=0o700)
+    (state_dir / "api.token").touch(0o644)
+    _, checks = examine(state_dir)
+    assert (checks["API"]["status"], checks["MUSTER_URL"]["status"]) == ("note", "note")
+    assert "MUSTER_API_CERT_FILE" in checks["API"]["remedy"]
+    assert "muster token rotate" in checks["api.token"]["remedy"]
+    assert "0001" not in json.dumps(checks)
+    monkeypatch.delenv("MUSTER_HOST")
+    assert examine(state_dir)[1]["API"]["status"] == "ok"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import stat
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -192,6 +194,20 @@ def test_files_are_not_overwritten_unless_it_is_forced(
     assert len(Path("rollout-1.html").read_text("utf-8")) == len(first)
     assert [path.name for path in tmp_path.iterdir() if path.name != "state"] == ["rollout-1.html"]
     assert stat.S_IMODE(Path("rollout-1.html").stat().st_mode) & 0o600 == 0o600
+
+
+def test_nothing_takes_the_place_of_a_device_or_a_pipe(
+    ended: FakeService, muster: Muster, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    written: list[str] = []
+    reader = threading.Thread(target=lambda: written.append(pipe.read_text("utf-8")))
+    reader.start()
+    assert muster("report", "--json", "--csv", str(pipe), "--force").exit_code == 0
+    reader.join()
+    assert written[0].startswith("device_id")
+    assert pipe.is_fifo()
 
 
 def test_after_an_error_there_is_no_half_file(

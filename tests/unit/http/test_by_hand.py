@@ -12,6 +12,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from provisioning.api_tokens import provide_token
 from provisioning.engine import AsyncTaskHubClient
 from provisioning.service import Service
 from tests.unit.http.managed import INSTANCES
@@ -165,6 +166,8 @@ async def test_urls_have_the_scheme_that_the_service_serves(service: Service, ap
         "/api/orchestrators/ProvisionNewDevices",
         json={"device_ids": []},
         headers={
+            # What a proxy passes on needs one.
+            "authorization": f"Bearer {provide_token(service.settings.state_dir / 'api.token')}",
             "x-forwarded-proto": "https",
             "x-forwarded-for": "192.0.2.1",
             "x-forwarded-host": "x.example",

@@ -148,7 +148,8 @@ def test_the_service_is_started_by_a_command_that_exists() -> None:
     program, *words = SERVICES["service"]["command"]
     assert program == "muster"
     args = build_muster_parser().parse_args(words)
-    assert str(args.port) in " ".join(SERVICES["service"]["healthcheck"]["test"])
+    # By the state directory, where it finds the address, and the token if one is needed.
+    assert f'Path("{args.state_dir}")' in SERVICES["service"]["healthcheck"]["test"][-1]
     assert args.broker == "mqtt://mosquitto:1883"
     assert str(args.state_dir) == "/state"
     assert "service-state:/state" in SERVICES["service"]["volumes"]
@@ -176,6 +177,13 @@ def test_the_service_runs_on_the_embedded_engine_unless_told_otherwise() -> None
     assert Environment.read(service_environment()).engine == EngineSettings()
     needed = [name for name, service in SERVICES.items() if "profiles" not in service]
     assert needed == ["mosquitto", "azurite", "service", "fleet"]
+
+
+def test_the_api_can_be_published_for_who_has_a_token() -> None:
+    assert not Environment.read(service_environment()).api.token_needed
+    api = Environment.read(service_environment(MUSTER_HOST="0.0.0.0", MUSTER_API_TOKEN="t" * 40)).api
+    assert (api.host, api.token, api.token_needed) == ("0.0.0.0", "t" * 40, True)
+    assert SERVICES["fleet"]["environment"]["MUSTER_API_TOKEN"] == "${MUSTER_API_TOKEN:-}"
 
 
 def test_the_profile_has_the_scheduler_that_the_service_is_then_told_of() -> None:

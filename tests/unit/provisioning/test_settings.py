@@ -80,7 +80,6 @@ def test_a_broker_that_is_none_is_not_repeated_where_it_may_hold_a_password(tmp_
     ("change", "message"),
     [
         ({"api_port": 70_000}, "65535"),
-        ({"api_host": "0.0.0.0"}, "loopback"),
         ({"container": "Packages!"}, "Packages!"),
         ({"firmware_size_bytes": 0}, "64 MiB"),
     ],

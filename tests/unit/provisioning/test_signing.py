@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from broker.private_files import write_private
 from devices.errors import DownloadError
 from devices.verify import Verifier
 from provisioning import signing
@@ -48,15 +49,15 @@ def test_the_first_start_makes_a_key_for_its_owner_only(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_no_service_from_starting_that_has_its_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, content: bytes) -> None:
+    def full(path: Path, content: bytes, *, durable: bool) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(signing, "_write_private", full)
+        patched.setattr(signing, "write_private", full)
         with pytest.raises(StateError, match=r"signing\.key .*make room"):
             KeyRing.open(tmp_path)
     ring = KeyRing.open(tmp_path)
-    monkeypatch.setattr(signing, "_write_private", full)
+    monkeypatch.setattr(signing, "write_private", full)
     assert KeyRing.open(tmp_path).current.key_id == ring.current.key_id
     (tmp_path / "trusted.keys").unlink()
     with pytest.raises(StateError, match=r"trusted\.keys .*make room"):
@@ -150,22 +151,22 @@ async def test_a_full_disk_or_a_crash_at_any_step_leaves_keys_that_work(
     old = ring.current
     if retires:
         await ring.rotate()
-    write, calls = signing._write_private, 0
+    write, calls = write_private, 0
 
-    def fails(path: Path, content: bytes) -> None:
+    def fails(path: Path, content: bytes, *, durable: bool) -> None:
         nonlocal calls
         calls += 1
         if calls == fails_at:
             raise OSError(28, "No space left on device")
-        write(path, content)
+        write(path, content, durable=durable)
 
-    monkeypatch.setattr(signing, "_write_private", fails)
+    monkeypatch.setattr(signing, "write_private", fails)
     with pytest.raises(KeyRefusedError, match="make room") as caught:
         await (ring.retire(old.key_id) if retires else ring.rotate())
     assert caught.value.status == 503
     # What signs is trusted, before the next start as after it.
     assert trusts(tmp_path, ring.current)
-    monkeypatch.setattr(signing, "_write_private", write)
+    monkeypatch.setattr(signing, "write_private", write)
     again = KeyRing.open(tmp_path)
     assert trusts(tmp_path, again.current)
     assert again.current.key_id == ring.current.key_id

@@ -1,4 +1,5 @@
 // One device: what it is, how it got on, step by step, and what its orchestration did.
+import { access } from "../access.js";
 import { get, path, post } from "../api.js";
 import { Dialog, Field } from "../dialog.js";
 import { Gantt } from "../gantt.js";
@@ -34,6 +35,7 @@ export function Device({ id }) {
   const busy = it && IN_WORK.includes(it.state);
   const actions =
     it &&
+    !access.readOnly &&
     html`<div class="verbs" role="group" aria-label="What may be done">
     <button type="button" class=${busy ? "" : "primary"} disabled=${busy} onClick=${() => setDialog("retry")}>
       ${it.state === "new" ? "Provision" : it.state === "provisioned" ? "Provision again" : "Retry"}</button>

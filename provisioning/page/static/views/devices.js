@@ -1,4 +1,5 @@
 // All devices: a cell for each, and a list by state, model, tag, presence and the beginning of the id.
+import { access } from "../access.js";
 import { query } from "../api.js";
 import { CellMap } from "../cells.js";
 import { useCells } from "../cells_live.js";
@@ -36,7 +37,9 @@ export function Devices({ search }) {
     minimumMs: 2000,
   });
   const any = FILTERS.some((name) => name !== "sort" && filter[name] !== "");
-  return html`<${Heading} aside=${html`<a class="button" href="#/launch/fleet">Launch a fleet</a>`}>Devices<//>
+  return html`<${Heading} aside=${
+    !access.readOnly && html`<a class="button" href="#/launch/fleet">Launch a fleet</a>`
+  }>Devices<//>
     <section aria-labelledby="all-cells"><h2 id="all-cells" class="visually-hidden">A cell per device</h2>
       <${All} /></section>
     <form class="filters" role="search" aria-label="Devices" onSubmit=${(event) => event.preventDefault()}>

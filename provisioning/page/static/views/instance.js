@@ -1,4 +1,5 @@
 // One orchestration instance: its tree, its history, and what may be done with it.
+import { access } from "../access.js";
 import { get, path, post, remove } from "../api.js";
 import { Dialog, Field } from "../dialog.js";
 import { between, duration } from "../format.js";
@@ -46,7 +47,7 @@ export function Instance({ id }) {
   useEffect(() => {
     if (it) document.title = `${it.runtimeStatus} · ${id} · Muster`;
   }, [it?.runtimeStatus]);
-  const may = it ? Object.keys(VERBS).filter((name) => VERBS[name].in.includes(it.runtimeStatus)) : [];
+  const may = it && !access.readOnly ? Object.keys(VERBS).filter((name) => VERBS[name].in.includes(it.runtimeStatus)) : [];
   const verbs = html`<div class="verbs" role="group" aria-label="What may be done">${may.map(
     (name) =>
       html`<button type="button" key=${name} class=${VERBS[name].danger ? "danger-quiet" : ""}

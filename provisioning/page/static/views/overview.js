@@ -1,4 +1,5 @@
 // What goes on: rollouts that run, the fleets, what failed lately.
+import { access } from "../access.js";
 import { remove, path } from "../api.js";
 import { Dialog } from "../dialog.js";
 import { number, percent, plural } from "../format.js";
@@ -32,7 +33,7 @@ export function Overview() {
   useEvent("rollout", (rollout) => setFresh((before) => ({ ...before, [rollout.rollout_id]: rollout })));
   useEffect(() => setFresh({}), [overview.data]);
   return html`<${Heading}
-      aside=${html`<a class="button primary" href="#/launch/rollout">New rollout</a>`}
+      aside=${!access.readOnly && html`<a class="button primary" href="#/launch/rollout">New rollout</a>`}
     >Overview<//>
     <${Loaded} query=${overview} lines=${8}>
       ${(data) => html`
@@ -159,8 +160,11 @@ function Fleets({ fleets, reload }) {
                   ${fleet.error && html`<p class="bad-text">${fleet.error}</p>`}
                 </td>
                 <td class="end">
-                  <button type="button" class="quiet" onClick=${() => setStopping(fleet)}
-                    aria-label=${`Stop ${fleet.fleet_id}`}>Stop</button>
+                  ${
+                    !access.readOnly &&
+                    html`<button type="button" class="quiet" onClick=${() => setStopping(fleet)}
+                    aria-label=${`Stop ${fleet.fleet_id}`}>Stop</button>`
+                  }
                 </td>
               </tr>`,
             )}

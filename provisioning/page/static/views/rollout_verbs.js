@@ -1,4 +1,5 @@
 // What operators may do to a rollout, each asked before it is done.
+import { access } from "../access.js";
 import { ApiError, path, post } from "../api.js";
 import { Dialog, Field } from "../dialog.js";
 import { number } from "../format.js";
@@ -47,6 +48,7 @@ const FIRST = ["approve", "resume", "pause", "next", "cancel"];
 
 export function Verbs({ rollout, changed }) {
   const [verb, setVerb] = useState(null);
+  if (access.readOnly) return null;
   const may = Object.keys(VERBS).filter((name) => VERBS[name].states.includes(rollout.state));
   const failed = (rollout.counts.failed ?? 0) + (rollout.counts.timed_out ?? 0);
   const others = (rollout.counts.rejected ?? 0) + (rollout.counts.cancelled ?? 0);

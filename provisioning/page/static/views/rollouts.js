@@ -1,4 +1,5 @@
 // All rollouts, and runs without one.
+import { access } from "../access.js";
 import { number, plural } from "../format.js";
 import { useQuery } from "../live.js";
 import { link } from "../router.js";
@@ -8,8 +9,9 @@ export function Rollouts() {
   const rollouts = useQuery("/api/rollouts", { on: { rollout: () => true } });
   const runs = useQuery("/api/runs", { on: { run: () => true } });
   const alone = (runs.data?.runs ?? []).filter(({ run_id }) => !run_id.startsWith("rollout-"));
-  return html`<${Heading} aside=${html`<a class="button primary"
-    href="#/launch/rollout">New rollout</a>`}>Rollouts<//>
+  return html`<${Heading} aside=${
+    !access.readOnly && html`<a class="button primary" href="#/launch/rollout">New rollout</a>`
+  }>Rollouts<//>
     <${Loaded} query=${rollouts} lines=${6}>
       ${({ rollouts: all }) =>
         all.length === 0
