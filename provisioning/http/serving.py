@@ -4,7 +4,7 @@ and an end that is told instead of looked for.
 | a connection | at most |
 |---|---|
 | from elsewhere: of one peer, of all | 32, 256; a further one is closed |
-| until the head of a request is there | 10 s, 16 KiB |
+| until a handshake of TLS is over; until the head of a request is there | 10 s; 10 s, 16 KiB |
 | without another byte of a body | 60 s |
 | after an answer that came before the end of the body | 5 s |
 | that takes nothing of what is sent | 60 s; of events 20 s |
@@ -20,7 +20,7 @@ import ipaddress
 import socket
 from collections.abc import Generator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import h11
 import uvicorn
@@ -59,7 +59,6 @@ class Connection(H11Protocol):
     linger_s = LINGER_S
     write_stall_s = WRITE_STALL_S
 
-    peer: Peer
     _owed = ""
     """What the peer is waited for."""
     _patience: asyncio.TimerHandle | None = None
@@ -68,11 +67,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.app_state = {**self.app_state, ABORT: transport.abort}
-        self.peer = peer_of(self.client[0] if self.client else None)
-        if self._one_too_many():
-            transport.abort()
-        else:
-            self._watch()
+        self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._patience, self._stall):
@@ -107,6 +102,10 @@ class Connection(H11Protocol):
             (b"connection", b"close"),
             *SECURITY_HEADERS,
         ]
+        if self.cycle is not None:
+            # Its request gets no other answer: to try one would be a trace in the log, of anybody's making.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         with contextlib.suppress(h11.LocalProtocolError):  # in the midst of an answer there is no other
             for event in (
                 h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
@@ -115,13 +114,6 @@ class Connection(H11Protocol):
             ):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
-
-    def _one_too_many(self) -> bool:
-        if self.peer.loopback:
-            return False
-        peers = [other.peer for other in self.connections if isinstance(other, Connection)]
-        elsewhere = [peer for peer in peers if not peer.loopback]
-        return len(elsewhere) > MAX_ELSEWHERE_CONNECTIONS or elsewhere.count(self.peer) > MAX_PEER_CONNECTIONS
 
     def _watch(self, *, more: bool = False) -> None:
         """Give the peer its time for what it owes; ``more``: some of it has come."""
@@ -161,6 +153,7 @@ class Server(uvicorn.Server):
         self, app: ASGIApp, *, last_calls_s: int, certificate: Path | None = None, key: Path | None = None
     ) -> None:
         self._end = asyncio.Event()
+        self.servers: list[asyncio.Server] = []
         super().__init__(
             uvicorn.Config(
                 app,
@@ -192,6 +185,20 @@ class Server(uvicorn.Server):
         self.should_exit = True
         self._end.set()
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's own, which gives a handshake of TLS a minute."""
+        config = self.config
+        for listener in sockets or ():
+            server = await asyncio.get_running_loop().create_server(
+                lambda: Connection(config=config, server_state=self.server_state, app_state={}),
+                sock=listener,
+                ssl=config.ssl,
+                ssl_handshake_timeout=HEAD_S if config.ssl else None,
+                backlog=config.backlog,
+            )
+            self.servers.append(server)
+        self.started = True
+
     async def main_loop(self) -> None:
         """Until `end`; uvicorn's own looks ten times a second."""
         while not await self.on_tick(0):
@@ -219,6 +226,28 @@ class Server(uvicorn.Server):
                 task.cancel()
 
 
+class _Listener(socket.socket):
+    """Takes so many connections from elsewhere, and closes a further one, before any TLS."""
+
+    def __init__(self, family: socket.AddressFamily) -> None:
+        # With the protocol: else asyncio sets no TCP_NODELAY, and an answer waits 40 ms for an ACK.
+        super().__init__(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._elsewhere: list[tuple[socket.socket, Peer]] = []
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection; ConnectionAbortedError where it is one too many."""
+        connection, address = super().accept()
+        peer = peer_of(address[0])
+        if not peer.loopback:
+            self._elsewhere = [known for known in self._elsewhere if known[0].fileno() >= 0]
+            of_peer = sum(other == peer for _, other in self._elsewhere)
+            if len(self._elsewhere) >= MAX_ELSEWHERE_CONNECTIONS or of_peer >= MAX_PEER_CONNECTIONS:
+                connection.close()
+                raise ConnectionAbortedError(errno.ECONNABORTED, "too many connections from there")
+            self._elsewhere.append((connection, peer))
+        return connection, address
+
+
 def listen(host: str, ports: tuple[int, ...]) -> socket.socket:
     """A socket that listens on the first of ``ports`` that is free (0: any).
 
@@ -226,8 +255,7 @@ def listen(host: str, ports: tuple[int, ...]) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for port in ports:
-        # With the protocol: else asyncio sets no TCP_NODELAY, and an answer waits 40 ms for an ACK.
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener = _Listener(family)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))

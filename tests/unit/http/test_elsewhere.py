@@ -117,10 +117,13 @@ async def reads_what_is_sent_to_read(scope: Scope, receive: Receive, send: Send)
 
 
 @contextlib.asynccontextmanager
-async def serving_on(host: str, app: ASGIApp = reads_what_is_sent_to_read) -> AsyncIterator[tuple[str, int]]:
-    """A server there, without a service."""
+async def serving_on(
+    host: str, app: ASGIApp = reads_what_is_sent_to_read, *, pair: tuple[Path, Path] | None = None
+) -> AsyncIterator[tuple[str, int]]:
+    """A server there, without a service; with a ``pair`` of certificate and key by TLS."""
     listener = listen(host, (0,))
-    server = Server(app, last_calls_s=1)
+    certificate_file, key_file = pair or (None, None)
+    server = Server(app, last_calls_s=1, certificate=certificate_file, key=key_file)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         yield host, listener.getsockname()[1]
@@ -246,6 +249,34 @@ async def test_a_peer_elsewhere_has_so_many_connections_and_this_machine_has_mor
         for _, writer in opened:
             writer.close()
             await writer.wait_closed()
+
+
+async def test_who_begins_no_tls_takes_no_more_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "MAX_PEER_CONNECTIONS", 3)
+    async with serving_on(own_address(), pair=certificate(tmp_path)) as place:
+        silent = [await asyncio.open_connection(*place) for _ in range(3)]
+        assert await said(place, b"") == b""
+        for _, writer in silent:
+            writer.close()
+
+
+async def test_who_begins_no_tls_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "HEAD_S", 0.1)
+    async with serving_on("127.0.0.1", pair=certificate(tmp_path)) as place:
+        assert await said(place, b"") == b""
+
+
+@pytest.mark.parametrize("path", ["/", "/read"])
+async def test_a_body_that_is_no_http_leaves_no_trace_in_the_log(
+    caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    async with serving_on("127.0.0.1") as place:
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        received = await said(place, f"{head}no chunk\r\n".encode())
+        assert received.startswith(b"HTTP/1.1 400")
+    assert not caplog.records
 
 
 async def test_a_stream_ends_when_its_token_is_another_one(tmp_path: Path) -> None:
