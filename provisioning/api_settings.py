@@ -13,6 +13,8 @@ from .errors import SettingsError
 from .secret_files import secret_of
 
 DEFAULT_API_HOST: Final = "127.0.0.1"
+LOOPBACK_NAMES: Final = ("127.0.0.1", "localhost", "::1")
+"""By which a service is asked that needs no token."""
 
 _AUTH: Final = ("auto", "always")
 
@@ -74,7 +76,11 @@ class ApiSettings:
     def token_needed(self) -> bool:
         """Whether everybody needs one; else only who is not on this machine, or may be somebody's proxy."""
         return (
-            self.always or self.token is not None or self.token_file is not None or not is_loopback(self.host)
+            self.always
+            or self.token is not None
+            or self.token_file is not None
+            # By another address of this machine than these nobody is let in without one.
+            or self.host.lower() not in LOOPBACK_NAMES
         )
 
     def tokens(self, state_dir: Path) -> Tokens:

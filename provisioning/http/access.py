@@ -42,9 +42,8 @@ FAILURE_BURST: Final = 20
 """Wrong tokens of one peer elsewhere; then it is not even looked at those that it shows."""
 MAX_LOGIN_BYTES: Final = 4 * 1_024
 
-_FORWARDED: Final = frozenset(
-    (b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip")
-)
+_FORWARDED: Final = (b"forwarded", b"via", b"x-forwarded", b"x-real-ip")
+"""How the names of headers begin that a proxy adds."""
 _FORM_TYPES: Final = (b"text/plain", b"application/x-www-form-urlencoded")
 """What a form of any page can send without being asked whether it may; multipart is for firmware."""
 
@@ -126,8 +125,10 @@ class Access:
             if session is not None:
                 key = self._tokens.key_of(session.level)
                 return Grant(level=session.level, by="session", key=key, session=session)
-        near = peer.loopback and is_loopback_name(headers.get(b"host")) and _FORWARDED.isdisjoint(headers)
-        return Grant(level="full", by="loopback") if near and not self._token_needed else None
+        near = peer.loopback and is_loopback_name(headers.get(b"host"))
+        if self._token_needed or not near or any(name.startswith(_FORWARDED) for name in headers):
+            return None
+        return Grant(level="full", by="loopback")
 
     def _check(self, token: bytes, peer: Peer) -> Level | None:
         level = self._tokens.level_of(token)

@@ -70,7 +70,8 @@ class BodyLimits:
 
 def limit_of(path: str, limits: Mapping[str, int] = BODY_LIMITS) -> int:
     """Bytes that the body of a request for ``path`` may have."""
-    return limits[max((prefix for prefix in limits if path.startswith(prefix)), key=len)]
+    # What is no path (`*`, or a whole URL) has the limit of all.
+    return limits[max((prefix for prefix in limits if path.startswith(prefix)), key=len, default="/")]
 
 
 def _too_large(limit: int, path: str) -> str:

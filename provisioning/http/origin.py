@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+from provisioning.api_settings import LOOPBACK_NAMES
+
 _LOOPBACK_AUTHORITY: Final = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::[0-9]{1,5})?", re.IGNORECASE)
 _AUTHORITY: Final = re.compile(
     r"(?:[a-z0-9](?:[a-z0-9.-]{0,252})|\[[0-9a-f:.]{2,45}\])(?::[0-9]{1,5})?", re.IGNORECASE
@@ -55,7 +56,7 @@ def _is_own(origin: str, host: str) -> bool:
     except ValueError:
         return False
     if _LOOPBACK_AUTHORITY.fullmatch(host):
-        return same_port and page.hostname in _LOOPBACK
+        return same_port and page.hostname in LOOPBACK_NAMES
     return same_port and page.hostname is not None and page.hostname == asked.hostname
 
 

@@ -134,6 +134,33 @@ async def test_whatever_is_asked_without_a_token_the_answer_is_the_same(world: W
     assert world.backend.provisioned == 0
 
 
+@pytest.mark.parametrize("target", ["*", "http://evil.example/api/runs"])
+async def test_a_target_that_is_no_path_is_no_call_and_no_defect(world: World, target: str) -> None:
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "GET",
+        "path": target,
+        "raw_path": target.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "scheme": "http",
+        "server": ("muster.example", 8470),
+        "headers": [(b"host", b"muster.example"), (b"authorization", f"Bearer {FULL}".encode())],
+        "client": ELSEWHERE,
+    }
+    await world.app(scope, receive, send)
+    assert sent[0]["status"] == 404
+
+
 async def test_a_body_is_not_read_before_it_is_known_who_sends_it(world: World) -> None:
     read = False
 
@@ -290,6 +317,7 @@ async def test_whoever_is_not_on_this_machine_needs_one_all_the_same(
     "headers",
     [
         {"x-forwarded-for": "127.0.0.1"},
+        {"x-forwarded-port": "443"},
         {"forwarded": "for=127.0.0.1"},
         {"via": "1.1 proxy"},
         {"x-real-ip": "127.0.0.1"},
