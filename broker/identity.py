@@ -28,6 +28,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from broker.errors import BrokerError
+from broker.private_files import open_to_read
 from broker.topics import is_device_id
 
 SCOPE: Final = "muster"
@@ -37,6 +38,7 @@ DEFAULT_TOKEN_LIFETIME_S: Final = 86_400
 """Of a period; a token is good for one to two of them."""
 MAX_TOKEN_CHARS: Final = 512
 MIN_GROUP_KEY_BYTES: Final = 16
+MAX_GROUP_KEY_FILE_BYTES: Final = 64 * 1024
 
 _SCHEME: Final = "SharedAccessSignature "
 
@@ -73,7 +75,8 @@ def device_key(group_key: bytes, device_id: str) -> str:
 def read_group_key(path: Path) -> bytes:
     """A group key from a file with its base64; raises `GroupKeyError`."""
     try:
-        text = path.read_text(encoding="ascii").strip()
+        with open_to_read(path) as file:
+            text = file.read(MAX_GROUP_KEY_FILE_BYTES).decode("ascii").strip()
         key = base64.b64decode(text, validate=True)
     except OSError as error:
         raise GroupKeyError(

@@ -73,6 +73,17 @@ def open_private(path: Path, mode: Literal["a", "w", "x"]) -> IO[Any]:
         raise
 
 
+def open_to_read(path: Path) -> IO[bytes]:
+    """Open a file to read, and wait for nobody: a pipe that nobody writes to is empty."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.set_blocking(descriptor, True)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
 def write_private(path: Path, content: str | bytes, *, durable: bool = False, replace: bool = True) -> None:
     """Write a file of mode 0600 in one step; readers see the old one or the new one, never a part.
 

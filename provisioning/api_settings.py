@@ -140,6 +140,10 @@ def _given(values: Mapping[str, str], name: str) -> tuple[str | None, Path | Non
     file = _path(values, f"{name}_FILE")
     if file is None:
         return token, None
+    if not file.is_file():
+        raise SettingsError(
+            f"{name}_FILE names {file}, which is no file, and is read again meanwhile: name one."
+        )
     check_token(token or "", f"{name}_FILE ({file})")
     return None, file
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import stat
 from dataclasses import dataclass
 from hashlib import sha256
 from hmac import compare_digest
@@ -54,11 +55,15 @@ class Token:
         if self._path is None:
             return self._value
         try:
-            stat = self._path.stat()
+            status = self._path.stat()
         except OSError:
             self._seen = self._value = None
             return None
-        seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        if not stat.S_ISREG(status.st_mode):
+            # What a pipe has can be read once, and the whole service would wait for it.
+            self._seen = self._value = None
+            return None
+        seen = (status.st_ino, status.st_mtime_ns, status.st_size)
         if seen != self._seen:
             self._seen, self._value = seen, None
             with contextlib.suppress(SettingsError):

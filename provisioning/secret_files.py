@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from broker.private_files import open_to_read
+
 from .errors import SettingsError
 
 MAX_SECRET_BYTES: Final = 64 * 1024
@@ -29,7 +31,7 @@ def secret_of(values: Mapping[str, str], name: str) -> str | None:
 def read_secret(path: Path, name: str) -> str:
     """The secret in the file that the variable ``name`` names; errors as of `secret_of`."""
     try:
-        with path.open("rb") as opened:
+        with open_to_read(path) as opened:
             content = opened.read(MAX_SECRET_BYTES + 1)
         text = content.decode("utf-8")
     except OSError as error:

@@ -64,28 +64,31 @@ class ServiceRecord:
     url: str
     certificate: str | None = None
     """The file with the service's own, where it is by TLS."""
+    ours: bool = True
+    """Whether this user, or root, has written it."""
 
     @property
     def alive(self) -> bool:
-        """Whether a process with this pid exists (it may have been given to another program since)."""
+        """Whether a process of ours has this pid (it may have been given to another program since)."""
         try:
             os.kill(self.pid, 0)
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):  # one of another user's is no service of this directory
             return False
-        except PermissionError:
-            return True
         return True
 
 
 def read_service_record(state_dir: Path) -> ServiceRecord | None:
     """Return the record of the service of ``state_dir``; None where there is none to be read."""
     try:
-        raw = json.loads((state_dir / SERVICE_RECORD).read_text())
+        with (state_dir / SERVICE_RECORD).open() as file:
+            ours = os.fstat(file.fileno()).st_uid in (os.geteuid(), 0)
+            raw = json.load(file)
         certificate = raw.get("certificate")
         record = ServiceRecord(
             pid=int(raw["pid"]),
             url=str(raw["url"]),
             certificate=None if certificate is None else str(certificate),
+            ours=ours,
         )
         # Zero and less are groups of processes to whoever asks after one.
         return record if 0 < record.pid < MAX_PID else None
@@ -97,7 +100,8 @@ def find_service(state_dir: Path, url: str | None = None, *, api: ApiSettings | 
     """Return a client of the service at ``url``, or else of the one that serves ``state_dir``.
 
     Of a service at an address only a token that ``api`` has is shown: what the state directory has is for its
-    own. Raises ServiceNotRunningError where the record is missing or its process is gone.
+    own. Raises ServiceNotRunningError where the record is missing or its process is gone, and UsageError
+    where another user has written it: whoever it names would be shown the token.
     """
     api = api or ApiSettings()
     if url is not None:
@@ -107,6 +111,11 @@ def find_service(state_dir: Path, url: str | None = None, *, api: ApiSettings | 
         raise ServiceNotRunningError(
             f"no service runs on the state directory {state_dir}: start one with `muster up`,"
             " or name another directory with --state-dir"
+        )
+    if not record.ours:
+        raise UsageError(
+            f"{state_dir / SERVICE_RECORD} belongs to another user, who would be shown your token: name"
+            " another directory with --state-dir, or the service's address with --url"
         )
     if not record.alive:
         raise ServiceNotRunningError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,34 @@ def test_a_token_that_was_given_is_not_changed_here(
     monkeypatch.setenv("MUSTER_API_TOKEN_FILE", str(path))
     assert json.loads(muster("token", "show", "--json").out)["source"] == str(path)
     assert muster("token", "rotate").exit_code == 2
+
+
+def test_nobody_s_token_is_shown_to_whom_another_user_names(
+    muster: Muster, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = service.state_dir / "service.json"
+    monkeypatch.setenv("MUSTER_API_TOKEN", TOKEN)
+    if os.geteuid() == 0:
+        os.chown(record, 12345, 12345)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: record.stat().st_uid + 1)
+    refused = muster("devices")
+    assert refused.exit_code == 2
+    assert "belongs to another user" in refused.error_line
+    assert not service.requests
+
+
+def test_a_process_of_another_user_is_no_service_of_ours(
+    muster: Muster, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state_dir.mkdir(exist_ok=True)
+    (state_dir / "service.json").write_text(json.dumps({"pid": 1, "url": "http://127.0.0.1:9"}))
+
+    def refused(pid: int, signal: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refused)
+    assert "is gone" in muster("devices").error_line
 
 
 def test_a_token_that_is_too_short_is_refused_by_every_command(

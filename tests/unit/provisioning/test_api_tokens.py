@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -101,6 +102,17 @@ def test_a_file_with_a_short_token_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="MUSTER_API_TOKEN_FILE") as refused:
         api_of(API_TOKEN_FILE=str(path))
     assert "secret" not in str(refused.value)
+
+
+def test_a_pipe_is_no_file_with_a_token(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reading, writing = os.pipe()
+    os.write(writing, TOKEN.encode())
+    os.close(writing)
+    with pytest.raises(SettingsError, match="is no file"):
+        Environment.read({"MUSTER_API_TOKEN_FILE": f"/dev/fd/{reading}"})
+    os.close(reading)
+    assert Token(path=tmp_path / "pipe").current() is None
 
 
 def test_tokens_are_not_in_the_repr() -> None:

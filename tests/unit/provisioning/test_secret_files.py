@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,20 @@ def test_a_file_without_a_secret_is_refused_by_name(tmp_path: Path, content: byt
     with pytest.raises(SettingsError, match=reason) as refused:
         secret_of({"NAME_FILE": str(path)}, "NAME")
     assert str(path) in str(refused.value)
+
+
+def test_a_pipe_that_nobody_writes_to_is_empty_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SettingsError, match="is empty"):
+        secret_of({"NAME_FILE": str(tmp_path / "pipe")}, "NAME")
+
+
+def test_what_is_piped_is_read(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, SECRET.encode())
+    os.close(writing)
+    assert secret_of({"NAME_FILE": f"/dev/fd/{reading}"}, "NAME") == SECRET
+    os.close(reading)
 
 
 @pytest.mark.parametrize("name", ["missing", "."])
