@@ -197,8 +197,10 @@ class PackageStore:
                 self._reachable = True
                 self._container_there.set()
                 await self._wait_in_force()
-                self._policy_in_force.set()
-                return
+                if self._container_there.is_set():
+                    self._policy_in_force.set()
+                    return
+                # Meanwhile it was found to be gone, or to have another policy: once more.
 
     async def _put_policy(self) -> None:
         """Let the policy be there, and no other of ours: one call puts the new one and takes the old away."""
@@ -226,19 +228,30 @@ class PackageStore:
 
     async def _wait_in_force(self) -> None:
         """Wait until a URL under the policy is accepted: one that finds nothing is, and not refused."""
-        assert self._session is not None
+        trouble: Exception | None = None
         try:
             async with asyncio.timeout(_POLICY_IN_FORCE_S):
-                while True:
-                    url = self.sign("none", lifetime_s=_POLICY_IN_FORCE_S).url
-                    async with self._session.get(URL(url, encoded=True)) as answer:
-                        if answer.status != HTTPStatus.FORBIDDEN:
+                while self._container_there.is_set():
+                    try:
+                        if await self._accepts_urls():
                             return
-                    await asyncio.sleep(_CONTAINER_RETRY_INTERVAL_S)
-                    # What was sent before it, and cut off, may have come after it.
-                    await self._put_policy()
-        except (AzureError, ClientError, OSError, TimeoutError, StorageAwayError) as error:
-            _LOG.warning("blob storage at %s may refuse new SAS URLs (%s)", self.endpoint, _brief(error))
+                        await asyncio.sleep(_CONTAINER_RETRY_INTERVAL_S)
+                        # What was sent before it, and cut off, may have come after it.
+                        await self._put_policy()
+                    except (AzureError, ClientError, OSError, StorageAwayError) as error:
+                        trouble = error
+                        await asyncio.sleep(_CONTAINER_RETRY_INTERVAL_S)
+        except TimeoutError as error:
+            _LOG.warning(
+                "blob storage at %s may refuse new SAS URLs (%s)", self.endpoint, _brief(trouble or error)
+            )
+
+    async def _accepts_urls(self) -> bool:
+        """Whether a URL under the policy is not refused, nor put off, but finds nothing."""
+        assert self._session is not None
+        url = self.sign("none", lifetime_s=_POLICY_IN_FORCE_S).url
+        async with self._session.get(URL(url, encoded=True)) as answer:
+            return answer.status != HTTPStatus.FORBIDDEN and answer.status < HTTPStatus.INTERNAL_SERVER_ERROR
 
     def _note_clock(self, answer: PipelineResponse[Any, Any]) -> None:
         """Times in a URL are for storage to judge, so they go by its clock."""
