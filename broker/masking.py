@@ -1,8 +1,8 @@
 """Secrets in texts: what whoever writes a text for others takes out of it.
 
 Known are: the signature of a SAS URL, or of a device's token, which has the same form (`sr=…&sig=…&se=…`);
-account keys and the like in connection strings; the password in a URL; tokens after `Bearer` or
-`Authorization`; what is said by `password=` or `token=`; private keys in PEM. Each is found as it is, as a
+account keys and the like in connection strings; the password in a URL; what follows `Bearer`, `Authorization`
+or `x-functions-key`; what is said by `password=` or `token=`; private keys in PEM. Each is found as it is, as a
 value in JSON or in a `repr`, in JSON within JSON, encoded in the query of another URL, and that again.
 `***` stands for each secret, and JSON stays JSON.
 
@@ -34,9 +34,9 @@ _IN_ENCODED_URL: Final = re.compile(
 )
 _BEARER: Final = re.compile(r"(?i)(bearer(?:\s|\+|%20))[a-z0-9._~+/-]{16,}=*")
 _AUTHORIZATION: Final = re.compile(
-    r"(?i)(authorization\\*[\"']?\s?[:=]\s?\\*[\"']?(?:[a-z]{1,20}\s)?)[^\s,;\"'\\&]+"
+    r"(?i)((?:authorization|x-functions-key)\\*[\"']?\s?[:=]\s?\\*[\"']?(?:[a-z]{1,20}\s)?)[^\s,;\"'\\&]+"
 )
-_PRIVATE_KEY: Final = re.compile(r"(-----BEGIN (?:[A-Z]{2,9} )?PRIVATE KEY-----)[^-\"']+")
+_PRIVATE_KEY: Final = re.compile(r"(-----BEGIN (?:[A-Z]{2,9} )?PRIVATE KEY-----)(?:[^-\"']|-(?!----))+")
 
 
 def masked(text: str) -> str:
@@ -50,7 +50,7 @@ def masked(text: str) -> str:
         text = _IN_ENCODED_URL.sub(r"\1***", text)
     if "bearer" in low:
         text = _BEARER.sub(r"\1***", text)
-    if "authorization" in low:
+    if "authorization" in low or "x-functions-key" in low:
         text = _AUTHORIZATION.sub(r"\1***", text)
     if "private key-----" in low:
         text = _PRIVATE_KEY.sub(r"\1***", text)

@@ -38,8 +38,14 @@ HEADERS = [
     "the token was bearer c2VjcmV0c2VjcmV0c2VjcmV0.c2VjcmV0-_",
     "(b'authorization', b'Bearer c2VjcmV0c2VjcmV0')",
     '{"Authorization": "Bearer c2VjcmV0c2VjcmV0"}',
+    '{"x-functions-key": "c2VjcmV0c2VjcmV0"}',
 ]
-OTHERS = [LOGIN, "amqps://:c2VjcmV0@x", "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----"]
+OTHERS = [
+    LOGIN,
+    "amqps://:c2VjcmV0@x",
+    "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----",
+    "-----BEGIN RSA PRIVATE KEY-----\nDEK-Info: AES-128-CBC,1F\n\nc2VjcmV0\n-----END RSA PRIVATE KEY-----",
+]
 WRAPPINGS: dict[str, Callable[[str], str]] = {
     "as it is": lambda text: text,
     "in JSON": lambda text: json.dumps({"error": f"it failed\n{text}"}),
