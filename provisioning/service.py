@@ -371,6 +371,7 @@ class Service:
         return {
             "pid": os.getpid(),
             "url": self.url,
+            "host": self.settings.api.host,
             "certificate": None if certificate is None else str(certificate.absolute()),
             "version": __version__,
             "started_at": iso(self._started_at),

@@ -64,6 +64,8 @@ class ServiceRecord:
     url: str
     certificate: str | None = None
     """The file with the service's own, where it is by TLS."""
+    host: str | None = None
+    """The address that it listens on, which may be more than the URL's; None: of an older version."""
     ours: bool = True
     """Whether this user, or root, has written it."""
 
@@ -83,11 +85,12 @@ def read_service_record(state_dir: Path) -> ServiceRecord | None:
         with (state_dir / SERVICE_RECORD).open() as file:
             ours = os.fstat(file.fileno()).st_uid in (os.geteuid(), 0)
             raw = json.load(file)
-        certificate = raw.get("certificate")
+        certificate, host = raw.get("certificate"), raw.get("host")
         record = ServiceRecord(
             pid=int(raw["pid"]),
             url=str(raw["url"]),
             certificate=None if certificate is None else str(certificate),
+            host=None if host is None else str(host),
             ours=ours,
         )
         # Zero and less are groups of processes to whoever asks after one.

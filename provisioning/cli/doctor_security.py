@@ -18,7 +18,8 @@ from provisioning.cli.client import read_service_record
 from provisioning.settings import AZURE_CREDENTIAL, LOCAL_BROKERS, SECRET_VARIABLES, is_loopback
 from provisioning.state_directory import loose_state
 
-_GROUP_KEY: Final = "MUSTER_GROUP_KEY_FILE"
+_KEYS: Final = ("MUSTER_GROUP_KEY_FILE", "MUSTER_API_KEY_FILE", "MUSTER_BROKER_CERT_FILE")
+"""They name files with keys, and have no variable for the key itself."""
 _SECRETS: Final = (*SECRET_VARIABLES, *VARIABLES.values())
 
 
@@ -37,7 +38,7 @@ def security_checks(variables: Mapping[str, str], broker: str, state_dir: Path) 
 
 
 def _secret_file_checks(variables: Mapping[str, str]) -> Iterator[Check]:
-    for name in (*(f"{variable}_FILE" for variable in _SECRETS), _GROUP_KEY):
+    for name in (*(f"{variable}_FILE" for variable in _SECRETS), *_KEYS):
         if not (path := variables.get(name)):
             continue
         try:
@@ -89,11 +90,12 @@ def _api_checks(state_dir: Path) -> Iterator[Check]:
     if service is None or not service.alive:
         return
     parts = urlsplit(service.url)
-    if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+    host = service.host or parts.hostname or ""
+    if parts.scheme != "https" and not is_loopback(host):
         yield Check(
             name="API",
             status="note",
-            detail=f"it listens on {parts.hostname}, without TLS: others can read what is sent, tokens too",
+            detail=f"it listens on {host}, without TLS: others can read what is sent, tokens too",
             remedy="put a proxy with TLS before it, or let it listen on 127.0.0.1",
         )
 

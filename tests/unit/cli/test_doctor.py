@@ -278,6 +278,14 @@ def test_a_secret_file_is_its_owners_alone(
     assert "c2VjcmV0" not in str(checks)
 
 
+@pytest.mark.parametrize("name", ["MUSTER_GROUP_KEY_FILE", "MUSTER_API_KEY_FILE", "MUSTER_BROKER_CERT_FILE"])
+def test_so_is_a_file_with_a_key(tmp_path: Path, name: str) -> None:
+    (tmp_path / "key").touch()
+    (tmp_path / "key").chmod(0o644)
+    told = [check.detail for check in security_checks({name: str(tmp_path / "key")}, "auto", tmp_path)]
+    assert f"{tmp_path / 'key'}, which {name} names, can be read by others" in told
+
+
 def test_secrets_in_the_environment_and_in_the_clear_are_worth_a_note(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -300,7 +308,11 @@ def test_an_api_that_others_reach_is_worth_a_note(tmp_path: Path) -> None:
     (state / "service.json").write_text(json.dumps(record))
     checks = {check.name: check for check in security_checks({}, "auto", state)}
     assert "192.0.2.1, without TLS" in checks["API"].detail
-    (state / "service.json").write_text(json.dumps({**record, "url": "http://127.0.0.1:8470"}))
+    near = {**record, "url": "http://127.0.0.1:8470"}
+    (state / "service.json").write_text(json.dumps({**near, "host": "0.0.0.0"}))
+    checks = {check.name: check for check in security_checks({}, "auto", state)}
+    assert "0.0.0.0, without TLS" in checks["API"].detail
+    (state / "service.json").write_text(json.dumps(near))
     assert "API" not in {check.name for check in security_checks({}, "auto", state)}
 
 
