@@ -2,8 +2,8 @@
 
 Known are: the signature of a SAS URL, or of a device's token, which has the same form (`sr=…&sig=…&se=…`);
 account keys and the like in connection strings; the password in a URL; what follows `Bearer`, `Authorization`
-or `x-functions-key`; what is said by `password=` or `token=`; private keys in PEM. Each is found as it is, as a
-value in JSON or in a `repr`, in JSON within JSON, encoded in the query of another URL, and that again.
+or `x-functions-key`; what is said by `password=` or `token=`; private keys in PEM. Each is found as it is, as
+a value in JSON or in a `repr`, in JSON within JSON, encoded in the query of another URL, and that again.
 `***` stands for each secret, and JSON stays JSON.
 
 Each pattern takes time by the length of the text, whatever that holds. Texts that can't hold a secret, which

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, Literal
@@ -120,8 +120,10 @@ class Access:
             level = self._check(token, peer)
             if level is not None:
                 return Grant(level=level, by="token", key=self._tokens.key_of(level))
-        elif (value := _cookie(headers, cookie_name(scope))) is not None:
-            session = self.sessions.find(value)
+        else:
+            # Another service on this host can set a cookie of the same name, which may come first.
+            found = map(self.sessions.find, _cookies(headers, cookie_name(scope)))
+            session = next(filter(None, found), None)
             if session is not None:
                 key = self._tokens.key_of(session.level)
                 return Grant(level=session.level, by="session", key=key, session=session)
@@ -227,12 +229,11 @@ def _token_in(headers: Mapping[bytes, bytes]) -> bytes | None:
     return token.strip() if scheme.lower() == b"bearer" else headers.get(b"x-functions-key")
 
 
-def _cookie(headers: Mapping[bytes, bytes], name: str) -> str | None:
+def _cookies(headers: Mapping[bytes, bytes], name: str) -> Iterator[str]:
     for part in headers.get(b"cookie", b"").decode("latin-1").split(";"):
         key, equals, value = part.strip().partition("=")
         if equals and key == name:
-            return value
-    return None
+            yield value
 
 
 def _token_of_form(body: bytes) -> bytes:

@@ -387,6 +387,16 @@ async def test_a_browser_logs_in_and_out(world: World) -> None:
         assert (await client.get("/api/session")).status_code == 401
 
 
+async def test_another_services_cookie_of_the_same_name_shuts_nobody_out(world: World) -> None:
+    async with world.client() as client:
+        await log_in(client)
+        ((name, value),) = client.cookies.items()
+    async with world.client(cookie=f"{name}=another's; {name}={value}") as client:
+        assert (await client.get("/api/session")).json()["by"] == "session"
+    async with world.client(cookie=f"{name}=another's; {name}=") as client:
+        assert (await client.get("/api/session")).status_code == 401
+
+
 @pytest.mark.parametrize("headers", [{"origin": "https://muster.example:8470"}])
 async def test_by_tls_the_cookie_is_for_tls_alone(world: World, headers: dict[str, str]) -> None:
     async with world.client() as client:
