@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -147,7 +148,10 @@ class Access:
             return _UNAUTHORISED
         if not peer.loopback and (wait_s := self._failures.wait_s(peer.key)):
             return login_page(f"Too many wrong tokens. Try again in {wait_s} s.", wait_s=wait_s)
-        body = await _body_of(receive)
+        try:
+            body = await _body_of(receive)
+        except asyncio.CancelledError:  # by the end of the service, of which nobody outside is told
+            return _UNAUTHORISED
         level = self._check(_token_of_form(body or b""), peer)
         value = None if level is None else self.sessions.begin(level)
         if value is None:

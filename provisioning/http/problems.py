@@ -23,6 +23,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Router
 from starlette.types import Scope
 
@@ -137,6 +138,13 @@ def add_error_handlers(app: FastAPI) -> None:
             "Invalid request",
             _what_is_invalid(error),
             scope=request.scope,
+        )
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> Response:
+        # An upload that was cut off is no defect; nobody is there to read this.
+        return problem(
+            HTTPStatus.BAD_REQUEST, "Cut off", "The body has not come to its end.", scope=request.scope
         )
 
     @app.exception_handler(BodyTooLargeError)

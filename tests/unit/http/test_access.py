@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -385,6 +386,33 @@ async def test_a_browser_logs_in_and_out(world: World) -> None:
         assert not client.cookies
         client.cookies.update(kept)
         assert (await client.get("/api/session")).status_code == 401
+
+
+async def test_a_log_in_that_the_service_does_not_live_to_see_is_refused_like_all_else(world: World) -> None:
+    reading = asyncio.Event()
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        reading.set()
+        return await asyncio.get_running_loop().create_future()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = {"host": "x", "origin": "http://x", "content-type": "application/x-www-form-urlencoded"}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/login",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        "client": ELSEWHERE,
+    }
+    call = asyncio.create_task(world.app(scope, receive, send))
+    await reading.wait()
+    call.cancel()
+    await call
+    assert sent[0]["status"] == 401
+    assert b"uster" not in sent[1]["body"]
 
 
 async def test_another_services_cookie_of_the_same_name_shuts_nobody_out(world: World) -> None:

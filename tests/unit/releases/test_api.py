@@ -238,6 +238,33 @@ async def test_a_client_that_goes_away_in_the_middle_leaves_nothing(tmp_path: Pa
         await read_form("text/plain", gone(), files.stage, Form())
 
 
+async def test_an_upload_that_is_cut_off_is_no_defect_in_the_log(
+    releases: Releases, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = create_api(cast(Any, SimpleNamespace(releases=releases)))
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/api/releases",
+        "raw_path": b"/api/releases",
+        "query_string": b"",
+        "headers": [(b"content-type", TYPE.encode())],
+        "client": ("127.0.0.1", 1),
+    }
+    await app(scope, receive, send)
+    assert sent[0]["status"] == 400
+    assert not caplog.records
+
+
 async def test_the_api_says_what_a_post_takes(client: httpx.AsyncClient, releases: Releases) -> None:
     schema = (await client.get("/openapi.json")).json()
     post_of = schema["paths"]["/api/releases"]["post"]
