@@ -268,6 +268,11 @@ def listen(host: str, ports: tuple[int, ...]) -> socket.socket:
                     f"MUSTER_HOST is {host}, which is no address of this machine: give one that is, "
                     f"or 0.0.0.0 for all."
                 ) from error
+            if error.errno != errno.EADDRINUSE:
+                raise SettingsError(
+                    f"The API can't listen on port {port} of {host} ({error.strerror}): choose another with "
+                    f"--port, or another address with --host."
+                ) from error
             busy = error
             continue
         return listener

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -101,6 +102,15 @@ async def test_by_tls_the_state_directory_says_which_certificate_it_is(tmp_path:
 def test_an_address_of_another_machine_is_told(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no address of this machine"):
         listen("192.0.2.254", (0,))
+
+
+def test_a_port_that_is_not_for_this_user_is_not_said_to_be_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(serving._Listener, "bind", refused, raising=False)
+    with pytest.raises(SettingsError, match=r"port 443 of 127\.0\.0\.1 \(Permission denied\)"):
+        listen("127.0.0.1", (443,))
 
 
 # Connections
