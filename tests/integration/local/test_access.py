@@ -16,7 +16,7 @@ import pytest_asyncio
 from broker import topics
 from broker.address import BrokerAddress
 from broker.identity import device_key, expiry_of, make_token
-from broker.local import AccessControl, BrokerKind, LocalBroker, start_broker
+from broker.local import AccessControl, BrokerKind, LocalBroker, StackInUseError, start_broker
 from broker.local.mosquitto import find_mosquitto
 from devices import packets
 from devices.client import DeviceClient
@@ -253,6 +253,16 @@ async def test_who_is_dismissed_is_disconnected_and_refused_and_nobody_else(gate
         await service.say(topics.package(b))
         await other.until_heard(topics.package(b))
     await gate.admit(a)
+
+
+async def test_a_second_service_leaves_the_accounts_of_the_first_alone(gate: Gate) -> None:
+    state_dir = gate.broker.process.log_path.parents[2]
+    with pytest.raises(StackInUseError):
+        await start_broker(state_dir=state_dir, kind=gate.broker.kind, port=0, access=AccessControl())
+    gate.broker.process.reload()
+    await asyncio.sleep(0.2)
+    async with gate.service():
+        pass
 
 
 async def test_devices_that_are_away_cost_nothing_when_accounts_change(tmp_path: Path) -> None:
