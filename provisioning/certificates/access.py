@@ -84,7 +84,9 @@ class CertificateAccess:
     async def _end_late(self, device_ids: list[str]) -> None:
         await asyncio.sleep(self._unfinished_s)
         refused = await asyncio.to_thread(self._authority.refused)
-        await self._evict([device_id for device_id in device_ids if device_id in refused])
+        failed = await self._evict([device_id for device_id in device_ids if device_id in refused])
+        # The next start tries again with those.
+        await asyncio.to_thread(self._authority.finish, set(device_ids).difference(failed))
 
-    async def _evict(self, device_ids: list[str]) -> None:
-        await evict(self._authority, device_ids, host=self._host, port=self._port)
+    async def _evict(self, device_ids: list[str]) -> list[str]:
+        return await evict(self._authority, device_ids, host=self._host, port=self._port)

@@ -203,6 +203,18 @@ async def test_a_revoked_device_is_disconnected_and_refused_and_gets_in_by_a_new
         assert await refused(gate.peer(a, gate.directory / f"{a}.pem")) is None
 
 
+async def test_a_start_disconnects_whom_a_crash_has_left_and_nobody_twice(gate: Gate, unique: str) -> None:
+    file = gate.file(unique)
+    async with gate.peer(unique, file) as device:
+        gate.authority.revoke([unique])  # and here the service was killed
+        revoked = gate.authority.refused()
+        await gate.access.set({}, revoked=revoked)
+        with pytest.raises(ConnectionLostError):
+            await device.client.wait_closed()
+    while gate.authority.refuse_exactly(revoked):  # noqa: ASYNC110 - nothing tells when it has
+        await asyncio.sleep(0.05)
+
+
 async def test_a_device_that_nobody_has_enrolled_can_be_revoked_too(gate: Gate, unique: str) -> None:
     file = gate.file(unique)
     async with gate.peer(unique, file) as device:
