@@ -126,7 +126,7 @@ async def gate(
         access = CertificateAccess(
             authority,
             accounts=accounts,
-            reload=broker.process.reload,
+            reload=accounts.reload,
             directory=directory / "devices",
             address=(address.host, address.port),
             unfinished_s=0.2,
