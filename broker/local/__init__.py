@@ -6,12 +6,13 @@ its packages) is in the modules beside this one. Errors: `broker.local.errors`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from broker.local.access import AccessControl
+from broker.local.access import AccessControl, AccountFiles
 from broker.local.aedes import AedesFile, aedes_program
 from broker.local.errors import (
     InstallError,
@@ -111,19 +112,19 @@ async def start_broker(
     directory = stack_directory(state_dir, chosen)
     other = directory.parent / ("mosquitto" if chosen == "aedes" else "aedes")
     listener = None if tls is None else TlsListener(port=choose_port(directory, tls_port), files=tls)
+    files: AccountFiles | None
     if chosen == "mosquitto":
         assert executable is not None
-        accounts = None
-        if access is not None:
-            accounts = MosquittoFiles(directory, token_lifetime_s=access.token_lifetime_s)
-            access.prepare(accounts)
-        program = mosquitto_program(executable, directory, accounts, listener)
+        accounts = (
+            None if access is None else MosquittoFiles(directory, token_lifetime_s=access.token_lifetime_s)
+        )
+        files, program = accounts, mosquitto_program(executable, directory, accounts, listener)
     else:
         stack = await provide_node_stack(progress=progress)
-        file = None
-        if access is not None:
-            access.prepare(file := AedesFile(directory))
-        program = aedes_program(stack, directory, file, listener)
+        keys = None if access is None else AedesFile(directory)
+        files, program = keys, aedes_program(stack, directory, keys, listener)
+    if access is not None and files is not None:
+        program = replace(program, prepare=partial(access.prepare, files))
     process = LocalProcess(program, directory=directory, port=port, replaces=other, progress=progress)
     await process.start()
     if access is not None:

@@ -50,7 +50,6 @@ persistence true
 persistence_location {data}/
 persistence_file mosquitto.db
 autosave_interval {autosave_s}
-persistent_client_expiration {expiry}
 connection_messages false
 log_dest stderr
 log_type error
@@ -58,7 +57,12 @@ log_type warning
 """
 
 
-_OPEN: Final = "allow_anonymous true"
+_OPEN: Final = f"""\
+allow_anonymous true
+persistent_client_expiration {SESSION_EXPIRY}"""
+# No expiration of sessions: at each SIGHUP, Mosquitto (2.0.11) puts the sessions of devices that are away
+# once more on its list of those that will expire, since their passwords of before are good no more. When a
+# device is back it forgets one entry and follows the others into freed memory: it grows, and it crashes.
 # The user name is the client id: else a device could take the session of another one.
 _BY_ACCOUNT: Final = """\
 allow_anonymous false
@@ -194,7 +198,6 @@ def mosquitto_program(
             message_bytes=MAX_MESSAGE_BYTES,
             data=directory,
             autosave_s=AUTOSAVE_INTERVAL_S,
-            expiry=SESSION_EXPIRY,
         )
 
     def command(port: int) -> tuple[str, ...]:

@@ -58,6 +58,7 @@ class Program:
     ``command`` gives the argument list for a port (and may write the configuration that it names).
     A state directory has one program of each ``role`` at a time.
     ``fingerprint`` changes whenever a process that is still running must not be adopted (`ProcessRecord`).
+    ``prepare`` writes what it reads, before it is started or adopted, never under the hands of another owner.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Program:
     command: Callable[[int], tuple[str, ...]]
     fingerprint: str
     default_port: int
+    prepare: Callable[[], None] = lambda: None
     environment: Mapping[str, str] = field(default_factory=dict)
     ready_timeout_s: float = 30.0
     stop_timeout_s: float = 10.0
@@ -166,6 +168,7 @@ class LocalProcess:
         except filelock.Timeout as error:
             raise StackInUseError(self.name, str(self._directory)) from error
         try:
+            self._program.prepare()
             await self._retire_replaced()
             if not await self._adopt():
                 await self._spawn_on_some_port()

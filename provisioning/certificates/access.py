@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +29,7 @@ class CertificateAccess:
         authority: Authority,
         *,
         accounts: Access,
-        reload: Callable[[], None],
+        reload: Callable[[], Awaitable[None]],
         directory: Path,
         address: tuple[str, int],
         unfinished_s: float = UNFINISHED_S,
@@ -74,7 +74,7 @@ class CertificateAccess:
 
     async def _end(self, device_ids: list[str]) -> None:
         # The list first: who is disconnected comes back at once.
-        self._reload()
+        await self._reload()
         await self._evict(device_ids)
         if device_ids:
             late = asyncio.create_task(self._end_late(device_ids), name="disconnect revoked devices again")
@@ -84,7 +84,9 @@ class CertificateAccess:
     async def _end_late(self, device_ids: list[str]) -> None:
         await asyncio.sleep(self._unfinished_s)
         refused = await asyncio.to_thread(self._authority.refused)
-        await self._evict([device_id for device_id in device_ids if device_id in refused])
+        failed = await self._evict([device_id for device_id in device_ids if device_id in refused])
+        # The next start tries again with those.
+        await asyncio.to_thread(self._authority.finish, set(device_ids).difference(failed))
 
-    async def _evict(self, device_ids: list[str]) -> None:
-        await evict(self._authority, device_ids, host=self._host, port=self._port)
+    async def _evict(self, device_ids: list[str]) -> list[str]:
+        return await evict(self._authority, device_ids, host=self._host, port=self._port)

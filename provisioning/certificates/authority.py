@@ -254,7 +254,7 @@ class Authority:
         """Revoke all certificates of devices, for ever, and issue them no more; returns those that had one.
 
         The list is written anew; who has read the old one (a broker) is to read it again. After a crash in
-        between the next `write_list` has them.
+        between the next `write_list` has them. `finish` those that are disconnected.
         """
         with self._explained():
             revoked = self._records.revoke(device_ids, at=int(self._clock()))
@@ -274,13 +274,18 @@ class Authority:
     def refuse_exactly(self, device_ids: Collection[str]) -> list[str]:
         """Make ``device_ids`` those that are revoked, and no others.
 
-        Returns those that may have a connection since a crash has left the revocation unfinished.
+        Returns those that may have a connection, as a crash or an end has left their revocation unfinished.
         """
         with self._explained():
             self._records.allow(self._records.refused().difference(device_ids))
         self.revoke(device_ids)
         with self._explained():
-            return self._records.once_let_in(now=int(self._clock()))
+            return self._records.unfinished()
+
+    def finish(self, device_ids: Iterable[str]) -> None:
+        """These devices have no connection any more from before they were revoked."""
+        with self._explained():
+            self._records.finish(device_ids)
 
     def stand_in(self, device_id: str) -> bytes:
         """Key and certificate by which the service takes a device's place at a broker, for a moment.

@@ -27,6 +27,8 @@ CREATE INDEX IF NOT EXISTS certificates_of_subject ON certificates (subject);
 CREATE TABLE IF NOT EXISTS refused (subject TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS lists (number INTEGER PRIMARY KEY, this_update INTEGER NOT NULL);
 """
+# Those that may have a connection still which they began before they were revoked. Apart, as it came later.
+_UNFINISHED: Final = "CREATE TABLE IF NOT EXISTS unfinished (subject TEXT PRIMARY KEY) WITHOUT ROWID"
 _BUSY_TIMEOUT_S: Final = 20.0
 
 
@@ -81,7 +83,10 @@ class Records:
         return []
 
     def revoke(self, subjects: Iterable[str], *, at: int) -> list[str]:
-        """Revoke all certificates of ``subjects`` and refuse them more; returns those that had one."""
+        """Revoke all certificates of ``subjects`` and refuse them more; returns those that had one.
+
+        These are `unfinished` until `finish`.
+        """
         names = json.dumps(list(subjects))
         with self._open() as database, database:
             database.execute("INSERT OR IGNORE INTO refused SELECT value FROM json_each(?)", (names,))
@@ -90,7 +95,16 @@ class Records:
                 " AND subject IN (SELECT value FROM json_each(?)) RETURNING subject",
                 (at, names),
             ).fetchall()
+            database.executemany("INSERT OR IGNORE INTO unfinished VALUES (?)", rows)
         return sorted({row[0] for row in rows})
+
+    def finish(self, subjects: Iterable[str]) -> None:
+        """These have no connection any more from before they were revoked."""
+        with self._open() as database, database:
+            database.execute(
+                "DELETE FROM unfinished WHERE subject IN (SELECT value FROM json_each(?))",
+                (json.dumps(list(subjects)),),
+            )
 
     def allow(self, subjects: Iterable[str]) -> None:
         """Refuse these no more; what was revoked stays so."""
@@ -105,14 +119,13 @@ class Records:
         with self._open() as database:
             return {row[0] for row in database.execute("SELECT subject FROM refused")}
 
-    def once_let_in(self, *, now: int) -> list[str]:
-        """Subjects that are refused and have had a certificate that has not expired."""
+    def unfinished(self) -> list[str]:
+        """Subjects that are refused and may have a connection from before."""
         with self._open() as database:
-            rows = database.execute(
-                "SELECT DISTINCT subject FROM certificates JOIN refused USING (subject) WHERE expires_at > ?",
-                (now,),
-            )
-            return [row[0] for row in rows]
+            return [
+                row[0]
+                for row in database.execute("SELECT subject FROM unfinished JOIN refused USING (subject)")
+            ]
 
     def revoked(self, *, now: int) -> list[tuple[int, int]]:
         """Serial numbers and when each was revoked, of those that have not expired."""
@@ -164,6 +177,7 @@ class Records:
         database = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S)
         try:
             database.execute("PRAGMA synchronous=FULL")
+            database.execute(_UNFINISHED)
             yield database
         finally:
             database.close()

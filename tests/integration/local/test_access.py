@@ -7,14 +7,16 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+import psutil
 import pytest
 import pytest_asyncio
 
 from broker import topics
 from broker.address import BrokerAddress
 from broker.identity import device_key, expiry_of, make_token
-from broker.local import AccessControl, BrokerKind, LocalBroker, start_broker
+from broker.local import AccessControl, BrokerKind, LocalBroker, StackInUseError, start_broker
 from broker.local.mosquitto import find_mosquitto
 from devices import packets
 from devices.client import DeviceClient
@@ -251,3 +253,59 @@ async def test_who_is_dismissed_is_disconnected_and_refused_and_nobody_else(gate
         await service.say(topics.package(b))
         await other.until_heard(topics.package(b))
     await gate.admit(a)
+
+
+async def test_a_second_service_leaves_the_accounts_of_the_first_alone(gate: Gate) -> None:
+    state_dir = gate.broker.process.log_path.parents[2]
+    with pytest.raises(StackInUseError):
+        await start_broker(state_dir=state_dir, kind=gate.broker.kind, port=0, access=AccessControl())
+    gate.broker.process.reload()
+    await asyncio.sleep(0.2)
+    async with gate.service():
+        pass
+
+
+async def test_devices_that_are_away_cost_nothing_when_accounts_change(tmp_path: Path) -> None:
+    """Mosquitto looks at their sessions too, finds old passwords, and must not stumble over that later."""
+    if find_mosquitto() is None:
+        missing("Mosquitto is not installed (Debian: apt-get install mosquitto)")
+    device_ids = [f"d{number}" for number in range(1_000)]
+    access = AccessControl()
+    async with await start_broker(state_dir=tmp_path, kind="mosquitto", port=0, access=access) as broker:
+        gate = Gate(broker, access)
+        await gate.admit(*device_ids)
+        await access.set({device_id: device_key(b"z" * 32, device_id) for device_id in device_ids})
+        while not await refused(gate.device(device_ids[0])):  # noqa: ASYNC110 - nothing tells when it has
+            await asyncio.sleep(0.02)
+        process = psutil.Process(broker.process.pid)
+        before = process.memory_info().rss
+        for _ in range(120):
+            broker.process.reload()
+            assert await refused(gate.device(device_ids[0]))
+        # It was 32 KB each time.
+        assert process.memory_info().rss - before < 2_000_000
+
+
+@pytest.mark.parametrize("kind", ["mosquitto", "aedes"])
+async def test_what_devices_say_while_the_service_is_away_outlives_a_restart_and_changes(
+    tmp_path: Path, kind: BrokerKind
+) -> None:
+    if kind == "mosquitto" and find_mosquitto() is None:
+        missing("Mosquitto is not installed (Debian: apt-get install mosquitto)")
+    topic = topics.event("a", "DownloadCompletedAck")
+    for round_ in range(2):
+        access = AccessControl(password_file=tmp_path / "broker.password")
+        async with await start_broker(state_dir=tmp_path, kind=kind, port=0, access=access) as broker:
+            gate, there = Gate(broker, access), round_ == 0
+            access.service_connected = lambda: there  # noqa: B023
+            change = asyncio.create_task(access.set({"a": device_key(GROUP_KEY, "a")}))
+            if round_:
+                # Its broker was started again, and knows its session and no password of it.
+                await asyncio.sleep(0.1)
+                async with gate.device("a") as device:
+                    await device.say(topic)
+            async with gate.service() as service:
+                there = True
+                await change
+                if round_:
+                    await service.until_heard(topic)

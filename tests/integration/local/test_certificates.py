@@ -126,7 +126,7 @@ async def gate(
         access = CertificateAccess(
             authority,
             accounts=accounts,
-            reload=broker.process.reload,
+            reload=accounts.reload,
             directory=directory / "devices",
             address=(address.host, address.port),
             unfinished_s=0.2,
@@ -201,6 +201,18 @@ async def test_a_revoked_device_is_disconnected_and_refused_and_gets_in_by_a_new
         await gate.access.admit({a: keys[a]})
         assert await refused(gate.peer(a, old)), "what was revoked stays so"
         assert await refused(gate.peer(a, gate.directory / f"{a}.pem")) is None
+
+
+async def test_a_start_disconnects_whom_a_crash_has_left_and_nobody_twice(gate: Gate, unique: str) -> None:
+    file = gate.file(unique)
+    async with gate.peer(unique, file) as device:
+        gate.authority.revoke([unique])  # and here the service was killed
+        revoked = gate.authority.refused()
+        await gate.access.set({}, revoked=revoked)
+        with pytest.raises(ConnectionLostError):
+            await device.client.wait_closed()
+    while gate.authority.refuse_exactly(revoked):  # noqa: ASYNC110 - nothing tells when it has
+        await asyncio.sleep(0.05)
 
 
 async def test_a_device_that_nobody_has_enrolled_can_be_revoked_too(gate: Gate, unique: str) -> None:

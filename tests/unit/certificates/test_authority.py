@@ -222,6 +222,8 @@ def test_a_start_makes_good_what_a_crash_has_left_undone(tmp_path: Path, authori
     authority.revoke(["a"])
     assert authority.refuse_exactly({"b", "c"}) == ["b"]
     assert authority.refuse_exactly({"b", "c"}) == ["b"], "it may not have been disconnected either"
+    authority.finish(["b"])
+    assert authority.refuse_exactly({"b", "c"}) == [], "who is known to be gone costs a start nothing"
     assert authority.issue(["a"]), "restored before the crash, and now told"
     with pytest.raises(CertificateError, match="revoked"):
         authority.issue(["b"])
