@@ -230,6 +230,7 @@ def _access(
         accounts=accounts,
         reload=broker.process.reload,
         directory=certificates.directory,
+        in_fleet=certificates.devices.__contains__,
         address=(address.host, address.port),
     )
 
