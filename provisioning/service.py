@@ -105,6 +105,7 @@ class Service:
         self._registry: Registry
         self._store: PackageStore
         self._connection: BrokerConnection
+        self._opened = False
         self._engine: OrchestrationEngine
         self._client: ManagementClient
         self._bridge: Bridge
@@ -182,6 +183,7 @@ class Service:
             registry=self._registry, group_key=self._group_key(), access=self._access
         )
         await self.enrolments.open()
+        stack.push_async_callback(self.enrolments.close)
         self._release = Release.demo(settings.release, settings.firmware_size_bytes)
         self._releases = Releases(
             registry=self._registry, state_dir=state_dir, default=self._release, started_at=self._started_at
@@ -281,6 +283,7 @@ class Service:
                 ),
             )
         )
+        self._opened = True
 
     async def _start_engine(self) -> None:
         settings = self.settings
@@ -379,6 +382,10 @@ class Service:
         }
 
     # -- what the API asks ---------------------------------------------------------------------------
+
+    def is_connected(self) -> bool:
+        """Whether it is connected to the broker, and subscribed there."""
+        return self._opened and self._connection.connected
 
     async def health(self) -> Json:
         """Is all there that provisioning needs."""

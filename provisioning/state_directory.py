@@ -40,6 +40,7 @@ OWN_FILES = (
     "signing.key",
     "trusted.keys",
     "group.key",
+    "broker.password",
     "api.token",
     "api-read.token",
     "engine.db*",

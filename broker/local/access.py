@@ -5,6 +5,11 @@ id, so that no device takes the session of another. The broker reads it from fil
 each change and taken up at SIGHUP; who is no longer in them is disconnected then.
 
 Changes that come together are written together: each writes all accounts.
+
+While the service's account is not connected the broker is not told to read them. Mosquitto (2.0.11) looks
+at who is away too: it finds their passwords to be good no more, or has forgotten them where it was started
+since, and leaves them without the rights of their names, until they are back. Devices have theirs by a
+pattern; the service would lose what devices say meanwhile. So its password stays what it is, too.
 """
 
 from __future__ import annotations
@@ -15,11 +20,13 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
 from urllib.parse import quote
 
 from broker.identity import DEFAULT_TOKEN_LIFETIME_S, SERVICE_ACCOUNT
+from broker.private_files import write_private
 
 _LOG = logging.getLogger(__name__)
 
@@ -28,6 +35,10 @@ _RENEWALS_PER_LIFETIME: Final = 1_440
 _MIN_RENEWAL_INTERVAL_S: Final = 1.0
 _GATHER_S: Final = 0.02
 _RETRY_S: Final = 1.0
+# For so long the service is waited for: one that can't come in may need what is in the files.
+_SERVICE_AWAY_S: Final = 10.0
+_LOOK_AGAIN_S: Final = 0.05
+_PASSWORD_CHARS: Final = 43
 
 
 class AccountFiles(Protocol):
@@ -44,19 +55,25 @@ class AccountFiles(Protocol):
 
 
 class AccessControl:
-    """The accounts of one local broker. Enter it when the broker runs; ``keys`` are base64, by device id."""
+    """The accounts of one local broker. Enter it when the broker runs; ``keys`` are base64, by device id.
+
+    ``password_file`` keeps the password of the service's account from one start to the next; None: it has
+    another one each time. ``service_connected`` says whether that account is connected.
+    """
 
     username: Final = SERVICE_ACCOUNT
 
     def __init__(
         self,
         *,
+        password_file: Path | None = None,
         token_lifetime_s: int = DEFAULT_TOKEN_LIFETIME_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.token_lifetime_s = token_lifetime_s
-        # Of this start alone, and on no disk: what the files hold is its hash.
-        self.password: Final = secrets.token_urlsafe(32)
+        self.password = secrets.token_urlsafe(32)
+        self.service_connected: Callable[[], bool] = lambda: True
+        self._password_file = password_file
         self._clock = clock
         self._files: AccountFiles | None = None
         self._reload: Callable[[], None] = lambda: None
@@ -74,13 +91,13 @@ class AccessControl:
     def prepare(self, files: AccountFiles) -> None:
         """Write what the broker needs to start; raises OSError."""
         self._files = files
+        if self._password_file is not None:
+            self.password = _kept(self._password_file, self.password)
         files.prepare(self.password)
 
     def start(self, reload: Callable[[], None]) -> None:
         """The broker runs; ``reload`` makes it read its files."""
         self._reload = reload
-        # One that was found running has the accounts of its last owner.
-        reload()
         self._keeper = asyncio.create_task(self._keep(), name="broker accounts")
 
     async def close(self) -> None:
@@ -118,6 +135,14 @@ class AccessControl:
         if gone:
             await self._write_soon()
 
+    async def reload(self) -> None:
+        """Let the broker read its files again, as soon as that costs the service nothing."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SERVICE_AWAY_S):
+                while not self.service_connected():  # noqa: ASYNC110 - it is another's to say
+                    await asyncio.sleep(_LOOK_AGAIN_S)
+        self._reload()
+
     async def _write_soon(self) -> None:
         written = asyncio.get_running_loop().create_future()
         self._waiting.append(written)
@@ -138,7 +163,7 @@ class AccessControl:
             waiting, self._waiting = self._waiting, []
             try:
                 await asyncio.to_thread(self._files.write, self.password, dict(self._keys), now=self._clock())
-                self._reload()
+                await self.reload()
             except OSError as error:
                 # The old accounts hold, and nobody is told that it is done before it is.
                 _LOG.error("the broker's accounts can't be written (%s); trying on", error.strerror)
@@ -152,3 +177,13 @@ class AccessControl:
                 for one in waiting:
                     if not one.done():
                         one.set_result(None)
+
+
+def _kept(path: Path, new: str) -> str:
+    """The password in the file; ``new``, which is written there, where it holds none."""
+    with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
+        found = path.read_text(encoding="ascii").strip()
+        if len(found) == _PASSWORD_CHARS:
+            return found
+    write_private(path, f"{new}\n", durable=True)
+    return new

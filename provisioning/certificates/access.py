@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +30,7 @@ class CertificateAccess:
         authority: Authority,
         *,
         accounts: Access,
-        reload: Callable[[], None],
+        reload: Callable[[], Awaitable[None]],
         directory: Path,
         in_fleet: Callable[[str], bool],
         address: tuple[str, int],
@@ -76,7 +76,7 @@ class CertificateAccess:
 
     async def _end(self, device_ids: list[str]) -> None:
         # The list first: who is disconnected comes back at once.
-        self._reload()
+        await self._reload()
         await self._evict(device_ids)
         if device_ids:
             late = asyncio.create_task(self._end_late(device_ids), name="disconnect revoked devices again")

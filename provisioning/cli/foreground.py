@@ -35,6 +35,7 @@ from provisioning.signing import TRUSTED_KEYS
 
 logger = logging.getLogger(__name__)
 
+_ACCOUNT_FILE: Final = "broker.password"
 # A month before their end certificates are due.
 _RENEWAL_INTERVAL_S: Final = 43_200.0
 # What can go wrong while starting, each with a message that says what to do; all else is a bug.
@@ -106,7 +107,10 @@ class Foreground:
         group_key_file = provide_group_key(options.state_dir, options.group_key_file)
         access = None
         if options.broker in LOCAL_BROKERS and not options.open_broker:
-            access = AccessControl(token_lifetime_s=options.token_lifetime_s)
+            access = AccessControl(
+                password_file=options.state_dir / _ACCOUNT_FILE,
+                token_lifetime_s=options.token_lifetime_s,
+            )
         certificates = FleetCertificates.of(options.state_dir) if options.mtls else None
         async with contextlib.AsyncExitStack() as cleanup:
             broker, blob = await self._start_stack(cleanup, access, certificates)
@@ -135,9 +139,10 @@ class Foreground:
             gate = _access(access, broker, certificates)
             if isinstance(gate, CertificateAccess):
                 cleanup.push_async_callback(gate.close)
-            service = await cleanup.enter_async_context(
-                Service(settings, fleet_launcher=launcher, access=gate)
-            )
+            service = Service(settings, fleet_launcher=launcher, access=gate)
+            if access is not None:
+                access.service_connected = service.is_connected
+            await cleanup.enter_async_context(service)
             if options.engine.kind != "embedded":
                 reporter.part("engine", f"{options.engine.name}; {_lacking(await service.health())}")
             reporter.part("service", f"{service.url}, state in {options.state_dir}")
@@ -150,8 +155,8 @@ class Foreground:
                 if fleet.problem is not None:
                     how = f"not running: {one_line(fleet.problem)}"
                 reporter.part("fleet", f"{fleet.fleet_id}: {fleet.devices:,} devices {how}")
-            if broker is not None and certificates is not None:
-                renewing = _renew(broker, certificates, launcher)
+            if access is not None and certificates is not None:
+                renewing = _renew(access, certificates, launcher)
                 cleanup.push_async_callback(_end, asyncio.create_task(renewing, name="renew certificates"))
             # Its end comes before `stop_all`: nothing is started again that was just stopped.
             await cleanup.enter_async_context(launcher)
@@ -228,7 +233,7 @@ def _access(
     return CertificateAccess(
         certificates.authority,
         accounts=accounts,
-        reload=broker.process.reload,
+        reload=accounts.reload,
         directory=certificates.directory,
         in_fleet=certificates.devices.__contains__,
         address=(address.host, address.port),
@@ -236,7 +241,7 @@ def _access(
 
 
 async def _renew(
-    broker: LocalBroker, certificates: FleetCertificates, launcher: ProcessFleetLauncher
+    accounts: AccessControl, certificates: FleetCertificates, launcher: ProcessFleetLauncher
 ) -> NoReturn:
     """Make certificates anew before they expire; whoever connects shows the new one."""
     while True:
@@ -244,7 +249,7 @@ async def _renew(
         try:
             await launcher.renew_certificates()
             await asyncio.to_thread(certificates.for_broker)
-            broker.process.reload()
+            await accounts.reload()
         except ProvisioningError as error:
             logger.error("certificates could not be renewed: %s", error)
 

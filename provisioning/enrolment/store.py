@@ -55,9 +55,10 @@ class Enrolments:
         self._revoked: set[str] = set()
         # On disk and at the broker in the same order.
         self._changing = asyncio.Lock()
+        self._telling: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Read what is there, and tell the broker."""
+        """Read what is there, and tell the broker of it, which is not waited for: it may be away."""
 
         def work(database: sqlite3.Connection) -> tuple[list[str], set[str]]:
             admitted, revoked = (
@@ -67,7 +68,21 @@ class Enrolments:
 
         admitted, self._revoked = await self._registry.ask(work)
         if self._access is not None:
-            await self._access.set(self._keys(admitted), revoked=frozenset(self._revoked))
+            await self._changing.acquire()
+            self._telling = asyncio.create_task(self._tell(self._access, admitted), name="tell the broker")
+
+    async def close(self) -> None:
+        """Tell nobody any more."""
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.wait([self._telling])
+
+    async def _tell(self, access: Access, admitted: Sequence[str]) -> None:
+        """With the lock held: no change is to come before it."""
+        try:
+            await access.set(self._keys(admitted), revoked=frozenset(self._revoked))
+        finally:
+            self._changing.release()
 
     # -- questions -----------------------------------------------------------------------------------
 

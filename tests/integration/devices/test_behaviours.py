@@ -202,6 +202,7 @@ async def test_a_package_that_is_told_again_in_mid_download_brings_its_fresh_url
     service.answer_registrations = False
     service.blobs.faults[f"/{device_id}"] = ["503"] * 29
     first = service.package_for(device_id)
+    service.blobs.packages["fresh"] = service.blobs.packages[device_id]
     later = first.expires_at + timedelta(minutes=1)
     async with fleet_of(service, any_broker, unique):
         await service.until(lambda: bool(service.registrations))

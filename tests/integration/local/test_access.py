@@ -284,3 +284,28 @@ async def test_devices_that_are_away_cost_nothing_when_accounts_change(tmp_path:
             assert await refused(gate.device(device_ids[0]))
         # It was 32 KB each time.
         assert process.memory_info().rss - before < 2_000_000
+
+
+@pytest.mark.parametrize("kind", ["mosquitto", "aedes"])
+async def test_what_devices_say_while_the_service_is_away_outlives_a_restart_and_changes(
+    tmp_path: Path, kind: BrokerKind
+) -> None:
+    if kind == "mosquitto" and find_mosquitto() is None:
+        missing("Mosquitto is not installed (Debian: apt-get install mosquitto)")
+    topic = topics.event("a", "DownloadCompletedAck")
+    for round_ in range(2):
+        access = AccessControl(password_file=tmp_path / "broker.password")
+        async with await start_broker(state_dir=tmp_path, kind=kind, port=0, access=access) as broker:
+            gate, there = Gate(broker, access), round_ == 0
+            access.service_connected = lambda: there  # noqa: B023
+            change = asyncio.create_task(access.set({"a": device_key(GROUP_KEY, "a")}))
+            if round_:
+                # Its broker was started again, and knows its session and no password of it.
+                await asyncio.sleep(0.1)
+                async with gate.device("a") as device:
+                    await device.say(topic)
+            async with gate.service() as service:
+                there = True
+                await change
+                if round_:
+                    await service.until_heard(topic)

@@ -126,7 +126,7 @@ async def gate(
         access = CertificateAccess(
             authority,
             accounts=accounts,
-            reload=broker.process.reload,
+            reload=accounts.reload,
             directory=directory / "devices",
             in_fleet=lambda device_id: device_id.endswith("-in-fleet"),
             address=(address.host, address.port),

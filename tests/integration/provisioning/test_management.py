@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ async def _provision(api: Api, state_dir: Path, broker: LocalBroker) -> None:
         assert ended["instanceId"] == urls["id"] == "run:one"
         assert (await api.wait_ended("run:one"))["counts"]["provisioned"] == DEVICES
 
-        # Each device's orchestration has had a SAS URL in its history: nobody gets to see its signature.
+        # Each device was sent a SAS URL, which was made when it was sent: no history has it.
         instances = f"{base}/runtime/webhooks/durabletask/instances"
         page = await http.get(instances, params={"instanceIdPrefix": "run:one:", "top": DEVICES + 1})
         children = [one["instanceId"] for one in page.json()]
@@ -85,8 +84,7 @@ async def _provision(api: Api, state_dir: Path, broker: LocalBroker) -> None:
             answer = await http.get(
                 f"{instances}/{child.replace(':', '%3A')}?showHistory=true&showHistoryOutput=true"
             )
-            assert "sig=***" in answer.text
-            assert not re.search(r"sig=(?!\*\*\*)", answer.text)
+            assert "sig=" not in answer.text
             activities = [event.get("FunctionName") for event in answer.json()["historyEvents"]]
             assert {"CreateInstallationPackage", "SendPackageUrlToDevice", "ActivateDevice"} <= set(
                 activities

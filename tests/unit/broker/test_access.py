@@ -49,7 +49,7 @@ async def test_changes_that_come_together_are_written_together() -> None:
         await asyncio.gather(*(access.admit({name: key}) for name, key in KEYS.items()))
         assert files.written[-1] == KEYS
         assert len(files.written) <= 3
-        assert files.reloads == len(files.written) + 1
+        assert files.reloads == len(files.written)
         await access.admit({"dev-0": KEYS["dev-0"]})
         await access.dismiss(["nobody"])
         assert len(files.written) <= 3
@@ -67,6 +67,38 @@ async def test_a_change_is_done_when_it_is_written_whatever_comes_in_between(
         await access.set({"a": "x"})
         assert files.written == [{"a": "x"}]
         assert "No space left on device" in caplog.text
+
+
+async def test_the_broker_is_not_told_while_the_service_is_away() -> None:
+    files, access = Files(), AccessControl()
+    access.prepare(files)
+    there = False
+    access.service_connected = lambda: there
+    async with access:
+        access.start(files.reload)
+        change = asyncio.create_task(access.set({"a": "x"}))
+        while not files.written:  # noqa: ASYNC110 - the files tell nobody
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert (files.reloads, change.done()) == (0, False)
+        there = True
+        await change
+        assert files.reloads == 1
+
+
+def test_the_services_password_is_kept_in_a_private_file(tmp_path: Path) -> None:
+    path = tmp_path / "broker.password"
+
+    def password() -> str:
+        access = AccessControl(password_file=path)
+        access.prepare(Files())
+        return access.password
+
+    first = password()
+    assert (password(), stat.S_IMODE(path.stat().st_mode)) == (first, 0o600)
+    path.write_text("cut o")
+    assert password() not in (first, "cut o")
+    assert password() == password()
 
 
 async def test_who_waits_at_the_end_waits_no_longer() -> None:

@@ -68,7 +68,10 @@ async def enrolments_in(directory: Path, access: Gatekeeper | None = None) -> As
     async with Registry(directory / "registry.db") as registry:
         enrolments = Enrolments(registry=registry, group_key=GROUP_KEY, access=access, clock=lambda: 1_000.0)
         await enrolments.open()
+        if enrolments._telling is not None:
+            await enrolments._telling
         yield enrolments
+        await enrolments.close()
 
 
 async def ids(enrolments: Enrolments, *, revoked: bool | None = None) -> list[str]:
