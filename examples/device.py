@@ -42,6 +42,10 @@ def on_connect(*_: object) -> None:
     say("register", model="example", firmware_version="0.0.1", tags={"written-in": "python"})
 
 
+def on_disconnect(*_: object) -> None:
+    client.username_pw_set(DEVICE, token())  # it may be that of the period before which is refused now
+
+
 def on_message(_client: object, _data: object, message: mqtt.MQTTMessage) -> None:
     asked = json.loads(message.payload)
     about = {name: asked[name] for name in ("instance_id", "package_id", "attempt") if name in asked}
@@ -59,6 +63,6 @@ def on_message(_client: object, _data: object, message: mqtt.MQTTMessage) -> Non
 client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=DEVICE, clean_session=False)
 client.username_pw_set(DEVICE, token())
 client.will_set(f"devices/{DEVICE}/presence", '{"v":1,"state":"offline"}', qos=1, retain=True)
-client.on_connect, client.on_message = on_connect, on_message
+client.on_connect, client.on_disconnect, client.on_message = on_connect, on_disconnect, on_message
 client.connect(HOST, int(PORT))
 client.loop_forever()

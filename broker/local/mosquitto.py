@@ -134,8 +134,11 @@ class MosquittoFiles:
         self._entries = entries
 
     def stale(self, now: float) -> bool:
-        """Whether the period of some device has ended."""
-        return any(entry.expires_at - self._lifetime_s <= now for entry in self._entries.values())
+        """Whether the period of some device has ended, or not begun, as where the clock was set back."""
+        lifetime_s = self._lifetime_s
+        return any(
+            not lifetime_s < entry.expires_at - now <= 2 * lifetime_s for entry in self._entries.values()
+        )
 
 
 @dataclass(frozen=True, slots=True)

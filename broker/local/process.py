@@ -107,6 +107,9 @@ class LocalProcess:
         self._watcher: asyncio.Task[None] | None = None
         self._adopted = False
         self._restarts = 0
+        # A program that is not ready yet may not know the signal to reload, which would end it.
+        self._ready = False
+        self._reload_when_ready = False
 
     @property
     def name(self) -> str:
@@ -179,7 +182,10 @@ class LocalProcess:
         self._watcher = asyncio.create_task(self._watch(), name=f"watch {self.name}")
 
     def reload(self) -> None:
-        """Let it read its files again (SIGHUP); one that does not run reads them when it starts."""
+        """Let it read its files again (SIGHUP), as soon as it is ready; one that is down will anyway."""
+        if not self._ready:
+            self._reload_when_ready = True
+            return
         process = None if self._record is None else self._record.process()
         if process is not None:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -221,7 +227,7 @@ class LocalProcess:
         wanted = self._requested_port in (None, 0, record.port)
         if wanted and record.fingerprint == self._program.fingerprint and accepts_connections(record.port):
             self._record = record
-            self._adopted = True
+            self._adopted = self._ready = True
             logger.info("adopted %s (pid %s) on port %s", self.name, record.pid, record.port)
             return True
         await _end(process, self._program.stop_timeout_s)
@@ -253,6 +259,7 @@ class LocalProcess:
         )
 
     async def _spawn(self, port: int) -> None:
+        self._ready = self._reload_when_ready = False
         argv = self._program.command(port)
         rotate(self.log_path)
         with open_private(self.log_path, "a") as log:
@@ -285,6 +292,9 @@ class LocalProcess:
 
         in_time = await _until(ready_or_ended, self._program.ready_timeout_s)
         if in_time and self._child.poll() is None:
+            self._ready = True
+            if self._reload_when_ready:
+                self.reload()
             return
         what = (
             "accepted no connection in time"

@@ -20,8 +20,9 @@ class CertificateAccess:
     """The `Access` of a local broker with a listener for certificates.
 
     ``accounts`` is the access by key; ``reload`` makes the broker read its files; ``directory`` has the
-    certificates of fleets' devices, ``address`` is the listener's. ``unfinished_s`` is how long the broker
-    waits for the first word on a connection: a certificate was looked at before that.
+    certificates of fleets' devices, and ``in_fleet`` says which are these; ``address`` is the listener's.
+    ``unfinished_s`` is how long the broker waits for the first word on a connection: a certificate was looked
+    at before that.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class CertificateAccess:
         accounts: Access,
         reload: Callable[[], Awaitable[None]],
         directory: Path,
+        in_fleet: Callable[[str], bool],
         address: tuple[str, int],
         unfinished_s: float = UNFINISHED_S,
     ) -> None:
@@ -38,6 +40,7 @@ class CertificateAccess:
         self._accounts = accounts
         self._reload = reload
         self._directory = directory
+        self._in_fleet = in_fleet
         self._host, self._port = address
         self._unfinished_s = unfinished_s
         self._late: set[asyncio.Task[None]] = set()
@@ -68,8 +71,7 @@ class CertificateAccess:
 
     def _admit(self, device_ids: list[str]) -> None:
         self._authority.allow(device_ids)
-        of_fleets = [name for name in device_ids if (self._directory / f"{name}.pem").exists()]
-        if of_fleets:
+        if of_fleets := [device_id for device_id in device_ids if self._in_fleet(device_id)]:
             self._authority.issue_into(self._directory, of_fleets)
 
     async def _end(self, device_ids: list[str]) -> None:

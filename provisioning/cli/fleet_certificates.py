@@ -6,7 +6,7 @@ No two fleets have a device of the same id, so one directory serves all.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.local import TlsFilesOfBroker
@@ -19,6 +19,8 @@ class FleetCertificates:
 
     authority: Authority
     directory: Path
+    devices: set[str] = field(default_factory=set)
+    """Those of fleets: also those that have no certificate, since they are revoked."""
 
     @classmethod
     def of(cls, state_dir: Path) -> FleetCertificates:
@@ -36,10 +38,12 @@ class FleetCertificates:
 
     def provide(self, device_ids: Sequence[str]) -> None:
         """See to it that each device has one that is good for a while; those that are revoked get none."""
+        self.devices.update(device_ids)
         self.directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.authority.issue_into(self.directory, device_ids)
 
     def remove(self, device_ids: Iterable[str]) -> None:
         """Remove the keys of devices that are no more."""
         for device_id in device_ids:
+            self.devices.discard(device_id)
             (self.directory / f"{device_id}.pem").unlink(missing_ok=True)

@@ -235,6 +235,7 @@ def _access(
         accounts=accounts,
         reload=accounts.reload,
         directory=certificates.directory,
+        in_fleet=certificates.devices.__contains__,
         address=(address.host, address.port),
     )
 

@@ -7,6 +7,7 @@ a broker that lets in anybody delivers what such a device says, and the service 
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Final, Protocol
 from broker.errors import BadIdError
 from broker.identity import device_key
 from broker.topics import check_device_id
+from provisioning.errors import ProvisioningError
 from provisioning.registry import Registry, statements
 
 from .records import (
@@ -26,7 +28,10 @@ from .records import (
     NotEnrolledError,
 )
 
+_LOG: Final = logging.getLogger(__name__)
+
 _SQL: Final = statements(__package__, "statements.sql")
+_RETRY_S: Final = 2.0
 
 
 class Access(Protocol):
@@ -80,7 +85,14 @@ class Enrolments:
     async def _tell(self, access: Access, admitted: Sequence[str]) -> None:
         """With the lock held: no change is to come before it."""
         try:
-            await access.set(self._keys(admitted), revoked=frozenset(self._revoked))
+            while True:
+                try:
+                    await access.set(self._keys(admitted), revoked=frozenset(self._revoked))
+                    return
+                except ProvisioningError as error:
+                    # Who is enrolled next would else be the only one at the broker.
+                    _LOG.error("the broker can't be told who may connect (%s); trying on", error)
+                    await asyncio.sleep(_RETRY_S)
         finally:
             self._changing.release()
 

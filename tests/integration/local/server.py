@@ -2,7 +2,8 @@
 
     python server.py PORT [BEHAVIOUR]
 
-BEHAVIOUR: "stubborn" ignores SIGTERM, "deaf" never listens, "broken" says why and ends.
+BEHAVIOUR: "stubborn" ignores SIGTERM, "deaf" never listens, "broken" says why and ends, "reads" takes its
+time to start, and says when it reads its files again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import signal
 import socket
 import sys
+import time
 
 
 def main() -> None:
@@ -18,6 +20,9 @@ def main() -> None:
         sys.exit("the flux is not calibrated")
     if behaviour == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if behaviour == "reads":
+        time.sleep(0.3)
+        signal.signal(signal.SIGHUP, lambda *_: print("reads again", flush=True))
     if behaviour == "deaf":
         signal.pause()
     with socket.create_server(("127.0.0.1", port)) as server:

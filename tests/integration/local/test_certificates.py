@@ -128,6 +128,7 @@ async def gate(
             accounts=accounts,
             reload=accounts.reload,
             directory=directory / "devices",
+            in_fleet=lambda device_id: device_id.endswith("-in-fleet"),
             address=(address.host, address.port),
             unfinished_s=0.2,
         )
@@ -187,7 +188,7 @@ async def test_nobody_takes_the_session_of_another_device(gate: Gate, unique: st
 async def test_a_revoked_device_is_disconnected_and_refused_and_gets_in_by_a_new_certificate(
     gate: Gate, unique: str
 ) -> None:
-    a, b = f"{unique}-a", f"{unique}-b"
+    a, b = f"{unique}-in-fleet", f"{unique}-b"
     keys = {device_id: device_key(GROUP_KEY, device_id) for device_id in (a, b)}
     await gate.access.admit(keys)
     old = gate.file(a)
@@ -201,6 +202,17 @@ async def test_a_revoked_device_is_disconnected_and_refused_and_gets_in_by_a_new
         await gate.access.admit({a: keys[a]})
         assert await refused(gate.peer(a, old)), "what was revoked stays so"
         assert await refused(gate.peer(a, gate.directory / f"{a}.pem")) is None
+
+
+async def test_a_fleet_s_device_that_was_revoked_before_it_had_a_certificate_gets_one(
+    gate: Gate, unique: str
+) -> None:
+    device_id = f"{unique}-in-fleet"
+    await gate.access.dismiss([device_id])
+    gate.authority.issue_into(gate.directory, [device_id])
+    assert not (gate.directory / f"{device_id}.pem").exists()
+    await gate.access.admit({device_id: device_key(GROUP_KEY, device_id)})
+    assert await refused(gate.peer(device_id, gate.directory / f"{device_id}.pem")) is None
 
 
 async def test_a_start_disconnects_whom_a_crash_has_left_and_nobody_twice(gate: Gate, unique: str) -> None:

@@ -151,6 +151,19 @@ async def test_a_program_that_dies_is_started_again_on_its_port(directory: Path)
     assert said == [f"server ended unexpectedly; starting it again on port {port}"]
 
 
+async def test_a_program_that_is_starting_is_told_to_reload_when_it_is_ready(directory: Path) -> None:
+    async with LocalProcess(program("reads"), directory=directory, port=0) as process:
+        pid = process.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: process.pid not in (pid, None))
+        for _ in range(5):
+            process.reload()
+            await asyncio.sleep(0.02)
+        await until(lambda: process.restarts == 1)
+        await until(lambda: process.log_path.read_text() == "reads again\n")
+
+
 def killed_owner(state_dir: Path, fingerprint: str = "v1") -> ProcessRecord:
     """Have another process start the server in ``state_dir`` and die by SIGKILL; return what it left."""
     code = (

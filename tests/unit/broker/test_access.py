@@ -152,3 +152,10 @@ def test_the_devices_are_still_there_when_the_broker_starts_again(tmp_path: Path
     after = again.passwords.read_text().splitlines()
     assert after[1:] == before[1:]
     assert after[0] != before[0]
+
+
+def test_passwords_are_written_anew_when_the_clock_was_set_back(tmp_path: Path) -> None:
+    files = MosquittoFiles(tmp_path, token_lifetime_s=60)
+    files.write("service", KEYS, now=1_000_000.0)
+    assert not files.stale(1_000_000.0)
+    assert files.stale(1_000_000.0 - 86_400)

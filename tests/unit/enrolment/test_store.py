@@ -12,6 +12,7 @@ from broker.identity import device_key
 from provisioning.enrolment import store as store_module
 from provisioning.enrolment.records import EnrolmentRefusedError, NotEnrolledError
 from provisioning.enrolment.store import Enrolments
+from provisioning.errors import CertificateError
 from provisioning.registry import Registry
 
 GROUP_KEY = b"g" * 32
@@ -88,6 +89,30 @@ async def test_who_is_enrolled_is_let_in_with_its_key_after_a_restart_too(tmp_pa
     again = Gatekeeper()
     async with enrolments_in(tmp_path, again):
         assert again.keys == access.keys
+
+
+async def test_a_start_that_can_t_tell_the_broker_tries_on_before_anything_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Full(Gatekeeper):
+        failures = 2
+
+        async def set(self, keys: Mapping[str, str], *, revoked: Collection[str]) -> None:
+            if self.failures:
+                self.failures -= 1
+                raise CertificateError("no room for the list of what is revoked")
+            await super().set(keys, revoked=revoked)
+
+    monkeypatch.setattr(store_module, "_RETRY_S", 0.01)
+    async with enrolments_in(tmp_path) as enrolments:
+        await enrolments.enrol(["a"])
+    async with Registry(tmp_path / "registry.db") as registry:
+        enrolments = Enrolments(registry=registry, group_key=GROUP_KEY, access=(access := Full()))
+        await enrolments.open()
+        await enrolments.enrol(["b"])
+        assert set(access.keys) == {"a", "b"}
+        await enrolments.close()
+    assert "no room" in caplog.text
 
 
 async def test_who_is_revoked_is_out_until_it_is_restored(tmp_path: Path) -> None:
