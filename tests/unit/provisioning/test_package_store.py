@@ -6,6 +6,8 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 from aiohttp import web
@@ -22,6 +24,8 @@ class Storage:
         self.answers: list[int | None] = []
         """To URLs by a policy, one after the other and the last for good; None: the connection is cut."""
         self.asked = asyncio.Event()
+        self.ahead = timedelta(0)
+        """How far its clock is."""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         if request.query.get("restype") != "container":
@@ -36,9 +40,14 @@ class Storage:
             if request.query.get("comp") == "acl":
                 self.policies = re.sub(r"<\?xml.*?\?>", "", await request.text())
                 return web.Response()
-            return web.Response(status=201)
+            return web.Response(status=201, headers={"Date": format_datetime(datetime.now(UTC) + self.ahead)})
         empty = "<SignedIdentifiers />"
-        return web.Response(text=self.policies or empty, content_type="application/xml")
+        # Azurite says here when the container was changed last.
+        return web.Response(
+            text=self.policies or empty,
+            content_type="application/xml",
+            headers={"Date": format_datetime(datetime(2020, 1, 1, tzinfo=UTC))},
+        )
 
 
 @asynccontextmanager
@@ -91,3 +100,12 @@ async def test_no_url_is_shared_before_storage_has_accepted_one(
     async with store_on(storage) as store:
         await store.share("blob", lifetime_s=60)
         assert storage.answers == [404]
+
+
+async def test_times_go_by_storages_clock_and_not_by_that_of_its_answers_about_policies() -> None:
+    storage = Storage()
+    storage.answers, storage.ahead = [404], timedelta(hours=1)
+    async with store_on(storage) as store:
+        expires_at = (await store.share("blob", lifetime_s=60)).expires_at
+    expected = datetime.now(UTC) + timedelta(hours=1, seconds=60)
+    assert abs(expires_at - expected) < timedelta(minutes=1)
