@@ -84,4 +84,6 @@ async def test_who_may_only_look_is_offered_nothing_else(open_page: Open, may: s
         await page.goto(f"{url}/#/launch/rollout")
         named = "Launch" if may == "full" else "This is for looking only"
         await expect(page.get_by_role("heading", level=1)).to_have_text(named)
+        # Else it complains of a service that has gone.
+        await page.close()
     assert all(offered) if may == "full" else not any(offered)
