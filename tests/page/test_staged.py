@@ -205,6 +205,8 @@ async def test_of_ten_thousand_cells_only_what_has_changed_is_drawn_again(open_p
         await expect(page.locator("#announcer")).to_contain_text("dev-00051, pending")
         await cells.click(position={"x": 3, "y": 3})
         await expect(page.locator("h1")).to_have_text("dev-00001")
+        # Else it complains of a service that has gone.
+        await page.close()
 
 
 async def test_cells_are_compared_with_the_services_after_events_were_missed(
