@@ -53,6 +53,7 @@ class FakeService:
         self.releases = FakeReleases()
         self.keys = [a_key("key-1")]
         self.sas = {"policy": "muster-1-2", "pending": False}
+        self.enrolments: dict[str, Json] = {}
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -164,6 +165,8 @@ class FakeService:
                 return 201, self._rotate(prepare=query.get("prepare") == "true")
             case "DELETE", ["keys", key_id]:
                 return 200, self._retire(key_id)
+            case _, ["enrolments", *rest]:
+                return self._enrolments(method, rest, body or {}, query)
             case ("GET", ["sas"]) | ("POST", ["sas", "revoke"]):
                 return 200, self.sas
             case _, ["releases", *rest]:
@@ -185,6 +188,44 @@ class FakeService:
                     raise FakeProblemError(404, f"Unknown device: {device_id}. See `muster devices`.")
                 return 200, self.devices[device_id]
         raise FakeProblemError(404, f"{method} {url.path}: Not Found")
+
+    def _enrolments(
+        self, method: str, rest: list[str], body: Json, query: dict[str, str]
+    ) -> tuple[int, Json]:
+        match method, rest:
+            case "POST", []:
+                new = [name for name in body["device_ids"] if name not in self.enrolments]
+                for name in new:
+                    self.enrolments[name] = {
+                        "device_id": name,
+                        "state": "enrolled",
+                        "by": "operator",
+                        "enrolled_at": START,
+                        "revoked_at": None,
+                    }
+                return 201, {"devices": len(body["device_ids"]), "new": len(new)}
+            case "POST", ["actions"]:
+                state = "revoked" if body["action"] == "revoke" else "enrolled"
+                changed = [name for name in body["device_ids"] if self.enrolments[name]["state"] != state]
+                for name in changed:
+                    self.enrolments[name]["state"] = state
+                    self.enrolments[name]["revoked_at"] = START if state == "revoked" else None
+                return 200, {"action": body["action"], "changed": changed}
+            case "GET", []:
+                # Two to a page.
+                after, state = query.get("after", ""), query.get("state")
+                found = [
+                    one
+                    for name, one in sorted(self.enrolments.items())
+                    if name > after and state in (None, one["state"])
+                ]
+                return 200, {
+                    "enrolments": found[:2],
+                    "next": found[1]["device_id"] if len(found) > 2 else None,
+                }
+            case "GET", [device_id]:
+                return 200, self.enrolments[device_id]
+        raise FakeProblemError(405, f"{method} is not for enrolments")
 
     def _rotate(self, *, prepare: bool) -> Json:
         for key in () if prepare else self.keys:
