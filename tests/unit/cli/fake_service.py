@@ -213,11 +213,11 @@ class FakeService:
                 return 200, {"action": body["action"], "changed": changed}
             case "GET", []:
                 # Two to a page.
-                after, state = query.get("after", ""), query.get("state")
+                after, wanted = query.get("after", ""), query.get("state")
                 found = [
                     one
                     for name, one in sorted(self.enrolments.items())
-                    if name > after and state in (None, one["state"])
+                    if name > after and wanted in (None, one["state"])
                 ]
                 return 200, {
                     "enrolments": found[:2],
