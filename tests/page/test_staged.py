@@ -322,7 +322,7 @@ async def test_the_filters_are_cleared_with_the_place_in_the_list(url: str, open
     page = await open_page(url, "#/nowhere")
 
     async def paged(route: Route) -> None:
-        found = await (await route.fetch()).json()
+        found = await (await route.fetch(max_retries=3)).json()
         await route.fulfill(json={**found, "next": "dev-00050"})
 
     await page.route("**/api/devices?**", paged)
