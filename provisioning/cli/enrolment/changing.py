@@ -30,7 +30,10 @@ _ACTIONS: Final = {
     ),
     "remove": (
         "forget devices: they are refused until they are enrolled again",
-        "Remove the enrolments of devices that are gone. What is known of their provisioning stays.",
+        (
+            "Remove the enrolments of devices that are gone. What is known of their provisioning stays. A\n"
+            "device of a fleet is enrolled again when the fleet is started; to keep it out, revoke it."
+        ),
         "removed",
     ),
 }
